@@ -1,0 +1,52 @@
+/*
+ * The console of a VM: the host's standard input and output. On a terminal the input is put into raw mode (so that Ctrl-C
+ * and the arrow keys reach the guest), Ctrl-A x leaves, Ctrl-A Ctrl-A (or Ctrl-A a) sends one Ctrl-A; the terminal is
+ * restored on every way out, signals included. Another key after Ctrl-A is dropped together with it. When the input is not
+ * a terminal it is passed on as it is, and its end is not an error. A terminal that belongs to another job (hv runs in the
+ * background) is not touched and counts as input that has ended. Bytes that arrive while the receiver has no room wait (the
+ * descriptor is paused), none is lost.
+ */
+#ifndef HV_CONSOLE_H
+#define HV_CONSOLE_H
+
+#include "loop.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <termios.h>
+
+struct console {
+	struct loop *loop;
+	int in_fd, out_fd;
+	bool is_tty, raw; /* raw: saved holds what the terminal was before */
+	bool escape;      /* Ctrl-A was typed, the next key decides */
+	bool eof;         /* no more input will come */
+	bool broken;      /* nobody reads the output any more (EPIPE, ...): it is dropped */
+	struct termios saved;
+	/* When not NULL and *cancel is not 0, a write that waits for a slow reader gives up: the VM is to end. */
+	const volatile int *cancel;
+	/* The receiver: takes up to len bytes, returns how many it took. Set by the UART. */
+	size_t (*receive)(void *opaque, const uint8_t *data, size_t len);
+	void *receive_opaque;
+	void (*quit)(void *opaque); /* Ctrl-A x was typed */
+	void *quit_opaque;
+	uint8_t pending[256]; /* read but not yet taken by the receiver */
+	size_t npending;
+};
+
+/*
+ * Starts the console on two descriptors; puts a terminal into raw mode. 0 or -errno. The fields receive, quit and cancel
+ * (with their opaque pointers) are kept: set them before or after, or leave them NULL. SIGPIPE is ignored from here on.
+ */
+int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd);
+/* Restores the terminal. Safe to call twice. With the lock held or after loop_stop(), before loop_destroy(). */
+void console_stop(struct console *con);
+/* Restores the terminal from a signal handler (async-signal-safe); works on the console that was started last. */
+void console_restore_terminal(void);
+/* Writes guest output, whole, however small the pieces that the descriptor takes. */
+void console_write(struct console *con, const uint8_t *data, size_t len);
+/* The receiver has room again: hand over what waits. */
+void console_kick(struct console *con);
+
+#endif

@@ -1,0 +1,68 @@
+/*
+ * Instruction decoding. Zydis reads the bytes; this file turns its answer into the few facts that an emulator needs. What an
+ * instruction means is not decided here.
+ */
+#ifndef HV_DECODE_H
+#define HV_DECODE_H
+
+#include "vcpu.h"
+
+#include <stddef.h>
+
+/* The instructions that hv ever emulates; everything else is INSN_OTHER. */
+enum insn_op {
+	INSN_OTHER,
+	INSN_CLI, INSN_STI, INSN_HLT,
+	INSN_IN, INSN_OUT, INSN_INS, INSN_OUTS,
+	INSN_MOV_FROM_CR, INSN_MOV_TO_CR, INSN_CLTS, INSN_LMSW, INSN_SMSW,
+	INSN_MOV_FROM_DR, INSN_MOV_TO_DR,
+	INSN_LGDT, INSN_LIDT, INSN_LLDT, INSN_LTR, INSN_SGDT, INSN_SIDT, INSN_SLDT, INSN_STR,
+	INSN_RDMSR, INSN_WRMSR, INSN_SWAPGS, INSN_RDTSC, INSN_RDTSCP, INSN_RDPMC,
+	INSN_INVLPG, INSN_INVD, INSN_WBINVD, INSN_XSETBV, INSN_CPUID,
+	INSN_MOV_TO_SREG, INSN_POP_SREG, INSN_LOAD_FAR_POINTER, /* mov %ax,%ds; pop %fs; lss, lfs, lgs */
+	INSN_FAR_JMP, INSN_FAR_CALL, INSN_FAR_RET, INSN_IRET,
+	INSN_INT, INSN_INT3, INSN_INT1,
+	INSN_SYSCALL, INSN_SYSRET, INSN_SYSENTER, INSN_SYSEXIT,
+	/* Only for accesses to memory-mapped devices: */
+	INSN_MOV, INSN_MOVZX, INSN_MOVSX, INSN_STOS, INSN_LODS, INSN_MOVS
+};
+
+struct operand {
+	enum { OPND_NONE, OPND_GPR, OPND_MEM, OPND_IMM, OPND_SREG, OPND_CR, OPND_DR } kind;
+	uint8_t size;  /* bytes */
+	uint8_t reg;   /* OPND_GPR: enum gpr; OPND_SREG: enum sreg; OPND_CR, OPND_DR: number */
+	bool high8;    /* OPND_GPR of size 1: AH, CH, DH or BH */
+	uint64_t imm;  /* OPND_IMM, not sign-extended */
+	/* OPND_MEM; the address depends on registers: operand_gva() */
+	int8_t base, index; /* enum gpr, -1 = none, OPND_RIP = relative to the next instruction */
+	uint8_t scale, segment;
+	int64_t disp;
+};
+#define OPND_RIP 16
+
+#define INSN_MAX 15
+
+struct insn {
+	enum insn_op op;
+	uint8_t len;       /* bytes */
+	uint8_t opsize;    /* operand size in bytes: 1 (only in/out/ins/outs and moves), 2, 4, 8 */
+	uint8_t addrsize;  /* address size in bytes: 4 or 8 */
+	bool rep;          /* any of the repeat prefixes */
+	uint8_t sreg;      /* INSN_LOAD_FAR_POINTER: which segment register */
+	struct operand dst, src; /* as in the manuals: destination first. One operand only: dst and src are the same */
+	uint16_t mnemonic; /* Zydis's number; insn_mnemonic() */
+	uint8_t bytes[INSN_MAX];
+};
+
+/* Decodes 64-bit code at bytes. 0, -EINVAL (no instruction), -E2BIG (avail bytes are not enough). */
+int insn_decode(const uint8_t *bytes, size_t avail, struct insn *insn);
+
+/* The address of a memory operand, with the segment base where 64-bit mode uses one (FS, GS). */
+uint64_t operand_gva(struct vcpu *v, const struct insn *insn, const struct operand *opnd);
+
+/* The instruction in AT&T syntax. Always terminated. */
+void insn_text(const struct insn *insn, uint64_t rip, char *buf, size_t len);
+/* Its mnemonic, for counting. The string lives for ever. */
+const char *insn_mnemonic(const struct insn *insn);
+
+#endif

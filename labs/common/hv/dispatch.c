@@ -1,0 +1,104 @@
+/*
+ * Which of the lab's functions emulates which instruction, and the few instructions that have nothing to teach.
+ */
+#include "lab1.h"
+
+/* CPUID, when the machine lets it trap: ask the policy what this guest may know. */
+static enum emu emulate_cpuid(struct vcpu *v)
+{
+	uint32_t leaf = (uint32_t)v->gpr[RAX], subleaf = (uint32_t)v->gpr[RCX];
+	struct cpuid_result r = cpuid_policy(v, leaf, subleaf, trap_host_cpuid(v, leaf, subleaf));
+
+	if (v->vm->stopping)
+		return EMU_STOP;
+	v->gpr[RAX] = r.eax;
+	v->gpr[RBX] = r.ebx;
+	v->gpr[RCX] = r.ecx;
+	v->gpr[RDX] = r.edx;
+	trap_note(v, "leaf 0x%x.%x -> %08x %08x %08x %08x", leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
+	return EMU_NEXT;
+}
+
+/* Stores of the tables' registers trap only on a machine with UMIP. Without it they read the machine's own: behaviour-sensitive,
+ * and not repaired here. */
+static enum emu emulate_stores(struct vcpu *v, const struct insn *insn)
+{
+	const struct dtable *table = insn->op == INSN_SGDT ? &v->gdtr : &v->idtr;
+	uint64_t gva, value;
+
+	switch (insn->op) {
+	case INSN_SGDT:
+	case INSN_SIDT:
+		gva = operand_gva(v, insn, &insn->dst);
+		return gva_write(v, gva, &table->limit, 2) && gva_write(v, gva + 2, &table->base, 8) ? EMU_NEXT : EMU_RAISED;
+	default: /* SLDT, STR, SMSW */
+		value = insn->op == INSN_SLDT ? v->ldtr.selector : insn->op == INSN_STR ? v->tr.selector : v->cr0;
+		return operand_write(v, insn, &insn->dst, insn->dst.kind == OPND_MEM ? 2 : insn->dst.size, value) ? EMU_NEXT
+														     : EMU_RAISED;
+	}
+}
+
+/* The rest: instructions with nothing to do, or with one line. */
+static enum emu emulate_simple(struct vcpu *v, const struct insn *insn)
+{
+	uint64_t tsc;
+
+	switch (insn->op) {
+	case INSN_RDTSC:
+	case INSN_RDTSCP:
+		/* Traps only under CR4.TSD, which means CPL 3 of the guest; the machine cannot tell the guest's levels apart. */
+		if (v->cpl && (v->cr4 & CR4_TSD))
+			break;
+		tsc = trap_machine_tsc(v);
+		v->gpr[RAX] = (uint32_t)tsc;
+		v->gpr[RDX] = tsc >> 32;
+		if (insn->op == INSN_RDTSCP)
+			v->gpr[RCX] = (uint32_t)v->msr.tsc_aux;
+		return EMU_NEXT;
+	case INSN_INVLPG:
+	case INSN_INVD:
+	case INSN_WBINVD:
+		/* Flat memory has nothing to flush, and the caches are the machine's. */
+		if (v->cpl)
+			break;
+		return EMU_NEXT;
+	case INSN_XSETBV: /* no XSAVE is offered, so it does not exist */
+	case INSN_SYSENTER:
+	case INSN_SYSEXIT:
+		raise_exception(v, VEC_UD);
+		return EMU_RAISED;
+	default:
+		break;
+	}
+	raise_error(v, VEC_GP, 0);
+	return EMU_RAISED;
+}
+
+enum emu dispatch(struct vcpu *v, const struct insn *insn)
+{
+	switch (insn->op) {
+	case INSN_OUT: return emulate_out(v, insn);
+	case INSN_IN: return emulate_in(v, insn);
+	case INSN_CLI: case INSN_STI: return emulate_flags(v, insn);
+	case INSN_HLT:
+		if (v->cpl)
+			break;
+		return emulate_flags(v, insn);
+	case INSN_INS: case INSN_OUTS: return emulate_string_io(v, insn);
+	case INSN_MOV_FROM_CR: case INSN_MOV_TO_CR: case INSN_CLTS: case INSN_LMSW: return emulate_cr(v, insn);
+	case INSN_MOV_FROM_DR: case INSN_MOV_TO_DR: return emulate_dr(v, insn);
+	case INSN_LGDT: case INSN_LIDT: case INSN_LLDT: case INSN_LTR:
+		return emulate_tables(v, insn);
+	case INSN_SGDT: case INSN_SIDT: case INSN_SLDT: case INSN_STR: case INSN_SMSW: return emulate_stores(v, insn);
+	case INSN_RDMSR: case INSN_WRMSR: case INSN_SWAPGS: return emulate_msr(v, insn);
+	case INSN_MOV_TO_SREG: case INSN_POP_SREG: case INSN_LOAD_FAR_POINTER:
+	case INSN_FAR_JMP: case INSN_FAR_CALL: case INSN_FAR_RET: return emulate_segments(v, insn);
+	case INSN_INT: case INSN_INT3: case INSN_INT1: return emulate_int(v, insn);
+	case INSN_IRET: return emulate_iret(v, insn);
+	case INSN_SYSCALL: case INSN_SYSRET: return emulate_syscall(v, insn);
+	case INSN_CPUID: return emulate_cpuid(v);
+	default: return emulate_simple(v, insn);
+	}
+	raise_error(v, VEC_GP, 0);
+	return EMU_RAISED;
+}

@@ -1,0 +1,51 @@
+/*
+ * An engine runs guest code. What it offers to the rest of hv is this one table; devices, loaders, the debugger and the
+ * control of a VM's life do not know which engine is behind it.
+ */
+#ifndef HV_ENGINE_H
+#define HV_ENGINE_H
+
+#include "loader.h"
+#include "vm.h"
+
+/* What a call of run() ended with. */
+enum run_result {
+	RUN_STOPPED, /* vm->stopping is set */
+	RUN_DEBUG    /* a breakpoint or single step: the debugger decides what happens next */
+};
+
+struct engine_ops {
+	const char *name;
+	const char *what; /* one line for --help */
+
+	/* Makes the machine on /dev/kvm around vm->mem and puts the vCPU at boot's first instruction. 0, or a negative
+	 * errno after vm_stop() said in a sentence what is missing. */
+	int (*create)(struct vm *vm, const struct boot_state *boot);
+	void (*destroy)(struct vm *vm);
+
+	/* Runs the guest on the calling thread until the VM stops or the debugger wants it. Called without the lock. */
+	enum run_result (*run)(struct vm *vm);
+	/* Async-signal-safe: makes run() look up soon. */
+	void (*kick)(struct vm *vm);
+
+	/* An ISA interrupt line changed. Called with the lock held. */
+	void (*irq_line)(struct vm *vm, unsigned irq, bool level);
+	/* True when the engine brings these devices itself. */
+	bool has_pic, has_pit;
+
+	/* The debugger's view; only while the vCPU is not running. */
+	int (*get_state)(struct vm *vm, struct vcpu *out);
+	int (*set_state)(struct vm *vm, const struct vcpu *in);
+	/* gva to gpa by the guest's present tables. 0, or -EFAULT. */
+	int (*translate)(struct vm *vm, uint64_t gva, uint64_t *gpa);
+	/* single: stop after one instruction. Breakpoints are int3 bytes that the stub keeps in guest memory; guest_debug
+	 * says that there are some, so that a #BP belongs to the debugger first. */
+	int (*set_debug)(struct vm *vm, bool single, bool breakpoints);
+};
+
+extern const struct engine_ops engine_trap, engine_kvm;
+
+/* The engine of that name, or NULL. */
+const struct engine_ops *engine_find(const char *name);
+
+#endif

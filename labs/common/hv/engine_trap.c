@@ -1,0 +1,374 @@
+/*
+ * The trap engine: the guest runs deprivileged, at CPL 3, under the monitor's IDT (monitor.c). This file is the loop around
+ * the world switch (trap_switch.c): it lets the guest run, looks at what came back, and calls the lab's handle_trap() and
+ * deliver_event(). The guest's state is struct vcpu and nothing else.
+ */
+#include "gdbstub.h"
+#include "mmio.h"
+#include "trap_state.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+/* A #DB: the end of a step that hv wanted, the guest's own single step, or its debug registers. */
+static int handle_debug(struct vcpu *v, struct trap_engine *e, bool *debugger)
+{
+	struct kvm_debugregs d;
+
+	if (ioctl(e->m.vcpu_fd, KVM_GET_DEBUGREGS, &d) < 0)
+		return machine_error(&e->m, "KVM_GET_DEBUGREGS");
+	if (e->step) {
+		uint8_t op = 0;
+		uint64_t word;
+		/* pushf stored the machine's TF, which is hv's and not the guest's. */
+		if (!guest_read(&v->vm->mem, e->entry_rip, &op, 1) && op == 0x9c && !(v->rflags & FLAG_TF) &&
+		    !guest_read(&v->vm->mem, v->gpr[RSP], &word, 8)) {
+			word &= ~FLAG_TF;
+			guest_write(&v->vm->mem, v->gpr[RSP], &word, 8);
+		}
+		v->shadow = false;
+		*debugger = e->debug_step;
+		if (!(v->rflags & FLAG_TF) && !(d.dr6 & 0xf))
+			return 0;
+	}
+	v->dr[6] = d.dr6;
+	raise_exception(v, VEC_DB);
+	return 0;
+}
+
+static int handle_syscall(struct vcpu *v)
+{
+	struct insn insn;
+
+	if (!insn_fetch(v, &insn))
+		return v->vm->stopping ? -ECANCELED : 0;
+	trace_count(v->vm->trace.mnemonic, "syscall");
+	switch (emulate_syscall(v, &insn)) {
+	case EMU_STOP:
+		return -ECANCELED;
+	case EMU_NEXT:
+		v->rip += insn.len;
+		return 0;
+	default:
+		return 0;
+	}
+}
+
+/* Some software KVMs let `syscall` jump to LSTAR without leaving CPL 3, so that the monitor's page refuses it. Then the machine's
+ * RCX and R11 tell where it came from, and the trap frame of the refusal is as good as any. */
+static bool syscall_without_privilege(struct vcpu *v, const struct trap_frame *f)
+{
+	static const uint8_t syscall[2] = { 0x0f, 0x05 };
+	uint8_t bytes[2];
+	uint64_t gpa;
+
+	if (f->rip != MONITOR_GVA + MON_SYSCALL || gva_translate(v, v->gpr[RCX] - 2, &gpa) ||
+	    guest_read(&v->vm->mem, gpa, bytes, 2) || memcmp(bytes, syscall, 2))
+		return false;
+	v->rip = v->gpr[RCX] - 2;
+	v->rflags = (v->rflags & (FLAG_IF | FLAG_IOPL)) | (v->gpr[R11] & ~(FLAG_IF | FLAG_IOPL));
+	return true;
+}
+
+/* One trap, from the monitor's stub `vector`. */
+static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, bool *debugger)
+{
+	struct vm *vm = v->vm;
+	struct trap_frame *f = monitor_frame(e->mon);
+	static const char *const names[] = {
+		"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "vector 9", "#TS", "#NP", "#SS", "#GP", "#PF",
+		"vector 15", "#MF", "#AC", "#MC", "#XM"
+	};
+	static char other[16];
+
+	snprintf(other, sizeof other, "vector %u", vector);
+	e->what = vector < sizeof names / sizeof *names ? names[vector] : other;
+	if (f->cs != GUEST_CS)
+		return vm_stop(vm, HV_STOPPED,
+			       "the monitor itself faulted (%s at 0x%llx): the state hv resumed the guest with is impossible", e->what,
+			       (unsigned long long)f->rip);
+	trap_leave_by_frame(v, e);
+	e->rip = v->rip;
+	if (!vm->trace.first_trap.seen) {
+		vm->trace.first_trap.seen = true;
+		vm->trace.first_trap.vector = vector;
+		vm->trace.first_trap.rip = v->rip;
+		vm->trace.first_trap.rax = v->gpr[RAX];
+	}
+	if (vector == VEC_DB)
+		return handle_debug(v, e, debugger);
+	if (vector == VEC_PF && syscall_without_privilege(v, f))
+		return handle_syscall(v);
+	if (vector == VEC_BP || vector == VEC_OF) {
+		/* A host that lets int3 through reports it as a trap, with rip behind it. Everything above wants the instruction. */
+		uint8_t op = 0;
+		guest_read(&vm->mem, v->rip - 1, &op, 1);
+		if (op == 0xcc)
+			v->rip--;
+		e->rip = v->rip;
+	}
+	if (e->debug_breakpoints && gdbstub_has_breakpoint(vm, v->rip)) {
+		*debugger = true;
+		return 0;
+	}
+	v->shadow = false; /* this instruction completes or faults now; STI sets it again */
+	uint32_t error = (uint32_t)f->error;
+	if (vector == VEC_PF) {
+		uint64_t cr2 = *(uint64_t *)(e->mon + MON_CR2), gpa;
+		/* Flat memory: an address without RAM is a device's, or nobody's. */
+		if (!gva_translate(v, cr2, &gpa) && !(error & PF_I))
+			return mmio_emulate(v);
+		if (!gva_translate(v, cr2, &gpa)) {
+			struct insn insn;
+			insn_fetch(v, &insn); /* stops the VM: the guest runs where nothing is */
+			return -ECANCELED;
+		}
+		/* The guest's own page fault, as its own tables would have raised it: the page is absent, and what the machine
+		 * saw as an access from CPL 3 came from the guest's own level. */
+		v->cr2 = cr2;
+		error = (error & (PF_W | PF_I)) | (v->cpl == 3 ? PF_U : 0);
+	}
+	return handle_trap(v, vector, error);
+}
+
+static void describe(struct vcpu *v, struct trap_engine *e)
+{
+	struct insn insn;
+	uint8_t bytes[INSN_MAX];
+	uint64_t gpa;
+
+	e->text[0] = 0;
+	e->note[0] = 0;
+	if (!v->vm->trace.exits || gva_translate(v, v->rip, &gpa))
+		return;
+	unsigned n = INSN_MAX;
+	while (n && guest_read(&v->vm->mem, gpa, bytes, n))
+		n--;
+	if (n && !insn_decode(bytes, n, &insn))
+		insn_text(&insn, v->rip, e->text, sizeof e->text);
+}
+
+static int handle_io(struct vcpu *v, struct trap_engine *e, const struct machine_exit *x, bool *debugger)
+{
+	struct vm *vm = v->vm;
+	uint64_t at = e->m.run->s.regs.regs.rip;
+	char kind[TRACE_NAME];
+	int err;
+
+	if (at < MONITOR_GVA || !x->write || x->size != 1)
+		return vm_stop(vm, HV_STOPPED, "the guest reached a real port of the machine (0x%llx) at rip 0x%llx",
+			       (unsigned long long)x->addr, (unsigned long long)at);
+	e->under_way = false;
+	if (x->addr == MON_PORT_SYSCALL) {
+		trap_leave_by_syscall(v, e);
+		e->what = "syscall";
+		e->rip = v->rip;
+		describe(v, e);
+		snprintf(kind, sizeof kind, "syscall");
+		v->shadow = false;
+		err = handle_syscall(v);
+	} else {
+		v->rip = monitor_frame(e->mon)->rip;
+		describe(v, e);
+		err = handle_vector(v, e, (uint8_t)x->addr, debugger);
+		snprintf(kind, sizeof kind, "trap %s", e->what);
+	}
+	trace_count(vm->trace.kind, kind);
+	if (v->event.pending && !e->note[0])
+		trap_note(v, "raises vector %u", v->event.vector);
+	trace_exit(vm, kind, e->rip, e->text, "%s", e->note);
+	return err;
+}
+
+/* Waits in HLT until an interrupt can be taken, or somebody wants something. */
+static int wait_halted(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+
+	if (!(v->rflags & FLAG_IF))
+		return vm_stop(vm, HV_STOPPED, "the guest halted with interrupts off at rip 0x%llx: nothing can ever wake it",
+			       (unsigned long long)v->rip);
+	pthread_mutex_lock(&vm->lock);
+	while (!vm->stopping && !pic_pending(&vm->pic) && !vm->kicked)
+		pthread_cond_wait(&vm->wake, &vm->lock);
+	if (pic_pending(&vm->pic))
+		v->halted = false;
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
+}
+
+static int deliver_pending(struct vcpu *v)
+{
+	if (!canonical(v->rip) && !v->event.pending)
+		raise_error(v, VEC_GP, 0); /* iretq would fault in the monitor instead of in the guest */
+	while (v->event.pending) {
+		v->vm->trace.delivered[v->event.vector]++;
+		v->halted = false;
+		if (deliver_event(v))
+			return -ECANCELED;
+		if (!canonical(v->rip))
+			raise_error(v, VEC_GP, 0);
+	}
+	return 0;
+}
+
+/* Everything that happens between two runs of the guest: exceptions in, interrupts in. */
+static int before_entry(struct vcpu *v, struct trap_engine *e)
+{
+	struct vm *vm = v->vm;
+
+	if (deliver_pending(v))
+		return -ECANCELED;
+	e->step = e->debug_step;
+	pthread_mutex_lock(&vm->lock);
+	bool pending = pic_pending(&vm->pic);
+	pthread_mutex_unlock(&vm->lock);
+	if (!pending)
+		return 0;
+	if (interrupt_window_open(v)) {
+		pthread_mutex_lock(&vm->lock);
+		v->event = (struct event){ .pending = true, .kind = EVENT_INTERRUPT, .vector = pic_acknowledge(&vm->pic) };
+		pthread_mutex_unlock(&vm->lock);
+		trace_exit(vm, "interrupt", v->rip, NULL, "vector %u", v->event.vector);
+		return deliver_pending(v);
+	}
+	if ((v->rflags & FLAG_IF) && v->shadow)
+		e->step = true; /* one instruction, then the interrupt */
+	return 0;
+}
+
+static enum run_result trap_run(struct vm *vm)
+{
+	struct trap_engine *e = vm->engine_state;
+	struct vcpu *v = &vm->vcpu;
+	struct machine_exit x;
+
+	while (!vm->stopping) {
+		bool debugger = false;
+		/* The order matters: whoever wants something sets it first and kicks then, so a kick after these two lines makes
+		 * KVM_RUN return at once, and one before them is seen by the checks below. */
+		e->m.run->immediate_exit = 0;
+		vm->kicked = false;
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		if (!e->under_way) {
+			if (vm->gdb && gdbstub_take_interrupt(vm))
+				return RUN_DEBUG;
+			if (before_entry(v, e))
+				break;
+			if (v->halted) {
+				if (wait_halted(v))
+					break;
+				continue;
+			}
+			if (trap_enter(v, e))
+				break;
+		}
+		if (vm->stopping)
+			break;
+		trace_enter_guest(&vm->trace);
+		int err = machine_run(&e->m, &x);
+		trace_leave_guest(&vm->trace);
+		if (err)
+			break;
+		switch (x.kind) {
+		case MACHINE_KICKED:
+			trace_count(vm->trace.kind, "interrupted");
+			trap_leave_by_kick(v, e);
+			break;
+		case MACHINE_IO:
+			if (handle_io(v, e, &x, &debugger))
+				break;
+			if (!debugger && !e->debug_step)
+				break;
+			/* A single step over an instruction that raised an exception ends at the handler's first instruction. */
+			if (deliver_pending(v))
+				break;
+			return RUN_DEBUG;
+		case MACHINE_SHUTDOWN:
+			vm_stop(vm, HV_STOPPED,
+				"the machine itself shut down (triple fault) at rip 0x%llx: the monitor's tables are damaged",
+				(unsigned long long)e->m.run->s.regs.regs.rip);
+			break;
+		case MACHINE_FAILED:
+			break;
+		default:
+			vm_stop(vm, HV_STOPPED, "the machine came back in a way the trap engine never asks for (kind %d)", x.kind);
+		}
+	}
+	return RUN_STOPPED;
+}
+
+static int trap_create(struct vm *vm, const struct boot_state *boot)
+{
+	struct trap_engine *e = calloc(1, sizeof *e);
+
+	if (!e)
+		return -ENOMEM;
+	vm->engine_state = e;
+	return trap_machine_create(e, vm, boot);
+}
+
+static void trap_destroy(struct vm *vm)
+{
+	struct trap_engine *e = vm->engine_state;
+
+	if (!e)
+		return;
+	machine_close(&e->m);
+	if (e->mon)
+		munmap(e->mon, MONITOR_SIZE + POOL_SIZE);
+	free(e);
+	vm->engine_state = NULL;
+}
+
+static void trap_kick(struct vm *vm)
+{
+	struct trap_engine *e = vm->engine_state;
+	if (e && e->m.run)
+		e->m.run->immediate_exit = 1;
+}
+
+static void trap_irq_line(struct vm *vm, unsigned irq, bool level) { pic_set_line(&vm->pic, irq, level); }
+
+static int trap_get_state(struct vm *vm, struct vcpu *out)
+{
+	trap_refresh_segments(&vm->vcpu);
+	*out = vm->vcpu;
+	return 0;
+}
+
+static int trap_set_state(struct vm *vm, const struct vcpu *in)
+{
+	vm->vcpu = *in;
+	trap_special_changed(&vm->vcpu);
+	trap_debugregs_changed(&vm->vcpu);
+	return 0;
+}
+
+static int trap_translate(struct vm *vm, uint64_t gva, uint64_t *gpa) { return gva_translate(&vm->vcpu, gva, gpa); }
+
+static int trap_set_debug(struct vm *vm, bool single, bool breakpoints)
+{
+	struct trap_engine *e = vm->engine_state;
+	e->debug_step = single;
+	e->debug_breakpoints = breakpoints;
+	return 0;
+}
+
+const struct engine_ops engine_trap = {
+	.name = "trap",
+	.what = "trap and emulate: the guest runs deprivileged at CPL 3, hv emulates what traps",
+	.create = trap_create,
+	.destroy = trap_destroy,
+	.run = trap_run,
+	.kick = trap_kick,
+	.irq_line = trap_irq_line,
+	.get_state = trap_get_state,
+	.set_state = trap_set_state,
+	.translate = trap_translate,
+	.set_debug = trap_set_debug,
+};

@@ -1,0 +1,219 @@
+#include "gva.h"
+#include "trapengine.h"
+#include "vm.h"
+
+#include <errno.h>
+#include <string.h>
+
+bool raise_exception(struct vcpu *v, uint8_t vector)
+{
+	v->event = (struct event){ .pending = true, .kind = EVENT_EXCEPTION, .vector = vector };
+	return false;
+}
+
+bool raise_error(struct vcpu *v, uint8_t vector, uint32_t error)
+{
+	v->event = (struct event){
+		.pending = true, .kind = EVENT_EXCEPTION, .vector = vector, .has_error = true, .error = error
+	};
+	return false;
+}
+
+bool raise_page_fault(struct vcpu *v, uint64_t gva, uint32_t error)
+{
+	v->cr2 = gva;
+	return raise_error(v, VEC_PF, error);
+}
+
+int gva_translate(const struct vcpu *v, uint64_t gva, uint64_t *gpa)
+{
+	(void)v;
+	if (gva >= FLAT_LIMIT)
+		return -EFAULT;
+	*gpa = gva;
+	return 0;
+}
+
+/* Bytes that nothing but the device bus can answer; the bus takes naturally sized pieces. */
+static void mmio(struct vm *vm, uint64_t gpa, uint8_t *buf, unsigned len, bool write)
+{
+	pthread_mutex_lock(&vm->lock);
+	while (len) {
+		unsigned n = len >= 8 ? 8 : len >= 4 ? 4 : len >= 2 ? 2 : 1;
+		uint64_t value = 0;
+		if (write) {
+			memcpy(&value, buf, n);
+			bus_write(&vm->mmio, gpa, n, value);
+		} else {
+			bus_read(&vm->mmio, gpa, n, &value);
+			memcpy(buf, &value, n);
+		}
+		gpa += n;
+		buf += n;
+		len -= n;
+	}
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static bool access_gva(struct vcpu *v, uint64_t gva, void *buf, unsigned len, bool write, bool user)
+{
+	uint64_t first, last = gva + len - 1;
+	struct guest_mem *mem = &v->vm->mem;
+
+	if (!len)
+		return true;
+	if (!canonical(gva) || !canonical(last))
+		return raise_error(v, VEC_GP, 0);
+	/* Both ends are looked at before anything is written: an access that faults half way has no effect. */
+	uint32_t error = (write ? PF_W : 0) | (user ? PF_U : 0);
+	if (gva_translate(v, gva, &first))
+		return raise_page_fault(v, gva, error);
+	if (last < gva || gva_translate(v, last, &last))
+		return raise_page_fault(v, (gva & ~0xfffull) + 0x1000, error);
+
+	uint8_t *p = guest_range(mem, first, len);
+	if (p && write)
+		memcpy(p, buf, len);
+	else if (p)
+		memcpy(buf, p, len);
+	else
+		mmio(v->vm, first, buf, len, write);
+	return true;
+}
+
+bool gva_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len)
+{
+	return access_gva(v, gva, dst, len, false, v->cpl == 3);
+}
+
+bool gva_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
+{
+	return access_gva(v, gva, (void *)src, len, true, v->cpl == 3);
+}
+
+bool gva_read_system(struct vcpu *v, uint64_t gva, void *dst, unsigned len)
+{
+	return access_gva(v, gva, dst, len, false, false);
+}
+
+bool gva_write_system(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
+{
+	return access_gva(v, gva, (void *)src, len, true, false);
+}
+
+/*
+ * Decoding costs more than anything else between two traps, and a guest traps at the same few places again and again. So
+ * decoded instructions are remembered by address, and used again as long as the bytes there are still the same.
+ */
+#define CACHE_SLOTS 1024
+static struct cached {
+	uint64_t gpa;
+	struct insn insn;
+} cache[CACHE_SLOTS];
+
+bool insn_fetch(struct vcpu *v, struct insn *insn)
+{
+	struct guest_mem *mem = &v->vm->mem;
+	uint64_t gpa;
+
+	if (!canonical(v->rip))
+		return raise_error(v, VEC_GP, 0);
+	if (gva_translate(v, v->rip, &gpa))
+		return raise_page_fault(v, v->rip, PF_I | (v->cpl == 3 ? PF_U : 0));
+	if (gpa >= mem->size) {
+		vm_stop(v->vm, HV_STOPPED, "the guest jumped to 0x%llx, where there is no memory", (unsigned long long)v->rip);
+		return false;
+	}
+	uint64_t avail = mem->size - gpa;
+	const uint8_t *bytes = guest_range(mem, gpa, avail);
+	struct cached *c = &cache[(gpa ^ gpa >> 10) % CACHE_SLOTS];
+	if (c->gpa == gpa && c->insn.len && c->insn.len <= avail && !memcmp(c->insn.bytes, bytes, c->insn.len)) {
+		*insn = c->insn;
+		return true;
+	}
+	switch (insn_decode(bytes, avail, insn)) {
+	case 0:
+		c->gpa = gpa;
+		c->insn = *insn;
+		return true;
+	case -E2BIG:
+		return raise_page_fault(v, mem->size, PF_I | (v->cpl == 3 ? PF_U : 0));
+	default:
+		return raise_exception(v, VEC_UD);
+	}
+}
+
+uint64_t gpr_read(const struct vcpu *v, unsigned reg, unsigned size)
+{
+	uint64_t mask = size >= 8 ? ~0ull : (1ull << size * 8) - 1;
+	return v->gpr[reg] & mask;
+}
+
+void gpr_write(struct vcpu *v, unsigned reg, unsigned size, uint64_t value)
+{
+	if (size >= 4) {
+		v->gpr[reg] = size == 4 ? (uint32_t)value : value;
+	} else {
+		uint64_t mask = (1ull << size * 8) - 1;
+		v->gpr[reg] = (v->gpr[reg] & ~mask) | (value & mask);
+	}
+}
+
+bool operand_read(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, uint64_t *value)
+{
+	*value = 0;
+	switch (o->kind) {
+	case OPND_GPR:
+		*value = o->high8 ? gpr_read(v, o->reg, 2) >> 8 : gpr_read(v, o->reg, size);
+		return true;
+	case OPND_IMM:
+		*value = o->imm;
+		return true;
+	case OPND_MEM:
+		return gva_read(v, operand_gva(v, insn, o), value, size);
+	default:
+		return raise_exception(v, VEC_UD);
+	}
+}
+
+bool operand_write(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, uint64_t value)
+{
+	switch (o->kind) {
+	case OPND_GPR:
+		if (o->high8)
+			gpr_write(v, o->reg, 2, gpr_read(v, o->reg, 1) | (value & 0xff) << 8);
+		else
+			gpr_write(v, o->reg, size, value);
+		return true;
+	case OPND_MEM:
+		return gva_write(v, operand_gva(v, insn, o), &value, size);
+	default:
+		return raise_exception(v, VEC_UD);
+	}
+}
+
+bool descriptor_read(struct vcpu *v, uint16_t selector, bool wide, uint8_t vector, struct descriptor *d)
+{
+	unsigned offset = selector & ~7u, len = wide ? 16 : 8;
+	uint64_t base = v->gdtr.base, limit = v->gdtr.limit;
+
+	if (selector & 4) { /* TI: the LDT (SDM vol. 3, 3.4.2) */
+		base = v->ldtr.base;
+		limit = v->ldtr.attr & SEG_P ? v->ldtr.limit : 0;
+	}
+	if (offset + len - 1 > limit)
+		return raise_error(v, vector, selector & 0xfffc);
+	d->gva = base + offset;
+	d->hi = 0;
+	return gva_read_system(v, d->gva, &d->lo, 8) && (!wide || gva_read_system(v, d->gva + 8, &d->hi, 8));
+}
+
+void segment_from_descriptor(struct segment *s, uint16_t selector, const struct descriptor *d)
+{
+	s->selector = selector;
+	s->attr = descriptor_attr(d);
+	s->base = (d->lo >> 16 & 0xffffff) | (d->lo >> 32 & 0xff000000) | d->hi << 32;
+	s->limit = (d->lo & 0xffff) | (d->lo >> 32 & 0xf0000);
+	if (s->attr & SEG_G)
+		s->limit = s->limit << 12 | 0xfff;
+}

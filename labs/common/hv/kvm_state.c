@@ -1,0 +1,88 @@
+#include "kvm_state.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+static struct segment from_kvm(const struct kvm_segment *k)
+{
+	return (struct segment){
+		.selector = k->selector,
+		.base = k->base,
+		.limit = k->limit,
+		.attr = (uint16_t)(k->type | k->s << 4 | k->dpl << 5 | k->present << 7 | k->avl << 12 | k->l << 13 | k->db << 14 |
+				   k->g << 15),
+	};
+}
+
+int kvm_get_vcpu(struct machine *m, struct vcpu *v)
+{
+	struct kvm_regs r;
+	struct kvm_sregs s;
+	struct kvm_debugregs d;
+
+	if (ioctl(m->vcpu_fd, KVM_GET_REGS, &r) < 0 || ioctl(m->vcpu_fd, KVM_GET_SREGS, &s) < 0)
+		return -errno;
+	uint64_t g[16] = { r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15 };
+	memcpy(v->gpr, g, sizeof g);
+	v->rip = r.rip;
+	v->rflags = r.rflags;
+	v->seg[ES] = from_kvm(&s.es);
+	v->seg[CS] = from_kvm(&s.cs);
+	v->seg[SS] = from_kvm(&s.ss);
+	v->seg[DS] = from_kvm(&s.ds);
+	v->seg[FS] = from_kvm(&s.fs);
+	v->seg[GS] = from_kvm(&s.gs);
+	v->ldtr = from_kvm(&s.ldt);
+	v->tr = from_kvm(&s.tr);
+	v->gdtr = (struct dtable){ s.gdt.base, s.gdt.limit };
+	v->idtr = (struct dtable){ s.idt.base, s.idt.limit };
+	v->cr0 = s.cr0;
+	v->cr2 = s.cr2;
+	v->cr3 = s.cr3;
+	v->cr4 = s.cr4;
+	v->cr8 = s.cr8;
+	v->efer = s.efer;
+	v->cpl = s.cs.dpl;
+	if (ioctl(m->vcpu_fd, KVM_GET_DEBUGREGS, &d) == 0) {
+		memcpy(v->dr, d.db, sizeof d.db);
+		v->dr[6] = d.dr6;
+		v->dr[7] = d.dr7;
+	}
+	return 0;
+}
+
+int kvm_set_vcpu(struct machine *m, const struct vcpu *v)
+{
+	const uint64_t *g = v->gpr;
+	struct kvm_regs r = {
+		.rax = g[RAX], .rcx = g[RCX], .rdx = g[RDX], .rbx = g[RBX], .rsp = g[RSP], .rbp = g[RBP], .rsi = g[RSI], .rdi = g[RDI],
+		.r8 = g[R8], .r9 = g[R9], .r10 = g[R10], .r11 = g[R11], .r12 = g[R12], .r13 = g[R13], .r14 = g[R14], .r15 = g[R15],
+		.rip = v->rip, .rflags = v->rflags
+	};
+	struct kvm_sregs s;
+
+	if (ioctl(m->vcpu_fd, KVM_GET_SREGS, &s) < 0)
+		return -errno;
+	s.cr0 = v->cr0;
+	s.cr2 = v->cr2;
+	s.cr3 = v->cr3;
+	s.cr4 = v->cr4;
+	s.cr8 = v->cr8;
+	s.efer = v->efer;
+	s.fs.base = v->seg[FS].base;
+	s.gs.base = v->seg[GS].base;
+	if (ioctl(m->vcpu_fd, KVM_SET_SREGS, &s) < 0 || ioctl(m->vcpu_fd, KVM_SET_REGS, &r) < 0)
+		return -errno;
+	return 0;
+}
+
+int kvm_translate_gva(struct machine *m, uint64_t gva, uint64_t *gpa)
+{
+	struct kvm_translation t = { .linear_address = gva };
+
+	if (ioctl(m->vcpu_fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
+		return -EFAULT;
+	*gpa = t.physical_address;
+	return 0;
+}

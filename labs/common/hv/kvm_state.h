@@ -1,0 +1,18 @@
+/*
+ * The kvm engine's vCPU state: between KVM's structures and struct vcpu.
+ */
+#ifndef HV_KVM_STATE_H
+#define HV_KVM_STATE_H
+
+#include "decode.h"
+#include "engine.h"
+#include "machine.h"
+
+/* Fetches registers, segments, tables, control and debug registers. 0 or -errno. */
+int kvm_get_vcpu(struct machine *m, struct vcpu *v);
+/* Puts back what a debugger may change: general registers, rip, rflags, segment bases, control registers. 0 or -errno. */
+int kvm_set_vcpu(struct machine *m, const struct vcpu *v);
+/* gva to gpa by the guest's tables (KVM_TRANSLATE). 0 or -EFAULT. */
+int kvm_translate_gva(struct machine *m, uint64_t gva, uint64_t *gpa);
+
+#endif

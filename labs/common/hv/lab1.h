@@ -1,0 +1,87 @@
+/*
+ * Lab 1, trap and emulate: what the frame calls and the lab's files provide. (machine.c: see machine.h.)
+ *
+ * The guest runs at CPL 3 whatever it believes. Whenever it does something privileged the machine faults, the monitor turns
+ * the fault into an exit, and the frame calls handle_trap() with the guest's whole state in *v. When handle_trap()
+ * returns, the frame delivers what is queued in v->event and resumes the guest at v->rip.
+ */
+#ifndef HV_LAB1_H
+#define HV_LAB1_H
+
+#include "decode.h"
+#include "gva.h"
+#include "machine.h"
+#include "protect.h"
+#include "trapengine.h"
+#include "vcpu.h"
+#include "vm.h"
+
+#include <errno.h>
+
+/* A step that is not written yet: stops the VM naming the step. Usable in functions that return int or enum emu. */
+#define lab_todo(vm, step, hint) vm_todo((vm), (step), (hint))
+
+/* What became of an instruction. */
+enum emu {
+	EMU_STOP = -ECANCELED, /* the VM is stopped (vm_stop() was called) */
+	EMU_NEXT = 0,          /* done: the guest goes on behind it */
+	EMU_JUMPED,            /* done: v->rip is already where the guest goes on */
+	EMU_RAISED             /* it caused an exception, which is queued in v->event; v->rip still points at it */
+};
+
+/* --- emulate.c ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * The machine raised exception `vector` (with `error` where that vector has one) while the guest was at v->rip. Either the
+ * instruction there is one that hv must emulate, or the exception is the guest's own and is queued for it.
+ * 0, or negative when the VM is stopped. The error code is a hint only: hosts differ, the instruction decides.
+ */
+int handle_trap(struct vcpu *v, uint8_t vector, uint32_t error);
+
+/* Emulates one decoded instruction at v->rip and steps over it. 0, or negative when the VM is stopped. */
+int emulate(struct vcpu *v, const struct insn *insn);
+
+/* Finds the function for an instruction and calls it (dispatch.c, part of the frame). */
+enum emu dispatch(struct vcpu *v, const struct insn *insn);
+
+/* One function for each family. v->rip is at the instruction. */
+enum emu emulate_out(struct vcpu *v, const struct insn *insn);
+enum emu emulate_in(struct vcpu *v, const struct insn *insn);
+enum emu emulate_flags(struct vcpu *v, const struct insn *insn);     /* cli, sti, hlt */
+enum emu emulate_string_io(struct vcpu *v, const struct insn *insn); /* ins, outs */
+enum emu emulate_cr(struct vcpu *v, const struct insn *insn);        /* mov to and from CR, clts, lmsw */
+enum emu emulate_dr(struct vcpu *v, const struct insn *insn);
+enum emu emulate_tables(struct vcpu *v, const struct insn *insn);    /* lgdt, lidt, lldt, ltr */
+enum emu emulate_msr(struct vcpu *v, const struct insn *insn);       /* rdmsr, wrmsr, swapgs */
+enum emu emulate_segments(struct vcpu *v, const struct insn *insn);  /* mov to a segment register, pop, lss, lfs, lgs, far transfers */
+/* syscall (which arrives through LSTAR, not as a fault) and sysret. */
+enum emu emulate_syscall(struct vcpu *v, const struct insn *insn);
+
+/* --- deliver.c ----------------------------------------------------------------------------------------------------- */
+
+/* Delivers v->event through the guest's IDT: gate checks, stack switch, frame, error code; a fault on the way becomes a double
+ * fault, a third one stops the VM. 0 or negative when the VM is stopped. (SDM vol. 3, 6.12-6.14) */
+int deliver_event(struct vcpu *v);
+
+/* True when the guest would take an interrupt now: IF is set and no interrupt shadow. (SDM vol. 3, 6.8.1-6.8.3) */
+bool interrupt_window_open(const struct vcpu *v);
+
+/* iretq. (SDM vol. 2, IRET; vol. 3, 6.14.3) */
+enum emu emulate_iret(struct vcpu *v, const struct insn *insn);
+/* int n, int3, int1. */
+enum emu emulate_int(struct vcpu *v, const struct insn *insn);
+
+/* --- cpuid.c ------------------------------------------------------------------------------------------------------- */
+
+struct cpuid_result {
+	uint32_t eax, ebx, ecx, edx;
+};
+
+/*
+ * What the guest may know. The question is (leaf, subleaf); host is what KVM would answer (all zero when it has no such
+ * leaf). The answer must be true of the virtual CPU of the trap engine: no feature that is not virtualized, no trace
+ * of the hypervisor, and the bits that mirror control registers follow the guest's own. (SDM vol. 2, CPUID)
+ */
+struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, struct cpuid_result host);
+
+#endif

@@ -1,0 +1,159 @@
+/*
+ * The command line of hv.
+ */
+#include "engine.h"
+#include "vm_life.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VERSION "0.1"
+
+static void usage(FILE *out)
+{
+	fprintf(out,
+		"usage: hv run [options] IMAGE\n"
+		"Runs a guest: an ELF64 image of the course, or a Linux bzImage.\n\n"
+		"  --engine trap|kvm   how guest code is run (default: trap)\n"
+		"      trap              %s\n"
+		"      kvm               %s\n"
+		"  --mem SIZE          guest memory, with K, M or G (default: 64M; from 2M to 3G)\n"
+		"  --initrd FILE       initial RAM disk\n"
+		"  --append STRING     command line of the guest\n"
+		"  --timeout SECONDS   stop the guest after that time (exit status 124)\n"
+		"  --trace exits       one line on stderr for each exit: kind, address, instruction, what was done\n"
+		"  --stats json        one line of JSON on stderr at the end: exits, emulated instructions, time\n"
+		"  --gdb PORT          wait for gdb on 127.0.0.1:PORT before the first instruction\n"
+		"  --mirror-if on|off  trap engine: pushf shows the virtual interrupt flag (default: on)\n\n"
+		"On a terminal Ctrl-A x leaves, Ctrl-A a sends Ctrl-A.\n"
+		"Exit status: 0 the guest ended well, 1 it ended with an exit code, 2 wrong usage or file, 3 the host lacks\n"
+		"something, 4 the guest had to be stopped, 5 a lab step is not written, 124 timeout, 130 interrupted.\n",
+		engine_trap.what, engine_kvm.what);
+}
+
+/* One sentence and the exit status for wrong usage. */
+static int bad(const char *fmt, const char *what)
+{
+	fputs("hv: ", stderr);
+	fprintf(stderr, fmt, what);
+	fputs("; see hv --help\n", stderr);
+	return -EINVAL;
+}
+
+static int parse_size(const char *s, uint64_t *size)
+{
+	char *end;
+	errno = 0;
+	unsigned long long n = strtoull(s, &end, 10);
+	uint64_t unit = *end == 'K' || *end == 'k' ? KiB : *end == 'M' || *end == 'm' ? MiB : *end == 'G' || *end == 'g' ? GiB : 0;
+
+	if (end == s || *s == '-' || *s == '+' || (*end && (!unit || end[1])))
+		return bad("--mem takes a size such as 64M, not \"%s\"", s);
+	if (!unit)
+		unit = 1;
+	if (errno || n > MEM_MAX / unit || n * unit < MEM_MIN || n * unit % (4 * KiB))
+		return bad("--mem takes from 2M to 3G in whole pages of 4K, not \"%s\"", s);
+	*size = n * unit;
+	return 0;
+}
+
+static int parse_timeout(const char *s, double *seconds)
+{
+	char *end;
+	*seconds = strtod(s, &end);
+	if (end == s || *end || !isfinite(*seconds) || *seconds <= 0 || *seconds > 1e6)
+		return bad("--timeout takes a number of seconds above 0, not \"%s\"", s);
+	return 0;
+}
+
+static int parse_port(const char *s, int *port)
+{
+	char *end;
+	long n = strtol(s, &end, 10);
+	if (end == s || *end || n < 1 || n > 65535)
+		return bad("--gdb takes a port number from 1 to 65535, not \"%s\"", s);
+	*port = (int)n;
+	return 0;
+}
+
+static int parse(int argc, char **argv, struct vm_options *o)
+{
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, HELP };
+	static const struct option longopts[] = {
+		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
+		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
+		{ "mirror-if", 1, 0, MIRROR }, { "help", 0, 0, HELP }, { 0 }
+	};
+	int c, err = 0;
+
+	opterr = 0;
+	while (!err && (c = getopt_long(argc, argv, ":", longopts, NULL)) != -1) {
+		switch (c) {
+		case ENGINE:
+			o->engine = optarg;
+			if (!engine_find(optarg))
+				err = bad("there is no engine \"%s\": it is trap or kvm", optarg);
+			break;
+		case MEM: err = parse_size(optarg, &o->mem_size); break;
+		case INITRD: o->initrd = optarg; break;
+		case APPEND: o->append = optarg; break;
+		case TIMEOUT: err = parse_timeout(optarg, &o->timeout); break;
+		case TRACE:
+			o->trace_exits = true;
+			if (strcmp(optarg, "exits"))
+				err = bad("--trace takes \"exits\", not \"%s\"", optarg);
+			break;
+		case STATS:
+			o->stats_json = true;
+			if (strcmp(optarg, "json"))
+				err = bad("--stats takes \"json\", not \"%s\"", optarg);
+			break;
+		case GDB: err = parse_port(optarg, &o->gdb_port); break;
+		case MIRROR:
+			o->mirror_if = !strcmp(optarg, "on");
+			if (!o->mirror_if && strcmp(optarg, "off"))
+				err = bad("--mirror-if takes on or off, not \"%s\"", optarg);
+			break;
+		case HELP: usage(stdout); exit(HV_OK);
+		case ':': err = bad("%s needs a value", argv[optind - 1]); break;
+		default: err = bad("there is no option %s", argv[optind - 1]);
+		}
+	}
+	if (err)
+		return err;
+	if (optind == argc)
+		return bad("%s", "the guest's image is missing");
+	if (optind + 1 < argc)
+		return bad("one image is enough: what is \"%s\"", argv[optind + 1]);
+	o->image = argv[optind];
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct vm vm;
+
+	vm.opt = (struct vm_options){ .engine = "trap", .mem_size = 64 * MiB, .gdb_port = -1, .mirror_if = true };
+	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))) {
+		usage(stdout);
+		return HV_OK;
+	}
+	if (argc > 1 && !strcmp(argv[1], "--version")) {
+		puts("hv " VERSION);
+		return HV_OK;
+	}
+	if (argc < 2 || strcmp(argv[1], "run")) {
+		if (argc < 2)
+			bad("%s", "a command is missing: hv run [options] IMAGE");
+		else
+			bad("there is no command \"%s\": it is hv run [options] IMAGE", argv[1]);
+		return HV_USAGE;
+	}
+	if (parse(argc - 1, argv + 1, &vm.opt))
+		return HV_USAGE;
+	return vm_main(&vm);
+}

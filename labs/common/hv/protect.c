@@ -1,0 +1,155 @@
+#include "protect.h"
+#include "lab1.h"
+
+bool port_allowed(struct vcpu *v, uint16_t port, unsigned size)
+{
+	uint16_t map_base, bits;
+
+	if (v->cpl <= (v->rflags & FLAG_IOPL) >> 12)
+		return true;
+	if (!(v->tr.attr & SEG_P) || v->tr.limit < 0x67 || !gva_read_system(v, v->tr.base + 0x66, &map_base, 2))
+		return raise_error(v, VEC_GP, 0);
+	/* The CPU always reads two bytes of the map, so both must lie within the TSS. */
+	if (map_base + port / 8 + 1u > v->tr.limit)
+		return raise_error(v, VEC_GP, 0);
+	if (!gva_read_system(v, v->tr.base + map_base + port / 8, &bits, 2))
+		return false;
+	if (bits >> port % 8 & ((1u << size) - 1))
+		return raise_error(v, VEC_GP, 0);
+	return true;
+}
+
+bool load_data_segment(struct vcpu *v, unsigned sreg, uint16_t selector)
+{
+	struct descriptor d;
+
+	if (!(selector & 0xfffc)) {
+		/* A null selector is fine in 64-bit mode, in SS only below CPL 3 and with RPL == CPL (SDM vol. 2, MOV). */
+		if (sreg == SS && (v->cpl == 3 || (selector & 3) != v->cpl))
+			return raise_error(v, VEC_GP, selector & 0xfffc);
+		v->seg[sreg] = (struct segment){ .selector = selector };
+	} else {
+		if (!descriptor_read(v, selector, false, VEC_GP, &d))
+			return false;
+		unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5, rpl = selector & 3;
+		bool code = attr & 8, readable_or_writable = attr & 2, conforming = code && (attr & 4);
+		bool ok = attr & SEG_S;
+		if (sreg == SS) /* writable data of exactly this level */
+			ok = ok && !code && readable_or_writable && dpl == v->cpl && rpl == v->cpl;
+		else /* data, or readable code; not more privileged than the code that loads it */
+			ok = ok && (!code || readable_or_writable) && (conforming || (v->cpl <= dpl && rpl <= dpl));
+		if (!ok)
+			return raise_error(v, VEC_GP, selector & 0xfffc);
+		if (!(attr & SEG_P))
+			return raise_error(v, sreg == SS ? VEC_SS : VEC_NP, selector & 0xfffc);
+		if (!(d.lo >> 40 & 1)) { /* the CPU marks what it loads as accessed */
+			d.lo |= 1ull << 40;
+			if (!gva_write_system(v, d.gva, &d.lo, 8))
+				return false;
+		}
+		segment_from_descriptor(&v->seg[sreg], selector, &d);
+	}
+	if (sreg == SS)
+		v->shadow = true; /* the next instruction usually loads RSP (SDM vol. 3, 6.8.3) */
+	if (sreg == FS || sreg == GS)
+		trap_special_changed(v);
+	return true;
+}
+
+bool load_code_segment(struct vcpu *v, uint16_t selector, uint64_t rip)
+{
+	struct descriptor d;
+
+	if (!(selector & 0xfffc))
+		return raise_error(v, VEC_GP, 0);
+	if (!descriptor_read(v, selector, false, VEC_GP, &d))
+		return false;
+	unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5;
+	if (!(attr & SEG_S) || !(attr & 8) || ((attr & 4) ? dpl > v->cpl : dpl != v->cpl || (selector & 3) > v->cpl))
+		return raise_error(v, VEC_GP, selector & 0xfffc);
+	if (!(attr & SEG_P))
+		return raise_error(v, VEC_NP, selector & 0xfffc);
+	if (!(attr & SEG_L)) {
+		vm_stop(v->vm, HV_STOPPED, "the guest jumped to 32-bit code (selector 0x%x): the trap engine runs 64-bit code only",
+			selector);
+		return false;
+	}
+	if (!canonical(rip))
+		return raise_error(v, VEC_GP, 0);
+	segment_from_descriptor(&v->seg[CS], (selector & ~3) | v->cpl, &d);
+	v->rip = rip;
+	return true;
+}
+
+static enum emu raised_or_stopped(const struct vcpu *v)
+{
+	return v->event.pending ? EMU_RAISED : EMU_STOP;
+}
+
+int far_transfer(struct vcpu *v, const struct insn *insn)
+{
+	uint64_t next = v->rip + insn->len, rsp = v->gpr[RSP], frame[2] = { 0 };
+	unsigned n = insn->opsize;
+
+	if (insn->op == INSN_FAR_RET) {
+		uint16_t pop = insn->src.kind == OPND_IMM ? (uint16_t)insn->src.imm : 0;
+		if (!gva_read(v, rsp, &frame[0], n) || !gva_read(v, rsp + n, &frame[1], n))
+			return EMU_RAISED;
+		if ((frame[1] & 3) > v->cpl) { /* to an outer level: RSP and SS follow on the stack */
+			uint64_t outer[2] = { 0 };
+			uint64_t top = rsp + 2 * n + pop;
+			unsigned old = v->cpl;
+			if (!gva_read(v, top, &outer[0], n) || !gva_read(v, top + n, &outer[1], n))
+				return EMU_RAISED;
+			v->cpl = frame[1] & 3;
+			if (!load_code_segment(v, (uint16_t)frame[1], frame[0]) || !load_data_segment(v, SS, (uint16_t)outer[1])) {
+				v->cpl = old;
+				v->rip = next - insn->len;
+				return raised_or_stopped(v);
+			}
+			v->gpr[RSP] = outer[0] + pop;
+			trap_special_changed(v);
+			return EMU_JUMPED;
+		}
+		if (!load_code_segment(v, (uint16_t)frame[1], frame[0]))
+			return raised_or_stopped(v);
+		v->gpr[RSP] = rsp + 2 * n + pop;
+		return EMU_JUMPED;
+	}
+	/* Only through memory in 64-bit mode: the offset first, the selector behind it. */
+	uint64_t gva = operand_gva(v, insn, &insn->src), offset = 0;
+	uint16_t selector, old = v->seg[CS].selector;
+	if (!gva_read(v, gva, &offset, n) || !gva_read(v, gva + n, &selector, 2))
+		return EMU_RAISED;
+	if (insn->op == INSN_FAR_CALL) {
+		uint64_t slot = old;
+		if (!gva_write(v, rsp - n, &slot, n) || !gva_write(v, rsp - 2 * n, &next, n))
+			return EMU_RAISED;
+	}
+	if (!load_code_segment(v, selector, offset))
+		return raised_or_stopped(v);
+	if (insn->op == INSN_FAR_CALL)
+		v->gpr[RSP] = rsp - 2 * n;
+	return EMU_JUMPED;
+}
+static bool msr_is_address(uint32_t index)
+{
+	return index == MSR_LSTAR || index == MSR_CSTAR || index == MSR_FS_BASE || index == MSR_GS_BASE ||
+	       index == MSR_KERNEL_GS_BASE || index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP;
+}
+
+/* Each of the eight bytes of the PAT is a memory type that exists (SDM vol. 3, 11.12.2). */
+static bool pat_valid(uint64_t pat)
+{
+	for (unsigned i = 0; i < 8; i++, pat >>= 8)
+		if ((pat & 0xff) > 7 || (pat & 0xff) == 2 || (pat & 0xff) == 3)
+			return false;
+	return true;
+}
+
+bool msr_value_valid(uint32_t index, uint64_t value)
+{
+	if (index == MSR_PAT)
+		return pat_valid(value);
+	return !msr_is_address(index) || canonical(value);
+}

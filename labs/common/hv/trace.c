@@ -1,0 +1,127 @@
+#include "trace.h"
+#include "engine.h"
+#include "vm.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+void trace_init(struct trace *t, bool exits, FILE *out)
+{
+	memset(t, 0, sizeof *t);
+	t->exits = exits;
+	t->out = out;
+	t->mark_ns = clock_ns();
+}
+
+void trace_count(struct trace_count *table, const char *name)
+{
+	for (unsigned i = 0; i < TRACE_KINDS; i++) {
+		struct trace_count *c = &table[i];
+		if (!c->name[0]) /* the last free slot collects the rest */
+			snprintf(c->name, sizeof c->name, "%s", i == TRACE_KINDS - 1 ? "other" : name);
+		else if (strcmp(c->name, name) && i < TRACE_KINDS - 1)
+			continue;
+		c->count++;
+		return;
+	}
+}
+
+void trace_enter_guest(struct trace *t)
+{
+	uint64_t now = clock_ns();
+	t->hv_ns += now - t->mark_ns;
+	t->mark_ns = now;
+}
+
+void trace_leave_guest(struct trace *t)
+{
+	uint64_t now = clock_ns();
+	t->guest_ns += now - t->mark_ns;
+	t->mark_ns = now;
+	t->total++;
+}
+
+void trace_exit(struct vm *vm, const char *what, uint64_t rip, const char *text, const char *did, ...)
+{
+	struct trace *t = &vm->trace;
+	char note[200];
+	va_list ap;
+
+	if (!t->exits)
+		return;
+	va_start(ap, did);
+	vsnprintf(note, sizeof note, did, ap);
+	va_end(ap);
+	fprintf(t->out, "exit %-6llu %-12s rip 0x%-10llx %-28s", (unsigned long long)t->total, what, (unsigned long long)rip,
+		text && *text ? text : "");
+	if (note[0])
+		fprintf(t->out, " -> %s", note);
+	/* The console may be a raw terminal, where a newline alone only goes down. */
+	fputs(vm->con.raw ? "\r\n" : "\n", t->out);
+}
+
+/* A string as JSON: quoted, with everything escaped that may not stand in one. */
+static void json_string(FILE *out, const char *s)
+{
+	fputc('"', out);
+	for (; *s; s++) {
+		unsigned char c = (unsigned char)*s;
+		if (c == '"' || c == '\\')
+			fprintf(out, "\\%c", c);
+		else if (c < 0x20 || c >= 0x7f)
+			fprintf(out, "\\u%04x", c);
+		else
+			fputc(c, out);
+	}
+	fputc('"', out);
+}
+
+static void json_counts(FILE *out, const char *key, const struct trace_count *table)
+{
+	fprintf(out, ",\"%s\":{", key);
+	for (unsigned i = 0; i < TRACE_KINDS && table[i].name[0]; i++) {
+		if (i)
+			fputc(',', out);
+		json_string(out, table[i].name);
+		fprintf(out, ":%llu", (unsigned long long)table[i].count);
+	}
+	fputc('}', out);
+}
+
+static bool json_unclaimed(FILE *out, const struct bus *bus, bool first)
+{
+	for (unsigned i = 0; i < bus->nunclaimed; i++) {
+		const struct bus_unclaimed *u = &bus->unclaimed[i];
+		fprintf(out, "%s{\"bus\":\"%s\",\"addr\":\"0x%llx\",\"reads\":%llu,\"writes\":%llu}", first ? "" : ",", bus->name,
+			(unsigned long long)u->addr, (unsigned long long)u->reads, (unsigned long long)u->writes);
+		first = false;
+	}
+	return first;
+}
+
+void trace_json(struct vm *vm, FILE *out)
+{
+	const struct trace *t = &vm->trace;
+
+	fprintf(out, "{\"engine\":\"%s\",\"status\":%d,\"reason\":", vm->engine->name, vm->status);
+	json_string(out, vm->reason);
+	fprintf(out, ",\"guest_code\":%u,\"exits\":%llu", vm->guest_code, (unsigned long long)t->total);
+	json_counts(out, "by_kind", t->kind);
+	json_counts(out, "emulated", t->mnemonic);
+	fputs(",\"delivered\":{", out);
+	bool first = true;
+	for (unsigned i = 0; i < 256; i++) {
+		if (!t->delivered[i])
+			continue;
+		fprintf(out, "%s\"%u\":%llu", first ? "" : ",", i, (unsigned long long)t->delivered[i]);
+		first = false;
+	}
+	fputc('}', out);
+	if (t->first_trap.seen)
+		fprintf(out, ",\"first_trap\":{\"vector\":%u,\"rip\":\"0x%llx\",\"rax\":\"0x%llx\"}", t->first_trap.vector,
+			(unsigned long long)t->first_trap.rip, (unsigned long long)t->first_trap.rax);
+	fputs(",\"unclaimed\":[", out);
+	first = json_unclaimed(out, &vm->pio, true);
+	json_unclaimed(out, &vm->mmio, first);
+	fprintf(out, "],\"guest_ms\":%.3f,\"hv_ms\":%.3f}\n", (double)t->guest_ns / 1e6, (double)t->hv_ns / 1e6);
+}

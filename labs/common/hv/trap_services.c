@@ -1,0 +1,91 @@
+/*
+ * What the lab's emulation code asks of the machine underneath (trapengine.h).
+ */
+#include "trap_state.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+
+void trap_refresh_segments(struct vcpu *v)
+{
+	struct trap_engine *e = trap_engine_of(v);
+	struct kvm_sregs s;
+
+	/* What hv itself changed and has not yet told the machine is newer. */
+	if (e->special_changed || ioctl(e->m.vcpu_fd, KVM_GET_SREGS, &s) < 0)
+		return;
+	v->seg[FS].base = e->special.fs = s.fs.base;
+	v->seg[GS].base = e->special.gs = s.gs.base;
+}
+
+uint64_t segment_base(struct vcpu *v, unsigned sreg)
+{
+	trap_refresh_segments(v);
+	return v->seg[sreg].base;
+}
+
+void trap_special_changed(struct vcpu *v) { trap_engine_of(v)->special_changed = true; }
+void trap_debugregs_changed(struct vcpu *v) { trap_engine_of(v)->debugregs_changed = true; }
+
+uint64_t trap_machine_tsc(struct vcpu *v)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[1];
+	} msrs = { .head.nmsrs = 1, .entry[0].index = MSR_TSC };
+	ioctl(trap_engine_of(v)->m.vcpu_fd, KVM_GET_MSRS, &msrs);
+	return msrs.entry[0].data;
+}
+
+void trap_set_tsc(struct vcpu *v, uint64_t value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[1];
+	} msrs = { .head.nmsrs = 1, .entry[0] = { .index = MSR_TSC, .data = value } };
+	ioctl(trap_engine_of(v)->m.vcpu_fd, KVM_SET_MSRS, &msrs);
+}
+
+struct cpuid_result trap_host_cpuid(const struct vcpu *v, uint32_t leaf, uint32_t subleaf)
+{
+	const struct kvm_cpuid2 *c = trap_engine_of(v)->m.cpuid;
+	for (unsigned i = 0; i < c->nent; i++) {
+		const struct kvm_cpuid_entry2 *x = &c->entries[i];
+		if (x->function == leaf && (!(x->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || x->index == subleaf))
+			return (struct cpuid_result){ x->eax, x->ebx, x->ecx, x->edx };
+	}
+	return (struct cpuid_result){ 0 };
+}
+
+uint64_t trap_cr4_allowed(const struct vcpu *v)
+{
+	(void)v;
+	return CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+}
+
+uint32_t port_in(struct vcpu *v, uint16_t port, unsigned size)
+{
+	uint64_t value;
+	pthread_mutex_lock(&v->vm->lock);
+	bus_read(&v->vm->pio, port, size, &value);
+	pthread_mutex_unlock(&v->vm->lock);
+	return (uint32_t)value;
+}
+
+void port_out(struct vcpu *v, uint16_t port, unsigned size, uint32_t value)
+{
+	pthread_mutex_lock(&v->vm->lock);
+	bus_write(&v->vm->pio, port, size, value);
+	pthread_mutex_unlock(&v->vm->lock);
+}
+
+void trap_note(struct vcpu *v, const char *fmt, ...)
+{
+	if (!v->vm->trace.exits)
+		return;
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(trap_engine_of(v)->note, sizeof trap_engine_of(v)->note, fmt, ap);
+	va_end(ap);
+}

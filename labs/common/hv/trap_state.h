@@ -1,0 +1,52 @@
+/*
+ * The trap engine's own state: the machine's side of the world switch. Shared by the engine's files and nobody else.
+ */
+#ifndef HV_TRAP_STATE_H
+#define HV_TRAP_STATE_H
+
+#include "engine.h"
+#include "lab1.h"
+
+/* Where the guest's state is, seen from the machine: how it is put back depends on how it came. */
+enum where {
+	IN_FRAME,   /* a trap: the stub stands behind its `out`, the frame holds rip, rflags, rsp */
+	IN_SYSCALL, /* the syscall stub: rsp is the guest's, a frame must be made for its iretq */
+	IN_REGS     /* a kick found the machine in guest code, or it has not run yet: everything is in registers */
+};
+
+struct trap_engine {
+	struct machine m;
+	uint8_t *mon;           /* the monitor and the page-table pool: one block, machine addresses from 0 */
+	enum where where;
+	bool under_way;         /* a kick came between an exception and its stub's out: the trap is still to be reported */
+	struct special {
+		uint64_t cr0, cr4, fs, gs;
+	} special; /* what of the special registers follows the guest, as the machine has it */
+	uint64_t gpr_in[16];    /* general registers as they came out, to see whether any must go back */
+	bool special_changed, debugregs_changed;
+	bool step;              /* the machine's TF is set: for the interrupt shadow or for the debugger */
+	uint64_t entry_rip;     /* where the guest was resumed */
+	bool debug_step, debug_breakpoints; /* what the debugger asked for */
+
+	/* Of the present trap, for the trace. */
+	const char *what;
+	uint64_t rip;
+	char text[96], note[160];
+};
+
+static inline struct trap_engine *trap_engine_of(const struct vcpu *v) { return v->vm->engine_state; }
+
+/* trap_switch.c: the world switch. */
+
+/* Makes the machine: memory, tables, registers, with the guest at boot's first instruction. 0 or negative, VM stopped. */
+int trap_machine_create(struct trap_engine *e, struct vm *vm, const struct boot_state *boot);
+/* Brings the guest's state into the machine; only what changed goes in. 0 or negative, VM stopped. */
+int trap_enter(struct vcpu *v, struct trap_engine *e);
+/* After a trap: takes the guest's state out; the frame says where the guest was. */
+void trap_leave_by_frame(struct vcpu *v, struct trap_engine *e);
+/* After the syscall stub, which has no frame. */
+void trap_leave_by_syscall(struct vcpu *v, struct trap_engine *e);
+/* After a kick. The machine may be in guest code or anywhere in a stub. */
+void trap_leave_by_kick(struct vcpu *v, struct trap_engine *e);
+
+#endif

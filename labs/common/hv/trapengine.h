@@ -1,0 +1,80 @@
+/*
+ * The trap engine's frame: what the lab's emulation code may ask of the machine underneath. See engine_trap.c.
+ */
+#ifndef HV_TRAPENGINE_H
+#define HV_TRAPENGINE_H
+
+#include "machine.h"
+#include "mem.h"
+#include "vcpu.h"
+
+/* The monitor's place in the guest's address space: the last 2 MiB. */
+#define MONITOR_GVA 0xffffffffffe00000ull
+#define MONITOR_SIZE (2 * MiB)
+#define POOL_MA (2 * MiB)     /* page tables of the machine */
+#define POOL_SIZE (2 * MiB)
+#define GUEST_MA (4 * MiB)    /* machine address of gpa 0: a forgotten translation shows at once */
+
+/* Offsets in the monitor's memory. */
+#define MON_GDT 0x1000
+#define MON_TSS 0x3000
+#define MON_IDT 0x4000
+#define MON_STUBS 0x5000      /* 256 stubs of MON_STUB_SIZE bytes */
+#define MON_STUB_SIZE 32
+#define MON_SYSCALL 0x7000    /* LSTAR */
+#define MON_CR2 0x7800        /* the #PF stub leaves CR2 here */
+#define MON_STACK_TOP 0x9000  /* rsp0: the trap frame ends here */
+
+/* The machine's own selectors lie above any that a guest uses; all lower descriptors are absent. */
+#define MON_CS 0x200
+#define MON_SS 0x208
+#define GUEST_SS (0x210 | 3)
+#define GUEST_CS (0x218 | 3)
+#define MON_TR 0x220
+#define MON_GDT_LIMIT 0x22f
+
+/* The port that the syscall stub writes to; the exception stubs write to the port of their vector. */
+#define MON_PORT_SYSCALL 0xf0
+
+/* The trap frame as the CPU pushes it (SDM vol. 3, figure 6-8). */
+struct trap_frame {
+	uint64_t error; /* only where the vector has one */
+	uint64_t rip, cs, rflags, rsp, ss;
+};
+
+/* Writes the monitor (GDT, TSS, IDT, stubs) into its memory. */
+void monitor_write(uint8_t *mon);
+/* Writes the machine's page tables into pool: guest RAM of guest_size bytes one to one from gva 0, the monitor at MONITOR_GVA.
+ * Returns the machine address for CR3. */
+uint64_t monitor_tables_write(uint8_t *pool, uint64_t guest_size);
+/* The frame of the last trap. */
+static inline struct trap_frame *monitor_frame(uint8_t *mon)
+{
+	return (struct trap_frame *)(mon + MON_STACK_TOP - sizeof(struct trap_frame));
+}
+
+/* Fetches what the guest can change without a trap (bases of FS and GS after loading a null selector) into v. */
+void trap_refresh_segments(struct vcpu *v);
+/* Say that state changed that the machine must know: control registers or segment bases; debug registers. */
+void trap_special_changed(struct vcpu *v);
+void trap_debugregs_changed(struct vcpu *v);
+/* The machine's time stamp counter now. */
+uint64_t trap_machine_tsc(struct vcpu *v);
+/* Makes RDTSC in the guest read `value` now. */
+void trap_set_tsc(struct vcpu *v, uint64_t value);
+
+/* What the machine's own CPUID would answer (KVM's supported table). */
+struct cpuid_result trap_host_cpuid(const struct vcpu *v, uint32_t leaf, uint32_t subleaf);
+
+/* Which bits of CR4 and EFER a guest may set here; others cause #GP, as on a CPU without the feature. */
+uint64_t trap_cr4_allowed(const struct vcpu *v);
+#define TRAP_EFER_ALLOWED (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)
+
+/* Port I/O with the bus's lock. */
+uint32_t port_in(struct vcpu *v, uint16_t port, unsigned size);
+void port_out(struct vcpu *v, uint16_t port, unsigned size, uint32_t value);
+
+/* A note for --trace exits about what was done with the present trap ("port 0xe9 write 0x48"); printf style. */
+void trap_note(struct vcpu *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,113 @@
+/*
+ * The life of a VM: platform devices, kicks, and how it ends.
+ */
+#include "engine.h"
+#include "vm.h"
+#include "vm_life.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+int vm_stop(struct vm *vm, int status, const char *fmt, ...)
+{
+	va_list ap;
+
+	pthread_mutex_lock(&vm->lock);
+	if (!vm->stopping) {
+		vm->status = status;
+		va_start(ap, fmt);
+		vsnprintf(vm->reason, sizeof vm->reason, fmt, ap);
+		va_end(ap);
+		vm->stopping = 1;
+		vm_kick(vm);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return -ECANCELED;
+}
+
+void vm_kick(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->kicked = true;
+	pthread_cond_broadcast(&vm->wake);
+	if (vm->vcpu_running && !pthread_equal(pthread_self(), vm->vcpu_thread)) {
+		vm->engine->kick(vm);
+		pthread_kill(vm->vcpu_thread, VM_KICK_SIGNAL);
+	}
+	pthread_mutex_unlock(&vm->lock);
+}
+
+int vm_todo(struct vm *vm, const char *step, const char *hint)
+{
+	return vm_stop(vm, HV_TODO, "step %s is not written yet: %s", step, hint);
+}
+
+const struct engine_ops *engine_find(const char *name)
+{
+	static const struct engine_ops *const engines[] = { &engine_trap, &engine_kvm };
+	for (unsigned i = 0; i < sizeof engines / sizeof *engines; i++)
+		if (!strcmp(engines[i]->name, name))
+			return engines[i];
+	return NULL;
+}
+
+static void set_irq(void *opaque, unsigned irq, bool level)
+{
+	struct vm *vm = opaque;
+	vm->engine->irq_line(vm, irq, level);
+}
+
+static void interrupt_ready(void *opaque) { vm_kick(opaque); }
+static void guest_exit(void *opaque, uint32_t code)
+{
+	struct vm *vm = opaque;
+
+	if (vm->stopping)
+		return;
+	vm->guest_code = code;
+	if (code)
+		vm_stop(vm, HV_GUEST_FAILED, "the guest ended itself with exit code %u", code);
+	else
+		vm_stop(vm, HV_OK, "%s", "");
+}
+static void guest_reset(void *opaque) { vm_stop(opaque, HV_OK, "the guest reset the machine"); }
+static void guest_poweroff(void *opaque) { vm_stop(opaque, HV_OK, "the guest powered the machine off"); }
+static void console_quit(void *opaque) { vm_stop(opaque, HV_OK, "left with Ctrl-A x"); }
+
+int vm_create_devices(struct vm *vm)
+{
+	struct irq_line uart_irq = { set_irq, vm, 4 }, pit_irq = { set_irq, vm, 0 };
+	struct bus *pio = &vm->pio;
+	int err = 0;
+
+	bus_init(pio, "port");
+	bus_init(&vm->mmio, "address");
+	vm->con.quit = console_quit;
+	vm->con.quit_opaque = vm;
+	uart_init(&vm->uart, uart_irq, &vm->con);
+	cmos_init(&vm->cmos, vm->mem.size);
+	debugdev_init(&vm->debug, &vm->con, guest_exit, vm);
+	vm->reset_port = (struct reset_port){ guest_reset, vm };
+	vm->acpi = (struct acpi_pm){ .poweroff = guest_poweroff, .opaque = vm };
+	err |= bus_add(pio, 0x3f8, 8, &uart_ops, &vm->uart);
+	err |= bus_add(pio, 0x70, 2, &cmos_ops, &vm->cmos);
+	err |= bus_add(pio, 0xe9, 1, &debugcon_ops, &vm->debug);
+	err |= bus_add(pio, 0xf4, 4, &debugexit_ops, &vm->debug);
+	err |= bus_add(pio, 0x64, 1, &reset_port_ops, &vm->reset_port);
+	err |= bus_add(pio, ACPI_PM1A_EVT, ACPI_PM_LEN, &acpi_pm_ops, &vm->acpi);
+	if (!vm->engine->has_pic) {
+		pic_init(&vm->pic, interrupt_ready, vm);
+		err |= bus_add(pio, 0x20, 2, &pic_master_ops, &vm->pic);
+		err |= bus_add(pio, 0xa0, 2, &pic_slave_ops, &vm->pic);
+		err |= bus_add(pio, 0x4d0, 2, &pic_elcr_ops, &vm->pic);
+	}
+	if (!vm->engine->has_pit) {
+		pit_init(&vm->pit, &vm->loop, pit_irq);
+		err |= bus_add(pio, 0x40, 4, &pit_ops, &vm->pit);
+		err |= bus_add(pio, 0x61, 1, &port61_ops, &vm->pit);
+	}
+	return err ? -EINVAL : 0;
+}

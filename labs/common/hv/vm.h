@@ -1,0 +1,89 @@
+/*
+ * One virtual machine: memory, buses, devices, one vCPU, the engine that runs it, and how it ended.
+ */
+#ifndef HV_VM_H
+#define HV_VM_H
+
+#include "bus.h"
+#include "console.h"
+#include "devices.h"
+#include "loop.h"
+#include "mem.h"
+#include "trace.h"
+#include "vcpu.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct engine_ops;
+struct gdbstub;
+
+/* Exit statuses of the hv program. */
+enum {
+	HV_OK = 0,           /* the guest ended itself with exit code 0, powered off, or the user left with Ctrl-A x */
+	HV_GUEST_FAILED = 1, /* the guest ended itself with another exit code; it is named on stderr */
+	HV_USAGE = 2,        /* wrong flag, or a file that cannot be used */
+	HV_HOST = 3,         /* this machine lacks what was asked for */
+	HV_STOPPED = 4,      /* the guest did something that cannot go on (triple fault, ...); the reason is on stderr */
+	HV_TODO = 5,         /* a lab step that is not written yet was reached; its number and hint are on stderr */
+	HV_TIMEOUT = 124,    /* --timeout */
+	HV_INTERRUPTED = 130 /* Ctrl-C / SIGTERM */
+};
+
+struct vm_options {
+	const char *engine;
+	uint64_t mem_size;
+	const char *image, *initrd, *append;
+	double timeout; /* seconds, 0 = none */
+	bool trace_exits, stats_json;
+	int gdb_port; /* -1 = none */
+	bool mirror_if; /* trap engine: the machine's RFLAGS.IF follows the virtual one, so that pushf tells the truth */
+};
+
+struct vm {
+	struct vm_options opt;
+	struct guest_mem mem;
+	struct bus pio, mmio;
+	struct loop loop;
+	struct console con;
+	pthread_mutex_t lock; /* held whenever a device, the bus or an interrupt controller is touched; recursive */
+	pthread_cond_t wake;  /* a halted vCPU waits here */
+	pthread_t vcpu_thread;
+	bool vcpu_running; /* vcpu_thread is valid and may be signalled */
+
+	struct uart uart;
+	struct pic pic;
+	struct pit pit;
+	struct cmos cmos;
+	struct debugdev debug;
+	struct reset_port reset_port;
+	struct acpi_pm acpi;
+
+	struct vcpu vcpu;
+	const struct engine_ops *engine;
+	void *engine_state;
+	struct gdbstub *gdb; /* NULL without --gdb */
+	struct trace trace;
+
+	/* How it ended. Set once, by the first vm_stop(). */
+	volatile int stopping;
+	volatile bool kicked; /* since the vCPU last looked up */
+	int status;
+	uint32_t guest_code; /* with HV_GUEST_FAILED */
+	char reason[512];
+};
+
+/*
+ * Ends the VM with a status and one sentence (printf style; may be empty for HV_OK). The first call counts. Callable from
+ * any thread, lock held or not. Returns -ECANCELED, so that `return vm_stop(...)` unwinds a call chain.
+ */
+int vm_stop(struct vm *vm, int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* Makes the vCPU leave KVM_RUN or HLT soon, so that it looks at interrupts, the debugger and vm->stopping. */
+void vm_kick(struct vm *vm);
+
+/* A lab step that the student has not written. Stops the VM with HV_TODO, naming the step and its hint; -ECANCELED. */
+int vm_todo(struct vm *vm, const char *step, const char *hint);
+
+#endif

@@ -1,0 +1,188 @@
+#include "vm_life.h"
+#include "engine.h"
+#include "gdbstub.h"
+#include "loader.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+/* How long a stopped VM may take to leave the lab's code before the program is ended from outside. */
+#define GRACE_NS 2000000000ull
+
+static void on_kick(int sig) { (void)sig; }
+
+/* A bug in hv or in a lab file: leave the terminal usable, then die of the signal as usual. */
+static void on_crash(int sig)
+{
+	static const char text[] = "\nhv: crashed in its own code, not in the guest; run it under gdb: gdb --args hv run ...\n";
+	console_restore_terminal();
+	if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
+		_exit(128 + sig);
+	raise(sig); /* SA_RESETHAND: the default action now */
+}
+
+static void install_handlers(void)
+{
+	static const int crashes[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
+	struct sigaction kick = { .sa_handler = on_kick }, crash = { .sa_handler = on_crash, .sa_flags = SA_RESETHAND | SA_NODEFER };
+
+	sigaction(VM_KICK_SIGNAL, &kick, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	for (unsigned i = 0; i < sizeof crashes / sizeof *crashes; i++)
+		sigaction(crashes[i], &crash, NULL);
+}
+
+static void report(struct vm *vm)
+{
+	if (vm->reason[0])
+		fprintf(stderr, "hv: %s\n", vm->reason);
+	bus_report_unclaimed(&vm->pio, stderr);
+	bus_report_unclaimed(&vm->mmio, stderr);
+	if (vm->opt.stats_json)
+		trace_json(vm, stderr);
+	fflush(stderr);
+}
+
+/* The events that end a VM from outside. */
+struct ending {
+	struct vm *vm;
+	int signal_fd;
+	struct loop_timer timeout, grace;
+};
+
+static void on_signal(void *opaque, short revents)
+{
+	struct ending *end = opaque;
+	struct signalfd_siginfo si;
+
+	(void)revents;
+	if (read(end->signal_fd, &si, sizeof si) != sizeof si)
+		return;
+	vm_stop(end->vm, HV_INTERRUPTED, "interrupted by %s",
+		si.ssi_signo == SIGINT ? "Ctrl-C" : si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGHUP");
+	loop_timer_set(&end->vm->loop, &end->grace, clock_ns() + GRACE_NS);
+}
+
+static void on_timeout(void *opaque)
+{
+	struct ending *end = opaque;
+
+	vm_stop(end->vm, HV_TIMEOUT, "the guest was still running after %g seconds (%llu exits so far)", end->vm->opt.timeout,
+		(unsigned long long)end->vm->trace.total);
+	loop_timer_set(&end->vm->loop, &end->grace, clock_ns() + GRACE_NS);
+}
+
+/* The vCPU thread did not come back although the VM is stopped: it loops in hv's or the lab's code. */
+static void on_grace(void *opaque)
+{
+	struct ending *end = opaque;
+
+	console_restore_terminal();
+	fprintf(stderr, "hv: the code that handles an exit did not return\n");
+	report(end->vm);
+	_exit(end->vm->status);
+}
+
+static int watch_ending(struct ending *end, sigset_t *old)
+{
+	struct vm *vm = end->vm;
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, old);
+	end->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	end->timeout = (struct loop_timer){ .fn = on_timeout, .opaque = end };
+	end->grace = (struct loop_timer){ .fn = on_grace, .opaque = end };
+	if (vm->opt.timeout > 0)
+		loop_timer_set(&vm->loop, &end->timeout, clock_ns() + (uint64_t)(vm->opt.timeout * 1e9));
+	return end->signal_fd < 0 ? -errno : loop_fd_add(&vm->loop, end->signal_fd, POLLIN, on_signal, end);
+}
+
+static void init(struct vm *vm)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
+	pthread_mutex_init(&vm->lock, &attr);
+	pthread_mutexattr_destroy(&attr);
+	pthread_cond_init(&vm->wake, NULL);
+	trace_init(&vm->trace, vm->opt.trace_exits, stderr);
+	vm->vcpu.vm = vm;
+	vm->engine = engine_find(vm->opt.engine);
+}
+
+/* Memory, image, devices, engine. 0, or negative with the VM stopped. */
+static int set_up(struct vm *vm)
+{
+	struct boot_request req = { vm->opt.image, vm->opt.initrd, vm->opt.append };
+	struct boot_state boot = { 0 };
+	char err[400] = "";
+
+	if (guest_mem_create(&vm->mem, vm->opt.mem_size))
+		return vm_stop(vm, HV_HOST, "the host cannot provide %llu MiB of memory for the guest",
+			       (unsigned long long)(vm->opt.mem_size / MiB));
+	if (boot_load(&vm->mem, &req, &boot, err, sizeof err))
+		return vm_stop(vm, HV_USAGE, "%s", err);
+	if (vm_create_devices(vm))
+		return vm_stop(vm, HV_STOPPED, "two devices claim the same port: a bug in hv");
+	if (vm->engine->create(vm, &boot))
+		return vm->stopping ? -ECANCELED : vm_stop(vm, HV_HOST, "the %s engine could not start", vm->engine->name);
+	if (vm->opt.gdb_port >= 0 && gdbstub_create(vm, vm->opt.gdb_port))
+		return -ECANCELED;
+	return 0;
+}
+
+static void run(struct vm *vm)
+{
+	if (vm->gdb && !gdbstub_serve(vm, true))
+		return;
+	while (vm->engine->run(vm) == RUN_DEBUG)
+		if (!vm->gdb || !gdbstub_serve(vm, false))
+			return;
+}
+
+int vm_main(struct vm *vm)
+{
+	struct ending end = { .vm = vm, .signal_fd = -1 };
+	sigset_t old;
+
+	init(vm);
+	if (loop_init(&vm->loop, &vm->lock)) {
+		fprintf(stderr, "hv: the host has no event descriptor left\n");
+		return HV_HOST;
+	}
+	install_handlers();
+	if (watch_ending(&end, &old))
+		vm_stop(vm, HV_HOST, "the host has no signal descriptor left");
+	else if (!set_up(vm)) {
+		vm->vcpu_thread = pthread_self();
+		vm->vcpu_running = true;
+		if (console_start(&vm->con, &vm->loop, STDIN_FILENO, STDOUT_FILENO) || loop_start(&vm->loop))
+			vm_stop(vm, HV_HOST, "the console or the event loop could not be started");
+		else
+			run(vm);
+		pthread_mutex_lock(&vm->lock);
+		vm->vcpu_running = false;
+		loop_timer_set(&vm->loop, &end.grace, 0);
+		pthread_mutex_unlock(&vm->lock);
+		loop_stop(&vm->loop);
+		console_stop(&vm->con);
+	}
+	report(vm);
+	gdbstub_destroy(vm);
+	vm->engine->destroy(vm);
+	guest_mem_destroy(&vm->mem);
+	loop_destroy(&vm->loop);
+	if (end.signal_fd >= 0)
+		close(end.signal_fd);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return vm->status;
+}

@@ -1,0 +1,319 @@
+/*
+ * Lab 1, checkpoints 1.11 to 1.16 and 1.18: exceptions and interrupts, through the guest's own tables.
+ *
+ * The machine's IDT belongs to the monitor; the guest's exists only in its memory. So what the CPU does when an event arrives
+ * (find the gate, check it, switch stacks, push a frame, jump) is done here, step by step, and so is iretq, its reverse.
+ *
+ * Reading: Intel SDM vol. 3, chapter 6, above all 6.12 to 6.15; vol. 2, INT n and IRET.
+ */
+#include "lab1.h"
+
+// SOLUTION 1.11
+/* A gate of the IDT in 64-bit mode (SDM vol. 3, figure 6-8). */
+struct gate {
+	uint64_t lo, hi;
+};
+static unsigned gate_type(const struct gate *g) { return g->lo >> 40 & 0x1f; } /* S bit included */
+static unsigned gate_dpl(const struct gate *g) { return g->lo >> 45 & 3; }
+static bool gate_present(const struct gate *g) { return g->lo >> 47 & 1; }
+static unsigned gate_ist(const struct gate *g) { return g->lo >> 32 & 7; }
+static uint16_t gate_selector(const struct gate *g) { return (uint16_t)(g->lo >> 16); }
+static uint64_t gate_target(const struct gate *g)
+{
+	return (g->lo & 0xffff) | (g->lo >> 32 & 0xffff0000) | g->hi << 32;
+}
+#define GATE_INTERRUPT 0xe
+#define GATE_TRAP 0xf
+
+/* The EXT bit of an error code: the fault came up while something from outside the program was delivered. (SDM vol. 3, 6.13) */
+static uint32_t ext_bit(const struct event *e) { return e->kind == EVENT_SOFTWARE ? 0 : 1; }
+#define ERROR_IDT 2
+
+/* A fault leaves RF set in the saved flags, so that an instruction breakpoint does not strike again (SDM vol. 3, 17.3.1.1). */
+static bool is_fault(const struct event *e)
+{
+	return e->kind == EVENT_EXCEPTION && e->vector != VEC_DB && e->vector != VEC_BP && e->vector != VEC_OF &&
+	       e->vector != VEC_NMI && e->vector != VEC_DF;
+}
+// END
+
+// SOLUTION 1.11
+/* The stack that the handler runs on, before anything is pushed. false: an exception is queued. (SDM vol. 3, 6.14.2, 6.14.5) */
+static bool handler_stack(struct vcpu *v, const struct event *e, const struct gate *g, unsigned new_cpl, uint64_t *rsp)
+{
+	*rsp = v->gpr[RSP];
+	// END
+	// SOLUTION 1.15
+	unsigned offset = gate_ist(g) ? 0x24 + 8 * (gate_ist(g) - 1) : 0;
+	// STARTER 1.15: which stack of the TSS's interrupt stack table does the gate ask for? Hint: SDM vol. 3, figure 7-11 has the offsets.
+	//	unsigned offset = 0;
+	//	if (gate_ist(g))
+	//		return lab_todo(v->vm, "1.15", "handler_stack() in deliver.c: a gate with an IST number switches to that stack of the TSS"), false;
+	// END
+	// SOLUTION 1.14
+	if (!offset && new_cpl < v->cpl)
+		offset = 4 + 8 * new_cpl;
+	// STARTER 1.14: a handler at a more privileged level runs on that level's stack from the TSS. Hint: RSP0 lies at offset 4.
+	//	if (new_cpl < v->cpl)
+	//		return lab_todo(v->vm, "1.14", "handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the guest's TSS"), false;
+	// END
+	// SOLUTION 1.11
+	if (offset) {
+		if (offset + 7 > v->tr.limit)
+			return raise_error(v, VEC_TS, (v->tr.selector & 0xfffc) | ext_bit(e));
+		if (!gva_read_system(v, v->tr.base + offset, rsp, 8))
+			return false;
+		if (!canonical(*rsp))
+			return raise_error(v, VEC_SS, ext_bit(e));
+	}
+	*rsp &= ~15ull; /* always aligned in 64-bit mode */
+	return true;
+}
+
+/* Delivers one event. true: the guest stands at the handler's first instruction. false: an exception is queued (or the VM is
+ * stopped) and nothing of the guest's registers has changed. */
+static bool try_deliver(struct vcpu *v, const struct event *e)
+{
+	unsigned ext = ext_bit(e), idt_error = e->vector * 8 + ERROR_IDT;
+	struct descriptor d;
+	struct gate g;
+	uint64_t rsp;
+
+	if (e->vector * 16 + 15u > v->idtr.limit)
+		return raise_error(v, VEC_GP, idt_error + ext);
+	if (!gva_read_system(v, v->idtr.base + e->vector * 16, &g, 16))
+		return false;
+	if (gate_type(&g) != GATE_INTERRUPT && gate_type(&g) != GATE_TRAP)
+		return raise_error(v, VEC_GP, idt_error + ext);
+	// END
+	// SOLUTION 1.13
+	if (e->kind == EVENT_SOFTWARE && gate_dpl(&g) < v->cpl) /* or a program could raise any exception by hand */
+		return raise_error(v, VEC_GP, idt_error);
+	// STARTER 1.13: may the program use this gate with `int n`? Hint: compare the gate's DPL with the CPL, for software events only.
+	//	if (e->kind == EVENT_SOFTWARE)
+	//		return lab_todo(v->vm, "1.13", "try_deliver() in deliver.c: check the gate's DPL for software interrupts"), false;
+	//	(void)gate_dpl;
+	// END
+	// SOLUTION 1.11
+	if (!gate_present(&g))
+		return raise_error(v, VEC_NP, idt_error + ext);
+
+	/* The code segment that the gate names. (SDM vol. 3, 6.12.1) */
+	uint16_t selector = gate_selector(&g) & 0xfffc;
+	if (!selector)
+		return raise_error(v, VEC_GP, ext);
+	if (!descriptor_read(v, selector, false, VEC_GP, &d)) {
+		v->event.error |= v->event.vector == VEC_GP ? ext : 0;
+		return false;
+	}
+	unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5;
+	if (!(attr & SEG_S) || !(attr & 8) || dpl > v->cpl || !(attr & SEG_L) || (attr & SEG_DB))
+		return raise_error(v, VEC_GP, selector | ext);
+	if (!(attr & SEG_P))
+		return raise_error(v, VEC_NP, selector | ext);
+	unsigned new_cpl = (attr & 4) ? v->cpl : dpl; /* a conforming segment keeps the level */
+
+	if (!handler_stack(v, e, &g, new_cpl, &rsp))
+		return false;
+	uint64_t frame[6] = { 0, v->rip, v->seg[CS].selector, v->rflags | (is_fault(e) ? FLAG_RF : 0), v->gpr[RSP], v->seg[SS].selector };
+	unsigned first = 1;
+	// END
+	// SOLUTION 1.12
+	if (e->has_error) {
+		frame[0] = e->error;
+		first = 0;
+	}
+	// STARTER 1.12: some exceptions push an error code below RIP. Hint: it is 8 bytes like everything else on the stack.
+	//	if (e->has_error)
+	//		return lab_todo(v->vm, "1.12", "try_deliver() in deliver.c: exceptions with an error code push it last"), false;
+	// END
+	// SOLUTION 1.11
+	unsigned size = (6 - first) * 8;
+	if (!gva_write_system(v, rsp - size, &frame[first], size))
+		return false;
+
+	/* From here on nothing can fail. */
+	if (new_cpl != v->cpl)
+		v->seg[SS] = (struct segment){ .selector = (uint16_t)new_cpl }; /* a null selector with the new level (6.14.4) */
+	segment_from_descriptor(&v->seg[CS], selector | new_cpl, &d);
+	v->cpl = new_cpl;
+	v->gpr[RSP] = rsp - size;
+	v->rip = gate_target(&g);
+	v->rflags &= ~(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | (gate_type(&g) == GATE_INTERRUPT ? FLAG_IF : 0));
+	v->shadow = false;
+	trap_special_changed(v);
+	return true;
+}
+// END
+
+// SOLUTION 1.16
+/* Exceptions that together make a double fault (SDM vol. 3, table 6-5). */
+static bool contributory(uint8_t vector)
+{
+	return vector == VEC_DE || (vector >= VEC_TS && vector <= VEC_GP);
+}
+
+static bool makes_double_fault(const struct event *first, const struct event *second)
+{
+	if (first->kind != EVENT_EXCEPTION)
+		return false;
+	if (first->vector == VEC_PF)
+		return second->vector == VEC_PF || contributory(second->vector);
+	return contributory(first->vector) && contributory(second->vector);
+}
+// END
+
+int deliver_event(struct vcpu *v)
+{
+	// SOLUTION 1.11
+	struct event e = v->event;
+
+	for (;;) {
+		v->event.pending = false;
+		if (try_deliver(v, &e))
+			return 0;
+		if (v->vm->stopping)
+			return -ECANCELED;
+		// END
+		// SOLUTION 1.16
+		if (e.kind == EVENT_EXCEPTION && e.vector == VEC_DF)
+			return vm_stop(v->vm, HV_STOPPED,
+				       "triple fault at rip 0x%llx: delivering the double fault (#DF) raised vector %u (error 0x%x); "
+				       "IDT base 0x%llx limit 0x%x, rsp 0x%llx",
+				       (unsigned long long)v->rip, v->event.vector, v->event.error, (unsigned long long)v->idtr.base,
+				       v->idtr.limit, (unsigned long long)v->gpr[RSP]);
+		if (makes_double_fault(&e, &v->event))
+			raise_error(v, VEC_DF, 0);
+		// STARTER 1.16: delivering this event raised another exception. Hint: SDM vol. 3, table 6-5; and what follows a failed #DF?
+		//		return lab_todo(v->vm, "1.16", "deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
+		// END
+		// SOLUTION 1.11
+		e = v->event;
+	}
+	// STARTER 1.11: deliver v->event through the guest's IDT: gate, stack, frame, jump. Hint: split it up: find the gate, find the stack, push.
+	//	return lab_todo(v->vm, "1.11", "deliver_event() in deliver.c: push a frame on the guest's stack and jump to its handler");
+	// END
+}
+
+bool interrupt_window_open(const struct vcpu *v)
+{
+	// SOLUTION 1.18
+	return (v->rflags & FLAG_IF) && !v->shadow;
+	// STARTER 1.18: would the guest take an interrupt now? Hint: two things can forbid it.
+	//	lab_todo(v->vm, "1.18", "interrupt_window_open() in deliver.c: when does the guest take an interrupt?");
+	//	return false;
+	// END
+}
+
+enum emu emulate_int(struct vcpu *v, const struct insn *insn)
+{
+	// SOLUTION 1.13
+	struct event e = { .pending = true, .kind = EVENT_SOFTWARE };
+
+	switch (insn->op) {
+	case INSN_INT3:
+		e.vector = VEC_BP;
+		break;
+	case INSN_INT1: /* an exception that needs no privilege (SDM vol. 2, INT1) */
+		e.vector = VEC_DB;
+		e.kind = EVENT_EXCEPTION;
+		break;
+	default:
+		e.vector = (uint8_t)insn->src.imm;
+	}
+	/* The frame holds the address behind the instruction, but if delivery faults the instruction has not happened: the
+	 * fault's frame must point at it. */
+	uint64_t here = v->rip;
+	v->rip += insn->len;
+	v->event = e;
+	if (try_deliver(v, &e)) {
+		v->event.pending = false;
+		return EMU_JUMPED;
+	}
+	v->rip = here;
+	return v->vm->stopping ? EMU_STOP : EMU_RAISED;
+	// STARTER 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the instruction's address or
+	// the next one's? And which of the two when the gate refuses?
+	//	(void)insn;
+	//	return lab_todo(v->vm, "1.13", "emulate_int() in deliver.c: int n and int3 are delivered with rip behind the instruction");
+	// END
+}
+
+enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
+{
+	// SOLUTION 1.11
+	uint64_t f[5], rsp = v->gpr[RSP]; /* rip, cs, rflags, rsp, ss: always all five in 64-bit mode */
+	struct descriptor d;
+
+	if (insn->opsize != 8)
+		return vm_stop(v->vm, HV_STOPPED, "iret with a 16- or 32-bit frame at rip 0x%llx: the trap engine runs 64-bit code only",
+			       (unsigned long long)v->rip);
+	if (v->rflags & FLAG_NT) { /* task returns do not exist in 64-bit mode */
+		raise_error(v, VEC_GP, 0);
+		return EMU_RAISED;
+	}
+	if (!gva_read(v, rsp, f, sizeof f))
+		return EMU_RAISED;
+	uint16_t cs = (uint16_t)f[1], ss = (uint16_t)f[4];
+	unsigned cpl = cs & 3;
+	if (!(cs & 0xfffc)) {
+		raise_error(v, VEC_GP, 0);
+		return EMU_RAISED;
+	}
+	if (!descriptor_read(v, cs, false, VEC_GP, &d))
+		return EMU_RAISED;
+	unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5;
+	if (!(attr & SEG_S) || !(attr & 8) || cpl < v->cpl || ((attr & 4) ? dpl > cpl : dpl != cpl)) {
+		raise_error(v, VEC_GP, cs & 0xfffc);
+		return EMU_RAISED;
+	}
+	if (!(attr & SEG_P)) {
+		raise_error(v, VEC_NP, cs & 0xfffc);
+		return EMU_RAISED;
+	}
+	if (!(attr & SEG_L))
+		return vm_stop(v->vm, HV_STOPPED, "iretq to 32-bit code (selector 0x%x): the trap engine runs 64-bit code only", cs);
+	if (!canonical(f[0])) {
+		raise_error(v, VEC_GP, 0);
+		return EMU_RAISED;
+	}
+	// END
+	// SOLUTION 1.14
+	unsigned old_cpl = v->cpl;
+	bool shadow = v->shadow;
+	v->cpl = cpl; /* SS is checked as the new level would load it */
+	if (!load_data_segment(v, SS, ss)) {
+		v->cpl = old_cpl;
+		return EMU_RAISED;
+	}
+	v->shadow = shadow; /* unlike a mov to SS, iretq casts none */
+	/* What a program may not change with it: IOPL unless at CPL 0, IF unless CPL <= IOPL (SDM vol. 2, IRET). */
+	uint64_t mask = FLAGS_DEFINED & ~(FLAG_VM | FLAG_VIF | FLAG_VIP | FLAG_IOPL | FLAG_IF);
+	if (!old_cpl)
+		mask |= FLAG_IOPL | FLAG_VIF | FLAG_VIP;
+	if (old_cpl <= (v->rflags & FLAG_IOPL) >> 12)
+		mask |= FLAG_IF;
+	if (cpl > old_cpl) /* what the more privileged level had in its segment registers is none of the outer one's business */
+		for (unsigned s = ES; s <= GS; s++)
+			if (s != CS && s != SS && (v->seg[s].attr & SEG_P) && (v->seg[s].attr & SEG_DPL) >> 5 < cpl &&
+			    (v->seg[s].attr & (SEG_S | 8 | 4)) != (SEG_S | 8 | 4))
+				v->seg[s] = (struct segment){ .base = v->seg[s].base };
+	// STARTER 1.14: iretq to another level checks and loads SS, and some flags stay. Hint: load_data_segment() checks with v->cpl.
+	//	(void)ss;
+	//	if (cpl != v->cpl)
+	//		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: return to an outer level: SS, RSP, CPL, protected flags");
+	//	uint64_t mask = FLAGS_DEFINED & ~(FLAG_VM | FLAG_VIF | FLAG_VIP);
+	// END
+	// SOLUTION 1.11
+	v->rflags = (v->rflags & ~mask) | (f[2] & mask) | FLAG_FIXED;
+	segment_from_descriptor(&v->seg[CS], cs, &d);
+	v->rip = f[0];
+	v->gpr[RSP] = f[3];
+	trap_special_changed(v);
+	trap_note(v, "to 0x%llx at CPL %u", (unsigned long long)v->rip, v->cpl);
+	return EMU_JUMPED;
+	// STARTER 1.11: undo what delivery did. Hint: in 64-bit mode iretq always pops five values.
+	//	(void)insn;
+	//	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
+	// END
+}
