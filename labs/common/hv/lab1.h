@@ -71,7 +71,7 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn);
 /* int n, int3, int1. */
 enum emu emulate_int(struct vcpu *v, const struct insn *insn);
 
-/* --- cpuid.c ------------------------------------------------------------------------------------------------------- */
+/* --- sensitive.c --------------------------------------------------------------------------------------------------- */
 
 struct cpuid_result {
 	uint32_t eax, ebx, ecx, edx;
