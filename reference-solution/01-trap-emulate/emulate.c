@@ -45,7 +45,7 @@ int handle_trap(struct vcpu *v, uint8_t vector, uint32_t error)
 
 int emulate(struct vcpu *v, const struct insn *insn)
 {
-	trace_count(v->vm->trace.mnemonic, insn_mnemonic(insn));
+	trace_count(v->vm->trace.mnemonic, insn->mnemonic);
 	switch (dispatch(v, insn)) {
 	case EMU_STOP:
 		return -ECANCELED;

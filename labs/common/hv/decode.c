@@ -162,7 +162,7 @@ int insn_decode(const uint8_t *bytes, size_t avail, struct insn *insn)
 	memset(insn, 0, sizeof *insn);
 	insn->op = op_of(&z, ops);
 	insn->len = z.length;
-	insn->mnemonic = z.mnemonic;
+	insn->mnemonic = ZydisMnemonicGetString(z.mnemonic);
 	insn->opsize = z.operand_width / 8;
 	insn->addrsize = z.address_width / 8;
 	insn->rep = z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
@@ -208,9 +208,4 @@ void insn_text(const struct insn *insn, uint64_t rip, char *buf, size_t len)
 	pthread_once(&once, init);
 	if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, insn->bytes, insn->len, &z, ops)))
 		ZydisFormatterFormatInstruction(&formatter, &z, ops, z.operand_count_visible, buf, len, rip, NULL);
-}
-
-const char *insn_mnemonic(const struct insn *insn)
-{
-	return ZydisMnemonicGetString(insn->mnemonic);
 }

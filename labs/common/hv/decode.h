@@ -50,8 +50,8 @@ struct insn {
 	bool rep;          /* any of the repeat prefixes */
 	uint8_t sreg;      /* INSN_LOAD_FAR_POINTER: which segment register */
 	struct operand dst, src; /* as in the manuals: destination first. One operand only: dst and src are the same */
-	uint16_t mnemonic; /* Zydis's number; insn_mnemonic() */
 	uint8_t bytes[INSN_MAX];
+	const char *mnemonic; /* for counting; the string lives for ever */
 };
 
 /* Decodes 64-bit code at bytes. 0, -EINVAL (no instruction), -E2BIG (avail bytes are not enough). */
@@ -62,7 +62,5 @@ uint64_t operand_gva(struct vcpu *v, const struct insn *insn, const struct opera
 
 /* The instruction in AT&T syntax. Always terminated. */
 void insn_text(const struct insn *insn, uint64_t rip, char *buf, size_t len);
-/* Its mnemonic, for counting. The string lives for ever. */
-const char *insn_mnemonic(const struct insn *insn);
 
 #endif

@@ -79,14 +79,8 @@ static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, 
 {
 	struct vm *vm = v->vm;
 	struct trap_frame *f = monitor_frame(e->mon);
-	static const char *const names[] = {
-		"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "vector 9", "#TS", "#NP", "#SS", "#GP", "#PF",
-		"vector 15", "#MF", "#AC", "#MC", "#XM"
-	};
-	static char other[16];
-
-	snprintf(other, sizeof other, "vector %u", vector);
-	e->what = vector < sizeof names / sizeof *names ? names[vector] : other;
+	e->what = vector_name(vector);
+	vm->trace.trap[vector]++;
 	if (f->cs != GUEST_CS)
 		return vm_stop(vm, HV_STOPPED,
 			       "the monitor itself faulted (%s at 0x%llx): the state hv resumed the guest with is impossible", e->what,
@@ -141,9 +135,11 @@ static void describe(struct vcpu *v, struct trap_engine *e)
 	uint8_t bytes[INSN_MAX];
 	uint64_t gpa;
 
+	if (!v->vm->trace.exits)
+		return;
 	e->text[0] = 0;
 	e->note[0] = 0;
-	if (!v->vm->trace.exits || gva_translate(v, v->rip, &gpa))
+	if (gva_translate(v, v->rip, &gpa))
 		return;
 	unsigned n = INSN_MAX;
 	while (n && guest_read(&v->vm->mem, gpa, bytes, n))
@@ -156,7 +152,6 @@ static int handle_io(struct vcpu *v, struct trap_engine *e, const struct machine
 {
 	struct vm *vm = v->vm;
 	uint64_t at = e->m.run->s.regs.regs.rip;
-	char kind[TRACE_NAME];
 	int err;
 
 	if (at < MONITOR_GVA || !x->write || x->size != 1)
@@ -165,22 +160,22 @@ static int handle_io(struct vcpu *v, struct trap_engine *e, const struct machine
 	e->under_way = false;
 	if (x->addr == MON_PORT_SYSCALL) {
 		trap_leave_by_syscall(v, e);
+		trace_count(vm->trace.kind, "syscall");
 		e->what = "syscall";
 		e->rip = v->rip;
 		describe(v, e);
-		snprintf(kind, sizeof kind, "syscall");
 		v->shadow = false;
 		err = handle_syscall(v);
 	} else {
 		v->rip = monitor_frame(e->mon)->rip;
 		describe(v, e);
 		err = handle_vector(v, e, (uint8_t)x->addr, debugger);
-		snprintf(kind, sizeof kind, "trap %s", e->what);
 	}
-	trace_count(vm->trace.kind, kind);
-	if (v->event.pending && !e->note[0])
-		trap_note(v, "raises vector %u", v->event.vector);
-	trace_exit(vm, kind, e->rip, e->text, "%s", e->note);
+	if (vm->trace.exits) {
+		if (v->event.pending && !e->note[0])
+			trap_note(v, "raises %s", vector_name(v->event.vector));
+		trace_exit(vm, e->what, e->rip, e->text, "%s", e->note);
+	}
 	return err;
 }
 
@@ -224,10 +219,8 @@ static int before_entry(struct vcpu *v, struct trap_engine *e)
 	if (deliver_pending(v))
 		return -ECANCELED;
 	e->step = e->debug_step;
-	pthread_mutex_lock(&vm->lock);
-	bool pending = pic_pending(&vm->pic);
-	pthread_mutex_unlock(&vm->lock);
-	if (!pending)
+	/* Looked at without the lock: an interrupt that comes up at this moment also kicks, and is seen the next time round. */
+	if (!pic_pending(&vm->pic))
 		return 0;
 	if (interrupt_window_open(v)) {
 		pthread_mutex_lock(&vm->lock);

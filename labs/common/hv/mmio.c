@@ -50,7 +50,7 @@ int mmio_emulate(struct vcpu *v)
 
 	if (!insn_fetch(v, &insn))
 		return v->vm->stopping ? -ECANCELED : 0;
-	trace_count(v->vm->trace.mnemonic, insn_mnemonic(&insn));
+	trace_count(v->vm->trace.mnemonic, insn.mnemonic);
 	switch (insn.op) {
 	case INSN_MOV:
 		if (!operand_read(v, &insn, &insn.src, insn.opsize, &value) || !operand_write(v, &insn, &insn.dst, insn.opsize, value))

@@ -4,40 +4,51 @@
 
 #include <stdarg.h>
 #include <string.h>
+#include <x86intrin.h>
 
 void trace_init(struct trace *t, bool exits, FILE *out)
 {
 	memset(t, 0, sizeof *t);
 	t->exits = exits;
 	t->out = out;
-	t->mark_ns = clock_ns();
+	t->start_ns = clock_ns();
+	t->start_ticks = t->mark_ticks = __rdtsc();
 }
 
 void trace_count(struct trace_count *table, const char *name)
 {
 	for (unsigned i = 0; i < TRACE_KINDS; i++) {
 		struct trace_count *c = &table[i];
-		if (!c->name[0]) /* the last free slot collects the rest */
-			snprintf(c->name, sizeof c->name, "%s", i == TRACE_KINDS - 1 ? "other" : name);
-		else if (strcmp(c->name, name) && i < TRACE_KINDS - 1)
-			continue;
-		c->count++;
-		return;
+		if (!c->name)
+			c->name = i == TRACE_KINDS - 1 ? "other" : name;
+		if (c->name == name || i == TRACE_KINDS - 1 || !strcmp(c->name, name)) {
+			c->count++;
+			return;
+		}
 	}
+}
+
+const char *vector_name(uint8_t vector)
+{
+	static const char *const names[] = {
+		"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "vector 9", "#TS", "#NP", "#SS", "#GP", "#PF",
+		"vector 15", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP"
+	};
+	return vector < sizeof names / sizeof *names ? names[vector] : "vector above 21";
 }
 
 void trace_enter_guest(struct trace *t)
 {
-	uint64_t now = clock_ns();
-	t->hv_ns += now - t->mark_ns;
-	t->mark_ns = now;
+	uint64_t now = __rdtsc();
+	t->hv_ticks += now - t->mark_ticks;
+	t->mark_ticks = now;
 }
 
 void trace_leave_guest(struct trace *t)
 {
-	uint64_t now = clock_ns();
-	t->guest_ns += now - t->mark_ns;
-	t->mark_ns = now;
+	uint64_t now = __rdtsc();
+	t->guest_ticks += now - t->mark_ticks;
+	t->mark_ticks = now;
 	t->total++;
 }
 
@@ -76,16 +87,29 @@ static void json_string(FILE *out, const char *s)
 	fputc('"', out);
 }
 
-static void json_counts(FILE *out, const char *key, const struct trace_count *table)
+/* "name":count, without the braces around the list. Returns whether a comma must precede what follows. */
+static bool json_counts(FILE *out, const struct trace_count *table, bool comma)
 {
-	fprintf(out, ",\"%s\":{", key);
-	for (unsigned i = 0; i < TRACE_KINDS && table[i].name[0]; i++) {
-		if (i)
+	for (unsigned i = 0; i < TRACE_KINDS && table[i].name; i++) {
+		if (comma)
 			fputc(',', out);
 		json_string(out, table[i].name);
 		fprintf(out, ":%llu", (unsigned long long)table[i].count);
+		comma = true;
 	}
-	fputc('}', out);
+	return comma;
+}
+
+static bool json_traps(FILE *out, const struct trace *t)
+{
+	bool comma = false;
+	for (unsigned i = 0; i < 256; i++) {
+		if (!t->trap[i])
+			continue;
+		fprintf(out, "%s\"trap %s\":%llu", comma ? "," : "", vector_name((uint8_t)i), (unsigned long long)t->trap[i]);
+		comma = true;
+	}
+	return comma;
 }
 
 static bool json_unclaimed(FILE *out, const struct bus *bus, bool first)
@@ -106,9 +130,11 @@ void trace_json(struct vm *vm, FILE *out)
 	fprintf(out, "{\"engine\":\"%s\",\"status\":%d,\"reason\":", vm->engine->name, vm->status);
 	json_string(out, vm->reason);
 	fprintf(out, ",\"guest_code\":%u,\"exits\":%llu", vm->guest_code, (unsigned long long)t->total);
-	json_counts(out, "by_kind", t->kind);
-	json_counts(out, "emulated", t->mnemonic);
-	fputs(",\"delivered\":{", out);
+	fputs(",\"by_kind\":{", out);
+	json_counts(out, t->kind, json_traps(out, t));
+	fputs("},\"emulated\":{", out);
+	json_counts(out, t->mnemonic, false);
+	fputs("},\"delivered\":{", out);
 	bool first = true;
 	for (unsigned i = 0; i < 256; i++) {
 		if (!t->delivered[i])
@@ -123,5 +149,7 @@ void trace_json(struct vm *vm, FILE *out)
 	fputs(",\"unclaimed\":[", out);
 	first = json_unclaimed(out, &vm->pio, true);
 	json_unclaimed(out, &vm->mmio, first);
-	fprintf(out, "],\"guest_ms\":%.3f,\"hv_ms\":%.3f}\n", (double)t->guest_ns / 1e6, (double)t->hv_ns / 1e6);
+	uint64_t ticks = __rdtsc() - t->start_ticks;
+	double ms = ticks ? (double)(clock_ns() - t->start_ns) / 1e6 / (double)ticks : 0;
+	fprintf(out, "],\"guest_ms\":%.3f,\"hv_ms\":%.3f}\n", (double)t->guest_ticks * ms, (double)t->hv_ticks * ms);
 }

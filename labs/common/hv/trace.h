@@ -11,10 +11,9 @@
 struct vm;
 
 #define TRACE_KINDS 64
-#define TRACE_NAME 24
 
 struct trace_count {
-	char name[TRACE_NAME];
+	const char *name; /* NULL = free slot */
 	uint64_t count;
 };
 
@@ -22,10 +21,13 @@ struct trace {
 	bool exits; /* --trace exits */
 	FILE *out;  /* stderr */
 	uint64_t total;
-	struct trace_count kind[TRACE_KINDS];     /* exits by kind: "trap #GP", "io out", "interrupted", ... */
+	struct trace_count kind[TRACE_KINDS];     /* exits by kind: "io out", "interrupted", ... */
+	uint64_t trap[256];                       /* traps by vector: the trap engine's exits */
 	struct trace_count mnemonic[TRACE_KINDS]; /* emulated instructions by mnemonic */
 	uint64_t delivered[256];                  /* events delivered into the guest, by vector */
-	uint64_t guest_ns, hv_ns, mark_ns;        /* host time inside KVM_RUN and outside it */
+	/* Host time inside KVM_RUN and outside it, in ticks of the time stamp counter: on some hosts reading a clock costs as much
+	 * as a trap. The scale is found at the end, from the clock at start_ns. */
+	uint64_t guest_ticks, hv_ticks, mark_ticks, start_ticks, start_ns;
 	struct {
 		bool seen;
 		uint8_t vector;
@@ -34,8 +36,11 @@ struct trace {
 };
 
 void trace_init(struct trace *t, bool exits, FILE *out);
-/* Counts one under a name in a table of TRACE_KINDS; the last slot collects what no longer fits as "other". */
+/* Counts one under a name in a table of TRACE_KINDS; the last slot collects what no longer fits as "other". The string is kept,
+ * not copied, and compared by its address first: this runs once or twice per trap. */
 void trace_count(struct trace_count *table, const char *name);
+/* The short name of an exception vector: "#GP". Static. */
+const char *vector_name(uint8_t vector);
 /* Bookkeeping of time: call right before and right after KVM_RUN. */
 void trace_enter_guest(struct trace *t);
 void trace_leave_guest(struct trace *t);

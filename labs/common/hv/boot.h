@@ -1,0 +1,48 @@
+/*
+ * What the loaders of all image formats share: boot data below 1 MiB, the memory map, the command line, the initrd.
+ * loader.h is the public side; only loader.c, elf.c, bzimage.c, start_info.c, boot.c and acpi.c include this.
+ *
+ * Errors of all loaders: -ENOEXEC the file is not something that hv can start (wrong kind, malformed, truncated),
+ * -ENOMEM it does not fit in guest memory, -E2BIG the command line is too long, or what open(2) and read(2) said.
+ */
+#ifndef HV_BOOT_H
+#define HV_BOOT_H
+
+#include "loader.h"
+
+/* Images begin here at the lowest: all that hv itself puts into guest memory for the start lies below. */
+#define BOOT_IMAGE_MIN (1 * MiB)
+
+/* The memory map as a PC's BIOS would tell it. Types as in ACPI 6.5 table 15.3 (e820 and PVH use the same numbers). */
+#define BOOT_MAP_ENTRIES 3
+enum { BOOT_MAP_RAM = 1, BOOT_MAP_RESERVED = 2 };
+struct boot_map_entry {
+	uint64_t gpa, len;
+	uint32_t type;
+};
+void boot_memory_map(const struct guest_mem *mem, struct boot_map_entry map[BOOT_MAP_ENTRIES]);
+
+/* Stores one sentence (printf style) in err and returns error. */
+int boot_fail(char *err, size_t errlen, int error, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+
+/* Zeroed boot data at a BOOT_* address. It always fits: a guest has at least MEM_MIN. */
+void *boot_area(const struct guest_mem *mem, uint64_t gpa, uint64_t len);
+
+/* Puts the command line (NULL: an empty one) at BOOT_CMDLINE. limit: longest one the image takes, without the final 0. */
+int boot_cmdline_write(struct guest_mem *mem, const char *append, size_t limit, char *err, size_t errlen);
+
+struct boot_initrd {
+	uint64_t gpa, len; /* len 0: there is none */
+};
+/*
+ * Reads the initrd that req names (nothing to do if it names none) and puts it as high as it goes, page aligned, outside
+ * [image_lo, image_hi) and with its last byte not above max_addr.
+ */
+int boot_initrd_load(struct guest_mem *mem, const struct boot_request *req, uint64_t image_lo, uint64_t image_hi,
+		     uint64_t max_addr, struct boot_initrd *initrd, char *err, size_t errlen);
+
+/* Writes struct hvm_start_info for an ELF guest, with command line and initrd; sets boot->rbx (start_info.c). */
+int start_info_write(struct guest_mem *mem, const struct boot_request *req, struct boot_state *boot, char *err,
+		     size_t errlen);
+
+#endif

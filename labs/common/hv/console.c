@@ -1,0 +1,209 @@
+#include "console.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CTRL_A 0x01
+/* Small enough that a pipe or terminal that reported POLLOUT takes it without blocking (PIPE_BUF is at least 512). */
+#define WRITE_CHUNK 512
+#define CANCEL_POLL_MS 200
+
+/* What a signal handler needs to restore the terminal. Plain copies: the handler may not follow pointers into a VM. */
+static volatile sig_atomic_t tty_fd = -1;
+static struct termios tty_saved;
+
+/* tcsetattr() from a job that has been moved to the background stops the caller by SIGTTOU unless that is blocked. */
+static int set_terminal(int fd, const struct termios *mode)
+{
+	sigset_t ttou, old;
+	sigemptyset(&ttou);
+	sigaddset(&ttou, SIGTTOU);
+	pthread_sigmask(SIG_BLOCK, &ttou, &old);
+	int r;
+	do
+		r = tcsetattr(fd, TCSANOW, mode);
+	while (r < 0 && errno == EINTR);
+	int err = r < 0 ? -errno : 0;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return err;
+}
+
+void console_restore_terminal(void)
+{
+	int fd = tty_fd, saved_errno = errno; /* the code that a signal interrupted may be about to look at errno */
+	if (fd >= 0)
+		set_terminal(fd, &tty_saved);
+	errno = saved_errno;
+}
+
+static int enter_raw_mode(struct console *con)
+{
+	if (tcgetattr(con->in_fd, &con->saved) < 0)
+		return -errno;
+	struct termios raw = con->saved;
+	/* Every key as it is typed, no signals, no echo, no flow control: the guest's own terminal driver does all that.
+	 * Output processing stays on, because what hv itself and small guests print ends in a bare newline. */
+	raw.c_iflag &= ~(tcflag_t)(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+	raw.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
+	raw.c_cflag = (raw.c_cflag & ~(tcflag_t)(CSIZE | PARENB)) | CS8;
+	raw.c_cc[VMIN] = 1;
+	raw.c_cc[VTIME] = 0;
+
+	/* In this order, so that a signal between the two finds what it has to restore. */
+	tty_saved = con->saved;
+	tty_fd = con->in_fd;
+	int err = set_terminal(con->in_fd, &raw);
+	if (err)
+		tty_fd = -1;
+	con->raw = !err;
+	return err;
+}
+
+static void leave_raw_mode(struct console *con)
+{
+	if (!con->raw)
+		return;
+	set_terminal(con->in_fd, &con->saved);
+	con->raw = false;
+	if (tty_fd == con->in_fd)
+		tty_fd = -1;
+}
+
+static void hand_over(struct console *con)
+{
+	if (!con->npending || !con->receive)
+		return;
+	size_t taken = con->receive(con->receive_opaque, con->pending, con->npending);
+	con->npending -= taken;
+	memmove(con->pending, con->pending + taken, con->npending);
+}
+
+/* Reading goes on while there is room for what is read, so that Ctrl-A x is seen although the guest takes no input. */
+static void update_events(struct console *con)
+{
+	if (!con->eof)
+		loop_fd_events(con->loop, con->in_fd, con->npending < sizeof(con->pending) ? POLLIN : 0);
+}
+
+/* What is left of typed bytes once the escapes are taken out; in place. */
+static size_t filter_escapes(struct console *con, uint8_t *data, size_t len)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < len; i++) {
+		uint8_t c = data[i];
+		if (!con->escape) {
+			if (c == CTRL_A)
+				con->escape = true;
+			else
+				data[kept++] = c;
+			continue;
+		}
+		con->escape = false;
+		if (c == CTRL_A || c == 'a')
+			data[kept++] = CTRL_A;
+		else if (c == 'x' && con->quit)
+			con->quit(con->quit_opaque);
+	}
+	return kept;
+}
+
+static void end_of_input(struct console *con)
+{
+	con->eof = true;
+	loop_fd_remove(con->loop, con->in_fd);
+}
+
+static void readable(void *opaque, short revents)
+{
+	struct console *con = opaque;
+
+	if (revents & POLLNVAL) { /* hv was started with its standard input closed */
+		end_of_input(con);
+		return;
+	}
+	/* The descriptor is not made non-blocking: the flag would belong to everybody who shares the terminal, and outlive
+	 * us. poll(2) has said that a read does not block. On POLLHUP too: it returns what is left, then 0. */
+	uint8_t *space = con->pending + con->npending;
+	ssize_t n = read(con->in_fd, space, sizeof(con->pending) - con->npending);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (n <= 0) { /* the end, or EIO: the terminal has gone */
+		end_of_input(con);
+		return;
+	}
+	con->npending += con->is_tty ? filter_escapes(con, space, (size_t)n) : (size_t)n;
+	hand_over(con);
+	update_events(con);
+}
+
+void console_kick(struct console *con)
+{
+	if (!con->npending)
+		return;
+	hand_over(con);
+	update_events(con);
+}
+
+int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd)
+{
+	con->loop = loop;
+	con->in_fd = in_fd;
+	con->out_fd = out_fd;
+	con->is_tty = isatty(in_fd);
+	con->raw = con->escape = con->eof = con->broken = false;
+	con->npending = 0;
+
+	/* A reader of our output that goes away (`hv run ... | head`) must not kill us with the terminal in raw mode. */
+	signal(SIGPIPE, SIG_IGN);
+
+	/* To read or change a terminal whose foreground job is another one stops the process (SIGTTIN, SIGTTOU). Commands
+	 * under timeout(1) are in that state too. -1: not our controlling terminal, so no job control on it. */
+	if (con->is_tty) {
+		pid_t foreground = tcgetpgrp(in_fd);
+		if (foreground >= 0 && foreground != getpgrp()) {
+			con->eof = true;
+			return 0;
+		}
+	}
+	int err = loop_fd_add(loop, in_fd, POLLIN, readable, con);
+	if (!err && con->is_tty) {
+		err = enter_raw_mode(con);
+		if (err)
+			end_of_input(con);
+	}
+	return err;
+}
+
+void console_stop(struct console *con)
+{
+	if (!con->loop)
+		return;
+	if (!con->eof)
+		end_of_input(con);
+	leave_raw_mode(con);
+}
+
+void console_write(struct console *con, const uint8_t *data, size_t len)
+{
+	while (len && !con->broken) {
+		/* Wait in poll(2) with a limit, not in write(2): a reader that stopped must not keep hv from ending. */
+		struct pollfd pfd = { .fd = con->out_fd, .events = POLLOUT };
+		int ready = poll(&pfd, 1, CANCEL_POLL_MS);
+		if (ready <= 0) {
+			if (con->cancel && *con->cancel)
+				return;
+			continue;
+		}
+		ssize_t n = write(con->out_fd, data, len < WRITE_CHUNK ? len : WRITE_CHUNK);
+		if (n >= 0) {
+			data += n;
+			len -= (size_t)n;
+		} else if (errno != EINTR && errno != EAGAIN) {
+			/* EPIPE, ENOSPC, EBADF, ...: the guest goes on as a machine does whose serial cable was pulled. */
+			con->broken = true;
+		}
+	}
+}

@@ -1,0 +1,153 @@
+/* ELF64 images (System V ABI, chapters 4 and 5): the PT_LOAD segments go to their physical addresses. */
+#include "boot.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <string.h>
+
+/* More than any sensible linker script makes; a bound keeps the overlap test from becoming slow on a hostile file. */
+#define ELF_SEGMENTS 64
+
+struct elf_segment {
+	unsigned index; /* of its program header: what readelf -l would number it */
+	const uint8_t *src;
+	uint8_t *dst;
+	uint64_t filesz, lo, hi;
+};
+
+int elf_probe(const uint8_t *image, size_t len)
+{
+	return len >= SELFMAG && !memcmp(image, ELFMAG, SELFMAG);
+}
+
+static const char *machine_name(unsigned machine)
+{
+	switch (machine) {
+	case EM_386: return "32-bit x86";
+	case EM_ARM: return "32-bit Arm";
+	case EM_AARCH64: return "AArch64";
+	case EM_RISCV: return "RISC-V";
+	case EM_PPC64: return "PowerPC";
+	case EM_S390: return "S/390";
+	default: return "unknown";
+	}
+}
+
+/* Is this an x86-64 program that needs no relocation, with a program header table inside the file? */
+static int check_header(const uint8_t *image, size_t len, Elf64_Ehdr *eh, char *err, size_t errlen)
+{
+	/* The class says how the rest of the header is laid out, so it is looked at first. */
+	if (len > EI_CLASS && image[EI_CLASS] == ELFCLASS32)
+		return boot_fail(err, errlen, -ENOEXEC, "this is a 32-bit ELF file (ELF32); a guest must be ELF64");
+	if (len < sizeof(*eh))
+		return boot_fail(err, errlen, -ENOEXEC, "the file is truncated: %zu bytes, and the ELF header alone has %zu",
+				 len, sizeof(*eh));
+	memcpy(eh, image, sizeof(*eh));
+	if (eh->e_ident[EI_CLASS] != ELFCLASS64)
+		return boot_fail(err, errlen, -ENOEXEC, "ELF class %u is not ELF64", eh->e_ident[EI_CLASS]);
+	if (eh->e_ident[EI_DATA] != ELFDATA2LSB)
+		return boot_fail(err, errlen, -ENOEXEC, "this is a big-endian ELF file; x86-64 is little-endian");
+	if (eh->e_machine != EM_X86_64)
+		return boot_fail(err, errlen, -ENOEXEC,
+				 "this ELF file is for another architecture (%s, machine %u), not x86-64",
+				 machine_name(eh->e_machine), eh->e_machine);
+	if (eh->e_type == ET_DYN)
+		return boot_fail(
+			err, errlen, -ENOEXEC,
+			"this ELF file is position independent, and nothing here relocates it; link it with -no-pie");
+	if (eh->e_type != ET_EXEC)
+		return boot_fail(err, errlen, -ENOEXEC, "this ELF file is not an executable (type %u)", eh->e_type);
+	if (eh->e_phnum && eh->e_phentsize != sizeof(Elf64_Phdr))
+		return boot_fail(err, errlen, -ENOEXEC, "program headers of %u bytes; ELF64 has %zu", eh->e_phentsize,
+				 sizeof(Elf64_Phdr));
+	/* The product of two 16-bit numbers fits; adding e_phoff might wrap, so it is compared by subtraction. */
+	if (eh->e_phoff > len || (uint64_t)eh->e_phnum * eh->e_phentsize > len - eh->e_phoff)
+		return boot_fail(err, errlen, -ENOEXEC, "the %u program headers lie outside the file", eh->e_phnum);
+	return 0;
+}
+
+/* One PT_LOAD header, checked against the file and guest memory. */
+static int check_segment(const struct guest_mem *mem, const uint8_t *image, size_t len, const Elf64_Phdr *ph, unsigned index,
+			 struct elf_segment *seg, char *err, size_t errlen)
+{
+	if (ph->p_filesz > ph->p_memsz)
+		return boot_fail(err, errlen, -ENOEXEC,
+				 "segment %u has more bytes in the file (0x%llx) than in memory (0x%llx)", index,
+				 (unsigned long long)ph->p_filesz, (unsigned long long)ph->p_memsz);
+	if (ph->p_offset > len || ph->p_filesz > len - ph->p_offset)
+		return boot_fail(err, errlen, -ENOEXEC, "the file is truncated: segment %u ends behind its end", index);
+	uint64_t lo = ph->p_paddr, hi;
+	if (__builtin_add_overflow(lo, ph->p_memsz, &hi))
+		return boot_fail(err, errlen, -ENOEXEC, "segment %u at 0x%llx wraps around the end of the address space",
+				 index, (unsigned long long)lo);
+	if (lo < BOOT_IMAGE_MIN)
+		return boot_fail(err, errlen, -ENOEXEC,
+				 "segment %u at 0x%llx lies below 1 MiB, where the boot data is; link it at 1 MiB or above",
+				 index, (unsigned long long)lo);
+	uint8_t *dst = guest_range(mem, lo, ph->p_memsz);
+	if (!dst)
+		return boot_fail(err, errlen, -ENOMEM, "segment %u at 0x%llx-0x%llx lies outside guest memory of %llu MiB",
+				 index, (unsigned long long)lo, (unsigned long long)hi,
+				 (unsigned long long)(mem->size / MiB));
+	*seg = (struct elf_segment){ index, image + ph->p_offset, dst, ph->p_filesz, lo, hi };
+	return 0;
+}
+
+/* Collects all segments that occupy memory. The number of them or -errno. */
+static int collect_segments(const struct guest_mem *mem, const uint8_t *image, size_t len, const Elf64_Ehdr *eh,
+			    struct elf_segment seg[ELF_SEGMENTS], char *err, size_t errlen)
+{
+	int n = 0;
+
+	for (unsigned i = 0; i < eh->e_phnum; i++) {
+		Elf64_Phdr ph;
+		memcpy(&ph, image + eh->e_phoff + i * sizeof(ph), sizeof(ph));
+		if (ph.p_type != PT_LOAD || !ph.p_memsz)
+			continue;
+		if (n == ELF_SEGMENTS)
+			return boot_fail(err, errlen, -ENOEXEC, "more than %d loadable segments", ELF_SEGMENTS);
+		int r = check_segment(mem, image, len, &ph, i, &seg[n], err, errlen);
+		if (r)
+			return r;
+		for (int k = 0; k < n; k++)
+			if (seg[n].lo < seg[k].hi && seg[k].lo < seg[n].hi)
+				return boot_fail(err, errlen, -ENOEXEC, "segments %u and %u overlap in memory", seg[k].index,
+						 i);
+		n++;
+	}
+	if (!n)
+		return boot_fail(err, errlen, -ENOEXEC, "there is no loadable segment (PT_LOAD) in this ELF file");
+	return n;
+}
+
+int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boot_state *boot, char *err, size_t errlen)
+{
+	Elf64_Ehdr eh;
+	int r = check_header(image, len, &eh, err, errlen);
+	if (r)
+		return r;
+	struct elf_segment seg[ELF_SEGMENTS];
+	int n = collect_segments(mem, image, len, &eh, seg, err, errlen);
+	if (n < 0)
+		return n;
+
+	/* p_paddr decides where a segment goes; e_entry must be such an address too, since paging begins one to one. */
+	uint64_t lo = UINT64_MAX, hi = 0;
+	int entry_inside = 0;
+	for (int i = 0; i < n; i++) {
+		lo = seg[i].lo < lo ? seg[i].lo : lo;
+		hi = seg[i].hi > hi ? seg[i].hi : hi;
+		entry_inside |= eh.e_entry >= seg[i].lo && eh.e_entry < seg[i].hi;
+	}
+	if (!entry_inside)
+		return boot_fail(err, errlen, -ENOEXEC, "the entry point 0x%llx lies outside all segments",
+				 (unsigned long long)eh.e_entry);
+
+	/* Nothing is written before everything has been checked. */
+	for (int i = 0; i < n; i++) {
+		memcpy(seg[i].dst, seg[i].src, seg[i].filesz);
+		memset(seg[i].dst + seg[i].filesz, 0, seg[i].hi - seg[i].lo - seg[i].filesz); /* .bss */
+	}
+	*boot = (struct boot_state){ .kind = "ELF64", .entry = eh.e_entry, .load_lo = lo, .load_hi = hi };
+	return 0;
+}
