@@ -1,0 +1,188 @@
+# Trapdoor: everything is reached from here. `make` alone lists the targets.
+#
+# Objects of the frame (labs/common/hv) are compiled once and shared by every hv: the reference solution's, the student's
+# and each one that the grader builds. SAN=1 keeps a second set of everything, with the address and undefined-behaviour
+# sanitizers, under build/san-*.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.SECONDARY:
+
+CC := gcc
+PYTHON := python3
+CPPCHECK := cppcheck
+LAB ?=
+
+LABS := 1
+DIR_1 := 01-trap-emulate
+
+WARN := -Wall -Wextra
+CFLAGS := -std=gnu17 -O2 -g $(WARN) -Ilabs/common/hv
+LDLIBS := -lZydis -pthread
+comma := ,
+SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+pre := build/$(if $(SAN),san-)
+
+# Which hv: LABFILES=DIR OUT=DIR (the grader's way), LAB=N (the student's files) or the reference solution.
+ifneq ($(LABFILES),)
+ifeq ($(OUT),)
+$(error LABFILES=$(LABFILES) also needs OUT=, the directory that the new hv is put into, for example OUT=build/mine)
+endif
+which := $(or $(LAB),1)
+src := $(LABFILES)
+out := $(OUT)
+else ifneq ($(LAB),)
+which := $(LAB)
+src := labs/$(DIR_$(which))
+out := $(pre)lab$(LAB)
+else
+which := 1
+src := reference-solution/$(DIR_1)
+out := $(pre)reference
+strict := -Werror
+endif
+ifeq ($(filter $(which),$(LABS)),)
+$(error There is no lab $(which). Labs: $(LABS))
+endif
+
+frame := $(patsubst labs/common/hv/%.c,$(pre)frame/%.o,$(wildcard labs/common/hv/*.c))
+# The starter files say which files a lab consists of.
+files := $(notdir $(wildcard $(if $(strict),$(src),labs/$(DIR_$(which)))/*.c))
+lab := $(patsubst %.c,$(out)/%.o,$(files))
+
+.DEFAULT_GOAL := help
+.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench starters unit lint clean
+
+help: ## this list
+	@echo 'Trapdoor: build a hypervisor, one lab at a time. Start with `make demo`. Targets:'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-9s %s\n' "$$t" "$$d"; done
+
+demo: setup ## a guided tour in under two minutes: three guests and the grader
+	@scripts/demo.sh
+
+test: setup ## every test there is; the last line is "N passed, M failed"
+	@$(PYTHON) scripts/test.py
+
+setup: ## install what is missing (Debian and Ubuntu: through apt)
+	@scripts/setup.sh
+
+# Said before a compiler says it less clearly.
+tools:
+	@scripts/setup.sh --check
+
+doctor: ## what works on this machine, and what to do about the rest
+	@$(PYTHON) scripts/doctor.py
+
+hv: tools $(out)/hv ## the hypervisor: the reference, or with LAB=1 yours; SAN=1 adds sanitizers
+
+testhost: tools ## download and unpack the kernel that the test host runs
+	@scripts/testhost.sh
+
+grade: tools ## check your work: make grade LAB=1
+	@./grader/grade $(or $(LAB),1)
+
+bench: tools ## cost of one trap, beside the cheapest possible one
+	@$(PYTHON) scripts/bench.py
+
+starters: ## write the starter files anew from the solved ones
+	@$(PYTHON) scripts/starters.py
+
+lint: ## static checks of all C and Python
+	@CPPCHECK=$(CPPCHECK) $(PYTHON) scripts/lint.py
+
+clean: ## remove build/
+	@rm -rf build
+
+FORCE:
+
+# --- hv ---------------------------------------------------------------------------------------------------------------
+
+$(pre)frame/%.o: labs/common/hv/%.c Makefile
+	@mkdir -p $(@D)
+	@echo "  CC   $<"
+	@$(CC) $(CFLAGS) -Werror $(SANFLAGS) -MMD -MP -c -o $@ $<
+
+# Only the files that the lab names are taken from the directory, whatever else lies there. A directory given by LABFILES
+# may be older than what OUT holds from another one, so times say nothing there and its files are always compiled.
+$(lab): $(out)/%.o: $(src)/%.c Makefile $(if $(LABFILES),FORCE)
+	@mkdir -p $(@D)
+	@echo "  CC   $<"
+	@$(CC) $(CFLAGS) $(strict) $(SANFLAGS) -MMD -MP -c -o $@ $<
+
+$(addprefix $(src)/,$(files)):
+	@echo "$@ is missing: lab $(which) consists of $(files)." >&2; exit 1
+
+$(out)/hv: $(frame) $(lab)
+	@echo "  LD   $@"
+	@$(CC) $(SANFLAGS) -o $@ $^ $(LDLIBS)
+
+# --- guests: freestanding 64-bit programs, linked at 1 MiB --------------------------------------------------------------
+
+GUEST_CFLAGS := -std=gnu17 -O2 -g $(WARN) -Werror -ffreestanding -fno-pic -mno-red-zone -mgeneral-regs-only \
+	-fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables -Ilabs/common/guest
+GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-T,labs/common/guest/guest.ld
+
+objects = $(patsubst $(1)/%,$(2)/%.o,$(basename $(wildcard $(1)/*.c $(1)/*.S)))
+# The runtime's files are named in runtime.list, what else lies beside them is the course kernel.
+runtime := $(patsubst %,build/guests/obj/%.o,$(basename $(file <labs/common/guest/runtime.list)))
+kernel := $(filter-out $(runtime),$(call objects,labs/common/guest,build/guests/obj))
+lab1guests := $(call objects,labs/01-trap-emulate/guests,build/guests/lab1/obj)
+
+guests: tools $(if $(kernel),build/guests/kernel.elf) $(patsubst build/guests/lab1/obj/%.o,build/guests/lab1/%.elf,$(lab1guests)) ## the course kernel and the test guests
+
+build_guest_object = @mkdir -p $(@D); echo "  CC   $<"; $(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
+
+build/guests/obj/%.o: labs/common/guest/%.c Makefile
+	$(build_guest_object)
+build/guests/obj/%.o: labs/common/guest/%.S Makefile
+	$(build_guest_object)
+build/guests/lab1/obj/%.o: labs/01-trap-emulate/guests/%.c Makefile
+	$(build_guest_object)
+build/guests/lab1/obj/%.o: labs/01-trap-emulate/guests/%.S Makefile
+	$(build_guest_object)
+
+build/guests/libguest.a: $(runtime)
+	@rm -f $@
+	@echo "  AR   $@"
+	@ar rcs $@ $^
+
+build/guests/kernel.elf: $(kernel) build/guests/libguest.a labs/common/guest/guest.ld
+	@echo "  LD   $@"
+	@$(CC) $(GUEST_LDFLAGS) -o $@ $(filter %.o %.a,$^)
+
+build/guests/lab1/%.elf: build/guests/lab1/obj/%.o build/guests/libguest.a labs/common/guest/guest.ld
+	@echo "  LD   $@"
+	@$(CC) $(GUEST_LDFLAGS) -o $@ $(filter %.o %.a,$^)
+
+build/guests/obj/bench.o: scripts/bench.S Makefile
+	$(build_guest_object)
+build/guests/bench.elf: build/guests/obj/bench.o build/guests/libguest.a labs/common/guest/guest.ld
+	@echo "  LD   $@"
+	@$(CC) $(GUEST_LDFLAGS) -o $@ $(filter %.o %.a,$^)
+
+# --- the probe of /dev/kvm, static so that it runs anywhere; on the trap engine's own monitor ------------------------------
+
+build/probe: scripts/probe.c labs/common/hv/monitor.c labs/common/hv/trapengine.h Makefile
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	@$(CC) $(CFLAGS) -Werror -static -o $@ $(filter %.c,$^)
+
+# --- unit tests: one program each; the first line of the source, "// sources: a.c b.c", says what it links ---------------
+
+unit_tests := $(patsubst tests/unit/%.c,$(pre)unit/%,$(wildcard tests/unit/test_*.c))
+sources_of = $(shell sed -n '1s,^// sources:,,p' tests/unit/$(1).c)
+
+unit: tools $(unit_tests) ## build and run the unit tests (SAN=1: with sanitizers)
+	@failed=0; for t in $(unit_tests); do $$t || failed=1; done; exit $$failed
+
+define unit_rule
+$(pre)unit/$(1): tests/unit/$(1).c $(patsubst %.c,$(pre)frame/%.o,$(call sources_of,$(1))) Makefile
+	@mkdir -p $$(@D)
+	@echo "  TEST $$<"
+	@$(CC) $(CFLAGS) -Werror $(SANFLAGS) -MMD -MP -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) -lcmocka $(LDLIBS)
+endef
+$(foreach t,$(notdir $(unit_tests)),$(eval $(call unit_rule,$(t))))
+
+-include $(wildcard $(pre)frame/*.d $(out)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/lab1/obj/*.d)

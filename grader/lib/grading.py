@@ -1,0 +1,194 @@
+"""One grading from beginning to end: build, boot, judge, write the logs."""
+
+import os
+import time
+
+from elf import patch_params
+from escape import block, visible
+from jobs import Job, Limits
+from ladder import BLOCKED, ERROR, FAILED, PASSED, Ladder, make_params
+from model import Failure, GraderError, RunResult
+from native import NativeHost
+from signatures import describe_end
+from solution import compile_hv, make_parts
+from testhost import TestHost
+
+HV = "/bin/hv"  # in the jail
+
+
+def first_errors(output, lines=12):
+    """The compiler's first error and what it shows with it."""
+    text = output.splitlines()
+    start = next((i for i, line in enumerate(text) if "error:" in line or "undefined reference" in line or "***" in line), None)
+    if start is None:
+        start = max(0, len(text) - lines)
+    return "\n".join(text[start : start + lines])
+
+
+class Grading:
+    """options: the parsed command line. progress: told what happens, see report.py."""
+
+    def __init__(self, root, lab, title, solution, checkpoints, seed, host, progress):
+        self.root, self.lab, self.title, self.solution = root, lab, title, solution
+        self.checkpoints, self.seed, self.host_name, self.progress = checkpoints, seed, host, progress
+        self.ladder = Ladder(checkpoints, seed)
+        self.work = os.path.join(root, "build", "grade", "lab%d" % lab, solution.tag)
+        self.logs = os.path.join(self.work, "log")
+        self.seconds = 0.0
+        self.host_facts = {}
+        self.errors_of_compiler = ""
+        os.makedirs(self.logs, exist_ok=True)
+
+    def run(self):
+        begin = time.monotonic()
+        try:
+            self._run()
+        finally:
+            self.seconds = time.monotonic() - begin
+
+    def _run(self):
+        if self.solution.problems:
+            self._not_built("a solution that can be compiled", "\n".join(self.solution.problems),
+                            "Nothing was compiled. " + " ".join(self.solution.problems))
+            return
+        targets = ["guests"] + (["testhost"] if self.host_name == "qemu" else [])
+        self.progress.stage("building")
+        make_parts(self.root, targets)
+        hv, output = compile_hv(self.root, self.solution, self.work)
+        self._write_log("build", output.splitlines())
+        if not hv:
+            self.errors_of_compiler = first_errors(output)
+            self._not_built("the lab's files to compile", self.errors_of_compiler, "It does not compile.")
+            return
+        programs = {HV: hv}
+        self.progress.stage("starting the test host" if self.host_name == "qemu" else "starting")
+        console = []
+        host = TestHost(self.root, programs, console.append) if self.host_name == "qemu" else NativeHost(programs)
+        try:
+            host.run(self._jobs(), self._wanted, self._done, self._started)
+        finally:
+            self._write_log("testhost", "".join(console).splitlines())
+        self.host_facts = dict(host.facts, boots=host.boots)
+
+    def _not_built(self, expected, seen, message):
+        head, *rest = self.checkpoints
+        self.ladder.fail(head, Failure(expected, seen), message)
+        self._judged(head)
+        for checkpoint in rest:
+            self.ladder.block(checkpoint, head.id)
+            self.ladder.verdicts[checkpoint.id].message = "blocked: nothing could be compiled"
+            self._judged(checkpoint)
+
+    def _guest(self, name):
+        try:
+            with open(os.path.join(self.root, "build", "guests", name), "rb") as f:
+                return f.read()
+        except OSError as e:
+            raise GraderError("The test guest build/guests/%s cannot be read: %s." % (name, e.strerror)) from None
+
+    def _jobs(self):
+        jobs = []
+        for checkpoint in self.checkpoints:
+            for run in checkpoint.runs:
+                params = make_params(checkpoint, run, self.seed)
+                files = {}
+                if run.guest:
+                    image = self._guest(run.guest)
+                    files["guest.elf"] = patch_params(image, params, run.guest) if run.params else image
+                argv = list(run.command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *run.args, "@DIR@/guest.elf"]
+                stdin = run.stdin(params) if callable(run.stdin) else run.stdin
+                jobs.append(Job((checkpoint, run, params), argv, files, stdin, Limits(seconds=run.timeout)))
+        return jobs
+
+    def _wanted(self, job):
+        checkpoint = job.key[0]
+        if self.ladder.verdicts[checkpoint.id].status:
+            return False
+        blocker = self.ladder.blocker(checkpoint)
+        if not blocker:
+            return True
+        self.ladder.block(checkpoint, blocker)
+        self._judged(checkpoint)
+        return False
+
+    def _started(self, job):
+        checkpoint, run, _ = job.key
+        self.progress.stage("%s %s" % (checkpoint.id, run.name))
+
+    def _done(self, job, outcome):
+        checkpoint, run, params = job.key
+        if outcome.grader_trouble:
+            self.ladder.error(checkpoint, outcome.grader_trouble)
+            self._judged(checkpoint)
+            return
+        result = RunResult(
+            run.name, outcome.code, outcome.signal, outcome.timed_out, outcome.stdout, outcome.stderr, outcome.witness, params,
+            outcome.wall_ms, outcome.cpu_ms, outcome.maxrss_kib, outcome.left, outcome.host_trouble, tuple(job.argv),
+        )
+        if self.ladder.add(checkpoint, run, result):
+            self._judged(checkpoint)
+
+    def _judged(self, checkpoint):
+        verdict = self.ladder.verdicts[checkpoint.id]
+        verdict.log = os.path.relpath(self._write_log(checkpoint.id, self._log_lines(verdict)), self.root)
+        self.progress.judged(verdict)
+
+    def _log_lines(self, verdict):
+        c = verdict.checkpoint
+        lines = ["checkpoint %s: %s" % (c.id, c.title), "status: %s" % verdict.status, "seed: %d" % self.seed]
+        if verdict.message:
+            lines += ["message:"] + block(verdict.message, 200)
+        for name, r in verdict.results.items():
+            lines += ["", "run %s: %s" % (name, " ".join(r.command)), "  %s" % describe_end(r)]
+            lines.append("  %d ms, of which computing %d ms; %d KiB; %d processes left behind" %
+                         (r.wall_ms, r.cpu_ms, r.maxrss_kib, r.left))
+            if r.params:
+                lines.append("  params: " + " ".join("%#x" % p for p in r.params))
+            if r.witness:
+                ports = ", ".join("%#x: %d" % (port, n) for port, n in sorted(r.witness.pio.items()))
+                lines.append("  counted by the kernel: %d exits; port writes: %s" % (r.witness.exits, ports or "none"))
+            for title, capture in (("console", r.stdout), ("stderr", r.stderr)):
+                lines += ["  %s, %d bytes:" % (title, capture.total)] + block(capture.data, 4000, 1000, "    | ")
+        return lines
+
+    def _write_log(self, name, lines):
+        path = os.path.join(self.logs, name + ".log")
+        with open(path + ".new", "w", encoding="ascii", errors="backslashreplace") as f:
+            f.write("\n".join(lines) + "\n")
+        os.replace(path + ".new", path)
+        return path
+
+    # --- the result ---------------------------------------------------------------------------------------------------
+
+    @property
+    def verdicts(self):
+        return list(self.ladder.verdicts.values())
+
+    @property
+    def score(self):
+        return sum(v.points for v in self.verdicts)
+
+    @property
+    def max_score(self):
+        return sum(c.points for c in self.checkpoints)
+
+    def exit_status(self):
+        """0 all passed, 1 something failed, 3 something could not be judged."""
+        states = {v.status for v in self.verdicts}
+        if ERROR in states:
+            return 3
+        return 1 if states & {FAILED, BLOCKED} else 0
+
+    def replay(self, verdict):
+        solution = visible(self.solution.label, 300)
+        if not solution.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum():
+            solution = "'%s'" % solution.replace("'", "'\\''")
+        command = "./grader/grade %d" % self.lab
+        if self.solution.label != "labs":
+            command += " --solution " + solution
+        if self.host_name != "qemu":
+            command += " --host " + self.host_name
+        return command + " --checkpoint %s --seed %d" % (verdict.checkpoint.id, self.seed)
+
+
+__all__ = ["Grading", "first_errors", "PASSED", "FAILED", "BLOCKED", "ERROR"]

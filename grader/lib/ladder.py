@@ -1,0 +1,160 @@
+"""The ladder: which checkpoints there are, in which order they depend on each other, and what became of each."""
+
+import importlib.util
+import os
+import random
+import traceback
+from dataclasses import dataclass, field
+from typing import Optional
+
+from escape import visible
+from model import HV_OK, PARAMS, Checkpoint, Failure, GraderError, UsageError
+from signatures import describe_end
+
+PASSED, FAILED, BLOCKED, ERROR = "passed", "failed", "blocked", "error"
+
+
+def load(lab_dir):
+    """(title, checkpoints) of a lab's checkpoints.py. Checks what would otherwise be found by a confused student."""
+    path = os.path.join(lab_dir, "checkpoints.py")
+    spec = importlib.util.spec_from_file_location("checkpoints", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        checkpoints = list(module.CHECKPOINTS)
+        check_ladder(checkpoints)
+        return module.TITLE, checkpoints
+    except GraderError:
+        raise
+    except Exception:
+        raise GraderError("%s cannot be used:\n%s" % (path, traceback.format_exc())) from None
+
+
+def check_ladder(checkpoints):
+    seen = set()
+    for c in checkpoints:
+        if not isinstance(c, Checkpoint):
+            raise GraderError("checkpoints.py: %r is not a Checkpoint" % (c,))
+        if c.id in seen:
+            raise GraderError("checkpoints.py: %s occurs twice" % c.id)
+        for name in c.depends:
+            if name not in seen:
+                raise GraderError("checkpoints.py: %s depends on %s, which does not come before it" % (c.id, name))
+        names = [run.name for run in c.runs]
+        if not names or len(set(names)) != len(names):
+            raise GraderError("checkpoints.py: the runs of %s need different names" % c.id)
+        if not (c.title and c.requirement and c.hint and c.points > 0):
+            raise GraderError("checkpoints.py: %s needs a title, points, a requirement and a hint" % c.id)
+        seen.add(c.id)
+
+
+def select(checkpoints, wanted):
+    """All checkpoints, or the one that was asked for."""
+    if wanted is None:
+        return checkpoints
+    chosen = [c for c in checkpoints if c.id == wanted]
+    if not chosen:
+        raise UsageError("There is no checkpoint %s. Checkpoints: %s." % (visible(wanted, 40), ", ".join(c.id for c in checkpoints)))
+    return chosen
+
+
+def make_params(checkpoint, run, seed):
+    """The run's numbers. They depend on the seed, the checkpoint and the run alone, so that a replay has the same."""
+    if run.params is None:
+        return []
+    values = [int(v) for v in run.params(random.Random("%d/%s/%s" % (seed, checkpoint.id, run.name)))]
+    if len(values) > PARAMS:
+        raise GraderError("checkpoints.py: %s has more than %d params" % (checkpoint.id, PARAMS))
+    return values + [0] * (PARAMS - len(values))
+
+
+@dataclass
+class Verdict:
+    """What became of a checkpoint."""
+
+    checkpoint: Checkpoint
+    status: str = ""
+    failure: Optional[Failure] = None
+    message: str = ""  # one sentence
+    result: object = None  # the run that the message is about
+    results: dict = field(default_factory=dict)
+    log: str = ""  # path below the root
+
+    @property
+    def points(self):
+        return self.checkpoint.points if self.status == PASSED else 0
+
+
+class Ladder:
+    """Verdicts of the selected checkpoints, as their runs come in."""
+
+    def __init__(self, checkpoints, seed):
+        self.seed = seed
+        self.verdicts = {c.id: Verdict(c) for c in checkpoints}
+
+    def blocker(self, checkpoint):
+        """The selected checkpoint, already judged, that keeps this one from being tried."""
+        for name in checkpoint.depends:
+            other = self.verdicts.get(name)
+            if other and other.status in (FAILED, BLOCKED, ERROR):
+                return name
+        return None
+
+    def block(self, checkpoint, name):
+        self.verdicts[checkpoint.id].status = BLOCKED
+        self.verdicts[checkpoint.id].message = "blocked by %s" % name
+
+    def error(self, checkpoint, sentence):
+        self.verdicts[checkpoint.id].status = ERROR
+        self.verdicts[checkpoint.id].message = sentence
+
+    def fail(self, checkpoint, failure, message="", result=None):
+        verdict = self.verdicts[checkpoint.id]
+        verdict.status, verdict.failure, verdict.result = FAILED, failure, result
+        verdict.message = message or "expected %s, saw %s" % (visible(failure.expected, 160), visible(failure.seen, 160))
+
+    def add(self, checkpoint, run, result):
+        """Takes a run's result. Judges the checkpoint when it was the last; returns True then."""
+        verdict = self.verdicts[checkpoint.id]
+        verdict.results[run.name] = result
+        if len(verdict.results) < len(checkpoint.runs):
+            return False
+        self._judge(checkpoint, verdict)
+        return True
+
+    def _judge(self, checkpoint, verdict):
+        for run in checkpoint.runs:
+            result = verdict.results[run.name]
+            failure = _ended_wrongly(run, result) or _never_ran(result)
+            if failure:
+                self.fail(checkpoint, failure, result=result)
+                return
+        try:
+            failure = checkpoint.verify(verdict.results, {name: r.params for name, r in verdict.results.items()})
+        except Exception:
+            self.error(checkpoint, "the grader's own check failed:\n" + traceback.format_exc())
+            return
+        if failure is None:
+            verdict.status, verdict.message = PASSED, ""
+        else:
+            self.fail(checkpoint, failure, result=verdict.results[failure.run or checkpoint.runs[0].name])
+
+
+def _ended_wrongly(run, result):
+    if run.ends is None and not (result.signal or result.timed_out or result.host_trouble):
+        return None
+    if result.status is not None and not result.host_trouble and (run.ends is None or result.status in run.ends):
+        return None
+    if run.ends is None:
+        return Failure("hv to end by itself", describe_end(result))
+    if tuple(run.ends) == (HV_OK,):
+        return Failure("the guest to run to its end (hv's status 0)", describe_end(result))
+    return Failure("hv to end with status %s" % " or ".join(map(str, run.ends)), describe_end(result))
+
+
+def _never_ran(result):
+    """The witness saw no virtual machine run at all, whatever the program printed."""
+    if result.witness is None or result.witness.exits:
+        return None
+    return Failure("the guest to run in a virtual machine", "no virtual machine ran while hv was running",
+                   "KVM in the test host counted no exit at all: what hv printed did not come from a guest.")

@@ -1,0 +1,220 @@
+"""The QEMU test host: runs jobs in as few boots as possible and goes on when it dies under one of them.
+
+Each boot gets an initramfs with the runner (grader/testhost), the KVM modules, the program under test, and the jobs that are
+still to be done.
+"""
+
+import os
+import platform
+import shutil
+import struct
+import subprocess
+
+from elf import libraries
+from initramfs import Initramfs
+from jobs import CAPTURE, NOMINAL_BOOT_MS, Outcome
+from machine import BOOT_SECONDS, HostDied, HostRefused, Machine
+from model import Capture, GraderError, Witness, parse_witness
+
+FIRST_UID = 2000  # each job of a boot is a user of its own
+SILENCE_SECONDS = 60  # beyond the job's own limit
+BOOT_ATTEMPTS = 3
+KNOWN_FAULT_ATTEMPTS = 4
+
+RUNNER_SOURCES = ("runner.c", "job.c", "witness.c", "channel.c")
+
+
+def build_runner(root):
+    """Compiles the runner when it is missing or old. Returns its path."""
+    source = os.path.join(root, "grader", "testhost")
+    target = os.path.join(root, "build", "grade", "runner")
+    inputs = [os.path.join(source, name) for name in RUNNER_SOURCES]
+    newest = max(os.path.getmtime(p) for p in inputs + [os.path.join(source, "runner.h")])
+    if os.path.exists(target) and os.path.getmtime(target) >= newest:
+        return target
+    native = platform.machine() in ("x86_64", "AMD64")
+    compiler = shutil.which("gcc" if native else "x86_64-linux-gnu-gcc")
+    if not compiler:
+        raise GraderError("No C compiler for x86-64 was found (%s)." % ("gcc" if native else "x86_64-linux-gnu-gcc"))
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = "%s.%d" % (target, os.getpid())
+    done = subprocess.run(
+        [compiler, "-std=gnu17", "-O2", "-Wall", "-Wextra", "-static", "-o", temporary] + inputs,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+    )
+    if done.returncode:
+        raise GraderError("The test host's runner could not be compiled:\n" + done.stderr[:2000])
+    os.replace(temporary, target)
+    return target
+
+
+def _plan(jobs):
+    lines = ["nominal %d" % NOMINAL_BOOT_MS]
+    for i, job in enumerate(jobs):
+        limits = job.limits
+        lines += [
+            "job %d" % i, "uid %d" % (FIRST_UID + i), "wall %d" % limits.wall_ms, "cpu %d" % limits.cpu_s,
+            "as %d" % limits.memory_mib, "fsize %d" % limits.file_kib, "disk %d" % limits.disk_kib,
+            "nofile %d" % limits.open_files, "nproc %d" % limits.processes, "capture %d" % CAPTURE,
+        ]
+        for arg in job.argv:
+            arg = arg.replace("@DIR@", "/job/%d" % i).replace("@SECONDS@", "@SECONDS:%g@" % limits.seconds)
+            if "\n" in arg or "\0" in arg:
+                raise GraderError("an argument of a run contains a line end: %r" % arg)
+            lines.append("arg " + arg)
+        if job.stdin:
+            lines.append("stdin /input/%d" % i)
+        lines.append("end")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _capture(payload, total):
+    (head,) = struct.unpack_from("<I", payload)
+    return Capture(payload[4 : 4 + head], payload[4 + head :], total)
+
+
+class TestHost:
+    """programs: path in the jail -> file here. log(text) receives what the boots said on their consoles."""
+
+    has_witness = True
+    name = "qemu"
+
+    def __init__(self, root, programs, log=lambda text: None):
+        self._dir = os.path.join(root, "build", "testhost")
+        if not os.path.exists(os.path.join(self._dir, "vmlinuz")):
+            raise GraderError("The test host's kernel is missing (build/testhost/vmlinuz). Run: make testhost")
+        self._log = log
+        self._programs = dict(programs)
+        for path in programs.values():
+            self._programs.update(libraries(path))
+        self._runner = build_runner(root)
+        self.boots = 0
+        self.facts = {}
+        self.machine = None  # of the present boot
+
+    def _initrd(self, jobs):
+        ramfs = Initramfs()
+        ramfs.copy("/init", self._runner, 0o755)
+        ramfs.character_device("/dev/console", 5, 1)
+        modules = os.path.join(self._dir, "modules")
+        for name in sorted(os.listdir(modules)):
+            ramfs.copy("/modules/" + name, os.path.join(modules, name))
+        for path, source in self._programs.items():
+            ramfs.copy("/jail" + path, source, 0o755)
+        ramfs.file("/plan", _plan(jobs), 0o600)
+        ramfs.directory("/input", 0o700)
+        for i, job in enumerate(jobs):
+            ramfs.directory("/jail/job/%d" % i, 0o700)
+            for name, data in job.files.items():
+                ramfs.file("/jail/job/%d/%s" % (i, name), data)
+            if job.stdin:
+                ramfs.file("/input/%d" % i, job.stdin)
+        return ramfs.bytes()
+
+    def run(self, jobs, wanted, done, started=lambda job: None):
+        """Runs all jobs for which wanted(job), asked right before its turn, is true. Calls done(job, outcome) after each.
+        A job under which the host dies is run once more, alone, before the host's death counts as its outcome."""
+        pending, deaths = list(jobs), {}
+        boot_failures, known_faults = 0, 0
+        alone = False
+        while pending:
+            batch = pending[:1] if alone else pending
+            finished, running, death = self._boot(batch, wanted, done, started)
+            pending = [job for job in pending if job not in finished]
+            alone = False
+            if not death:
+                continue
+            self._log("The test host died: %s\n" % death)
+            if running is None:
+                boot_failures += 1
+                if boot_failures >= BOOT_ATTEMPTS:
+                    raise GraderError("The test host did not start in %d attempts; the last time: %s." % (boot_failures, death))
+                continue
+            if death.known_fault and known_faults < KNOWN_FAULT_ATTEMPTS:
+                known_faults += 1
+                alone = True
+                continue
+            deaths[id(running)] = deaths.get(id(running), 0) + 1
+            if deaths[id(running)] == 1:
+                alone = True
+                continue
+            pending.remove(running)
+            sentence = "the test host died twice while this ran, the second time with nothing else: %s" % death
+            if death.known_fault:
+                done(running, Outcome(grader_trouble=sentence))
+            else:
+                done(running, Outcome(host_trouble=sentence))
+
+    def _boot(self, jobs, wanted, done, started):
+        """One boot. Returns (finished jobs, the job that was running or None, HostDied or None)."""
+        finished, running, death = [], None, None
+        machine = self.machine = Machine(os.path.join(self._dir, "vmlinuz"), self._initrd(jobs))
+        self.boots += 1
+        try:
+            with machine:
+                kind, payload = machine.read(BOOT_SECONDS)
+                if kind != "H":
+                    raise HostDied("the test host began with a record of kind %s" % kind)
+                self.facts = dict(line.split("=", 1) for line in payload.decode("ascii", "replace").splitlines())
+                base = self._witness(machine, {})[1]
+                while len(finished) < len(jobs):
+                    kind, payload = machine.read(SILENCE_SECONDS)
+                    if kind != "?":
+                        raise HostDied("the test host sent a record of kind %s out of order" % kind)
+                    index, wall_ms = (int(n) for n in payload.split())
+                    job = jobs[index]
+                    if not wanted(job):
+                        machine.answer(b"s")
+                        finished.append(job)
+                        continue
+                    running = job
+                    started(job)
+                    machine.answer(b"g")
+                    outcome, base = self._outcome(machine, wall_ms / 1000 + SILENCE_SECONDS, base)
+                    running = None
+                    finished.append(job)
+                    done(job, outcome)
+        except HostDied as died:
+            death = died
+        finally:
+            self._log(machine.log)
+        return finished, running, death
+
+    def _witness(self, machine, base, seconds=SILENCE_SECONDS):
+        kind, payload = machine.read(seconds)
+        if kind != "W":
+            raise HostDied("the test host sent a record of kind %s where its counts belong" % kind)
+        snapshot, reset, error = parse_witness(payload.decode("ascii", "replace"))
+        if error:
+            raise HostRefused("The test host lost sight of KVM's events (%s), so nothing can be proven." % error)
+        difference = Witness.between(base, snapshot)
+        if reset:
+            snapshot = {key: count for key, count in snapshot.items() if key[0] == "exit"}
+        return difference, snapshot
+
+    def _outcome(self, machine, seconds, base):
+        streams = []
+        for expected in "OE":
+            kind, payload = machine.read(seconds)
+            if kind != expected:
+                raise HostDied("the test host sent a record of kind %s out of order" % kind)
+            streams.append(payload)
+        witness, base = self._witness(machine, base)
+        kind, payload = machine.read(SILENCE_SECONDS)
+        if kind != "R":
+            raise HostDied("the test host sent a record of kind %s out of order" % kind)
+        facts = dict(line.split("=", 1) for line in payload.decode("ascii", "replace").splitlines())
+        number = {key: int(value) for key, value in facts.items() if key != "setup_what"}
+        outcome = Outcome(
+            code=number["code"] if number["code"] >= 0 and not number["timed_out"] else None,
+            signal=0 if number["timed_out"] else number["signal"],
+            timed_out=bool(number["timed_out"]),
+            stdout=_capture(streams[0], number["stdout_total"]),
+            stderr=_capture(streams[1], number["stderr_total"]),
+            witness=witness, wall_ms=number["wall_ms"], cpu_ms=number["cpu_ms"], maxrss_kib=number["maxrss_kib"],
+            left=number["left"],
+        )
+        if number["setup_errno"]:
+            outcome.grader_trouble = "the program could not be started in the test host (%s: %s)" % (
+                facts["setup_what"], os.strerror(number["setup_errno"]))
+        return outcome, base

@@ -1,0 +1,201 @@
+"""Bad arguments and bad files: one clear sentence on stderr, the right exit status, and never a crash."""
+
+import pathlib
+import random
+import struct
+import tempfile
+import unittest
+
+from support import CRASH, HOST, OK, PROGRAMS, STATUSES, USAGE, bzimage, elf, run
+
+
+class Refusals(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.directory.cleanup)
+        cls.path = pathlib.Path(cls.directory.name)
+        cls.good = cls.file("good.elf", elf())
+
+    @classmethod
+    def file(cls, name, content):
+        path = cls.path / name
+        path.write_bytes(content)
+        return path
+
+    def refused(self, words, *arguments, status=USAGE):
+        """Every build says one sentence that contains `words` (a regular expression) and ends with that status."""
+        for name, program in PROGRAMS.items():
+            with self.subTest(program=name, arguments=[str(a) for a in arguments]):
+                done = run(program, *arguments)
+                self.assertEqual(done.returncode, status, done.stderr)
+                self.assertEqual(done.stdout, "")
+                self.assertRegex(done.stderr, r"\Ahv: [^\n]+\n\Z")
+                self.assertRegex(done.stderr, words)
+
+    def image_refused(self, words, content, *arguments):
+        self.refused(words, "run", *arguments, self.file("image", content))
+
+    # --- arguments ---
+
+    def test_no_command(self):
+        self.refused("command is missing")
+
+    def test_unknown_command(self):
+        self.refused("no command \"start\"", "start", self.good)
+
+    def test_missing_image(self):
+        self.refused("image is missing", "run")
+        self.refused("image is missing", "run", "--mem", "64M")
+
+    def test_two_images(self):
+        self.refused("one image", "run", self.good, self.good)
+
+    def test_unknown_flag(self):
+        self.refused("no option --fast", "run", "--fast", self.good)
+        self.refused("no option", "run", "-x", self.good)
+
+    def test_flag_without_value(self):
+        for flag in ("--mem", "--engine", "--initrd", "--append", "--timeout", "--trace", "--stats", "--gdb"):
+            self.refused(f"{flag} needs a value", "run", flag)
+
+    def test_unknown_engine(self):
+        self.refused("no engine \"warp\"", "run", "--engine", "warp", self.good)
+        self.refused("no engine \"\"", "run", "--engine", "", self.good)
+
+    def test_memory_sizes(self):
+        for size in ("0", "1", "999T", "abc", "", "-1", "-1M", "64MM", "1.5M", "64 M", "4G", "99999999999999999999", "2097153"):
+            self.refused("--mem takes", "run", "--mem", size, self.good)
+
+    def test_timeouts(self):
+        for value in ("abc", "", "0", "-1", "nan", "inf", "1e300", "1s"):
+            self.refused("--timeout takes", "run", "--timeout", value, self.good)
+
+    def test_gdb_ports(self):
+        for value in ("99999", "0", "-1", "abc", "", "1234x"):
+            self.refused("--gdb takes", "run", "--gdb", value, self.good)
+
+    def test_trace_and_stats(self):
+        self.refused("--trace takes", "run", "--trace", "everything", self.good)
+        self.refused("--stats takes", "run", "--stats", "xml", self.good)
+
+    def test_help_and_version(self):
+        for program in PROGRAMS.values():
+            for arguments, word in ((["--help"], "--engine"), (["run", "--help"], "--engine"), (["--version"], "hv ")):
+                done = run(program, *arguments)
+                self.assertEqual((done.returncode, done.stderr), (OK, ""))
+                self.assertIn(word, done.stdout)
+
+    # --- files ---
+
+    def test_missing_file(self):
+        self.refused("No such file", "run", self.path / "absent.elf")
+
+    def test_directory(self):
+        self.refused("is a directory", "run", self.path)
+
+    def test_device(self):
+        self.refused("not a regular file", "run", "/dev/null")
+
+    def test_empty_file(self):
+        self.image_refused("is empty", b"")
+
+    def test_neither_elf_nor_linux(self):
+        self.image_refused("neither an ELF file nor", b"#!/bin/sh\n" * 100)
+
+    def test_truncated_elf(self):
+        whole = elf(segments=((0x100000, b"\xf4" * 500, None),))
+        for length in (5, 20, 63, 64, 100, 119, 120, 400):
+            self.image_refused("truncated|outside the file|neither", whole[:length])
+
+    def test_elf32(self):
+        self.image_refused("32-bit ELF", elf(bits=1))
+
+    def test_big_endian(self):
+        self.image_refused("big-endian", elf(data=2))
+
+    def test_other_architecture(self):
+        self.image_refused("architecture.*AArch64", elf(machine=183))
+
+    def test_not_an_executable(self):
+        self.image_refused("position independent", elf(kind=3))
+        self.image_refused("not an executable", elf(kind=1))
+
+    def test_no_loadable_segment(self):
+        self.image_refused("no loadable segment", elf(segments=()))
+
+    def test_segment_outside_memory(self):
+        self.image_refused("outside guest memory", elf(segments=((0x100000, b"\xf4", None), (0x10000000, b"x", None))))
+        self.image_refused("outside guest memory", elf(segments=((0x100000, b"\xf4", 1 << 40),)))
+        self.image_refused("wraps|outside", elf(segments=((0xfffffffffffff000, b"\xf4", 0x2000),)))
+
+    def test_segment_larger_in_the_file_than_in_memory(self):
+        self.image_refused("more bytes in the file", elf(segments=((0x100000, b"\xf4" * 16, 8),)))
+
+    def test_overlapping_segments(self):
+        self.image_refused("overlap", elf(segments=((0x100000, b"\xf4" * 32, None), (0x100010, b"x" * 32, None))))
+
+    def test_segment_on_the_boot_data(self):
+        self.image_refused("below 1 MiB", elf(segments=((0x9000, b"\xf4", None),)))
+
+    def test_entry_outside_all_segments(self):
+        self.image_refused("entry point", elf(entry=0x200000))
+        self.image_refused("entry point", elf(entry=0xffffffffffffffff))
+
+    def test_too_many_segments(self):
+        self.image_refused("segments", elf(segments=tuple((0x100000 + i * 0x1000, b"\xf4", None) for i in range(500))))
+
+    def test_bzimage_too_old(self):
+        self.image_refused("too old: boot protocol 2.04", bzimage(version=0x204))
+
+    def test_bzimage_without_64_bit_entry(self):
+        image = bytearray(bzimage())
+        struct.pack_into("<H", image, 0x236, 0)
+        self.image_refused("64-bit entry", bytes(image))
+
+    def test_truncated_bzimage(self):
+        whole = bzimage()
+        for length in (0x206, 0x240, 0x268, 0x9ff, 0x1000):
+            self.image_refused("truncated|neither|too short", whole[:length])
+
+    def test_bzimage_larger_than_memory(self):
+        self.image_refused("does not fit", bzimage(), "--mem", "8M")
+
+    def test_initrd(self):
+        big = self.file("big", b"\0" * (9 << 20))
+        linux = self.file("linux", bzimage())
+        self.refused("cannot open the initrd", "run", "--initrd", self.path / "absent", self.good)
+        self.refused("initrd.* is a directory", "run", "--initrd", self.path, self.good)
+        self.refused("initrd.* is empty", "run", "--initrd", self.file("nothing", b""), self.good)
+        self.refused("initrd.* does not fit", "run", "--mem", "8M", "--initrd", big, self.good)
+        self.refused("initrd.* does not fit", "run", "--mem", "24M", "--initrd", big, linux)
+
+    def test_command_line_too_long(self):
+        self.refused("command line", "run", "--append", "x" * 5000, self.good)
+
+
+class Damage(unittest.TestCase):
+    """Damaged headers, the same ones each time: some run, some are refused, none makes hv crash or hang."""
+
+    def test_damaged_headers(self):
+        program = PROGRAMS["hv with sanitizers"]
+        generator = random.Random(1)
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory, "image")
+            for number in range(120):
+                image = bytearray(elf(segments=((0x100000, b"\xf4" * 64, None), (0x200000, b"data", 8192)))
+                                  if number % 2 else bzimage(size=0x4000))
+                start, end = (4, 176) if number % 2 else (0x1f1, 0x268)
+                for _ in range(generator.randint(1, 6)):
+                    image[generator.randrange(start, end)] = generator.choice((0, 1, 0x7f, 0x80, 0xff, generator.randrange(256)))
+                path.write_bytes(image)
+                done = run(program, "run", "--timeout", "2", path)
+                with self.subTest(number=number):
+                    self.assertIn(done.returncode, STATUSES, done.stderr)
+                    self.assertNotRegex(done.stderr, CRASH)
+                    if done.returncode in (USAGE, HOST):
+                        self.assertRegex(done.stderr, r"\Ahv: [^\n]+\n\Z")
+
+
+if __name__ == "__main__":
+    unittest.main()
