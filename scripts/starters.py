@@ -10,7 +10,8 @@ A solved file marks what a student is to write:
     // END
 
 The starter has the STARTER line as a TODO comment and the lines below it without their comment signs; everything outside
-the markers is the same in both files. The markers stand at the indentation of the code that they replace. A marker in the
+the markers is the same in both files. A region without a STARTER line leaves nothing: more of a solution that is announced
+elsewhere. Lines right below STARTER with one blank after // belong to the instruction. The markers stand at the indentation of the code that they replace. A marker in the
 first column may replace anything: after it "// " comes off and four spaces count as one tab.
 
 With --check nothing is written: what would change is printed as a diff, and the exit status is 1 when there is any.
@@ -69,7 +70,10 @@ def make_starter(text, name):
             elif state == "STARTER":
                 if not line.lstrip(" \t").startswith("//"):
                     fail(number, f"this line of STARTER {step} is not a comment; the region must end with // END")
-                starter.append(line)
+                if indent and not starter and re.match(r"// \S", line.lstrip(" \t")):
+                    out.append(line.rstrip())  # the instruction goes on: code is further to the right
+                else:
+                    starter.append(line)
             continue
         kind, rest = marker.group(2), marker.group(3)
         if kind == "SOLUTION":
@@ -96,8 +100,6 @@ def make_starter(text, name):
                 fail(number, "an END marker is written '// END'")
             if state is None:
                 fail(number, "END without a SOLUTION before it")
-            if state == "SOLUTION":
-                fail(number, f"SOLUTION {step} of line {start} has no STARTER before its END")
             common = min((blanks_after_slashes(s) for s in starter if s.strip(" \t/")), default=0)
             out += [starter_line(s, indent, common) for s in starter]
             state = None

@@ -8,7 +8,6 @@
  */
 #include "lab1.h"
 
-// SOLUTION 1.11
 /* A gate of the IDT in 64-bit mode (SDM vol. 3, figure 6-8). */
 struct gate {
 	uint64_t lo, hi;
@@ -35,29 +34,84 @@ static bool is_fault(const struct event *e)
 	return e->kind == EVENT_EXCEPTION && e->vector != VEC_DB && e->vector != VEC_BP && e->vector != VEC_OF &&
 	       e->vector != VEC_NMI && e->vector != VEC_DF;
 }
-// END
+/*
+ * Delivery in five steps. Each returns false when it raised an exception itself (it is then queued in v->event) or stopped the VM;
+ * nothing of the guest's registers has changed then.
+ */
 
-// SOLUTION 1.11
-/* The stack that the handler runs on, before anything is pushed. false: an exception is queued. (SDM vol. 3, 6.14.2, 6.14.5) */
+/* Step 1: the gate. (SDM vol. 3, 6.10, 6.14.1) */
+static bool find_gate(struct vcpu *v, const struct event *e, struct gate *g)
+{
+	// SOLUTION 1.11
+	unsigned error = e->vector * 8 + ERROR_IDT + ext_bit(e);
+
+	if (e->vector * 16 + 15u > v->idtr.limit)
+		return raise_error(v, VEC_GP, error);
+	if (!gva_read_system(v, v->idtr.base + e->vector * 16, g, 16))
+		return false;
+	if (gate_type(g) != GATE_INTERRUPT && gate_type(g) != GATE_TRAP)
+		return raise_error(v, VEC_GP, error);
+	// STARTER 1.11: read the event's gate from the guest's IDT (v->idtr) and check its type. Hint: 16 bytes each in 64-bit mode.
+	//	(void)e, (void)g, (void)gate_type;
+	//	return lab_todo(v->vm, "1.11", "find_gate() in deliver.c: read the event's gate from the guest's IDT"), false;
+	// END
+	// SOLUTION 1.13
+	if (e->kind == EVENT_SOFTWARE && gate_dpl(g) < v->cpl) /* or a program could raise any exception by hand */
+		return raise_error(v, VEC_GP, e->vector * 8 + ERROR_IDT);
+	// STARTER 1.13: may the program use this gate with `int n`? Hint: compare the gate's DPL with the CPL, for software events only.
+	//	if (e->kind == EVENT_SOFTWARE && gate_dpl(g) < v->cpl)
+	//		return lab_todo(v->vm, "1.13", "find_gate() in deliver.c: a software interrupt needs a gate with DPL >= CPL"), false;
+	// END
+	if (!gate_present(g))
+		return raise_error(v, VEC_NP, e->vector * 8 + ERROR_IDT + ext_bit(e));
+	return true;
+}
+
+/* Step 2: the code segment that the gate names, and the level that the handler runs at. (SDM vol. 3, 6.12.1) */
+static bool handler_segment(struct vcpu *v, const struct event *e, const struct gate *g, struct descriptor *d, unsigned *new_cpl)
+{
+	// SOLUTION 1.11
+	uint16_t selector = gate_selector(g) & 0xfffc;
+
+	if (!selector)
+		return raise_error(v, VEC_GP, ext_bit(e));
+	if (!descriptor_read(v, selector, false, VEC_GP, d)) {
+		v->event.error |= v->event.vector == VEC_GP ? ext_bit(e) : 0;
+		return false;
+	}
+	unsigned attr = descriptor_attr(d), dpl = (attr & SEG_DPL) >> 5;
+	if (!(attr & SEG_S) || !(attr & 8) || dpl > v->cpl || !(attr & SEG_L) || (attr & SEG_DB))
+		return raise_error(v, VEC_GP, selector | ext_bit(e));
+	if (!(attr & SEG_P))
+		return raise_error(v, VEC_NP, selector | ext_bit(e));
+	*new_cpl = (attr & 4) ? v->cpl : dpl; /* a conforming segment keeps the level */
+	return true;
+	// STARTER 1.11: find the gate's code segment in the guest's GDT with descriptor_read(). Hint: its DPL is the handler's level.
+	//	(void)e, (void)g, (void)d, (void)new_cpl, (void)gate_selector;
+	//	return lab_todo(v->vm, "1.11", "handler_segment() in deliver.c: the code segment that the gate names"), false;
+	// END
+}
+
+/* Step 3: the stack that the handler runs on, before anything is pushed. (SDM vol. 3, 6.14.2, 6.14.5, figure 7-11) */
 static bool handler_stack(struct vcpu *v, const struct event *e, const struct gate *g, unsigned new_cpl, uint64_t *rsp)
 {
+	unsigned offset = 0; /* of the stack pointer in the TSS; 0 stands for the present stack */
+
 	*rsp = v->gpr[RSP];
-	// END
-	// SOLUTION 1.15
-	unsigned offset = gate_ist(g) ? 0x24 + 8 * (gate_ist(g) - 1) : 0;
-	// STARTER 1.15: which stack of the TSS's interrupt stack table does the gate ask for? Hint: SDM vol. 3, figure 7-11 has the offsets.
-	//	unsigned offset = 0;
-	//	if (gate_ist(g))
-	//		return lab_todo(v->vm, "1.15", "handler_stack() in deliver.c: a gate with an IST number switches to that stack of the TSS"), false;
-	// END
 	// SOLUTION 1.14
-	if (!offset && new_cpl < v->cpl)
+	if (new_cpl < v->cpl)
 		offset = 4 + 8 * new_cpl;
 	// STARTER 1.14: a handler at a more privileged level runs on that level's stack from the TSS. Hint: RSP0 lies at offset 4.
 	//	if (new_cpl < v->cpl)
-	//		return lab_todo(v->vm, "1.14", "handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the guest's TSS"), false;
+	//		return lab_todo(v->vm, "1.14", "handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the TSS"), false;
 	// END
-	// SOLUTION 1.11
+	// SOLUTION 1.15
+	if (gate_ist(g))
+		offset = 0x24 + 8 * (gate_ist(g) - 1);
+	// STARTER 1.15: a gate can ask for a stack of the TSS's interrupt stack table. Hint: number 1 lies at offset 0x24, and it always wins.
+	//	if (gate_ist(g))
+	//		return lab_todo(v->vm, "1.15", "handler_stack() in deliver.c: a gate with an IST number switches to that stack"), false;
+	// END
 	if (offset) {
 		if (offset + 7 > v->tr.limit)
 			return raise_error(v, VEC_TS, (v->tr.selector & 0xfffc) | ext_bit(e));
@@ -66,85 +120,69 @@ static bool handler_stack(struct vcpu *v, const struct event *e, const struct ga
 		if (!canonical(*rsp))
 			return raise_error(v, VEC_SS, ext_bit(e));
 	}
-	*rsp &= ~15ull; /* always aligned in 64-bit mode */
 	return true;
 }
 
-/* Delivers one event. true: the guest stands at the handler's first instruction. false: an exception is queued (or the VM is
- * stopped) and nothing of the guest's registers has changed. */
-static bool try_deliver(struct vcpu *v, const struct event *e)
+/* Step 4: the frame, from a stack aligned to 16 bytes: ss, rsp, rflags, cs, rip and perhaps an error code. (SDM vol. 3, 6.14.2) */
+static bool push_frame(struct vcpu *v, const struct event *e, uint64_t *rsp)
 {
-	unsigned ext = ext_bit(e), idt_error = e->vector * 8 + ERROR_IDT;
-	struct descriptor d;
-	struct gate g;
-	uint64_t rsp;
-
-	if (e->vector * 16 + 15u > v->idtr.limit)
-		return raise_error(v, VEC_GP, idt_error + ext);
-	if (!gva_read_system(v, v->idtr.base + e->vector * 16, &g, 16))
-		return false;
-	if (gate_type(&g) != GATE_INTERRUPT && gate_type(&g) != GATE_TRAP)
-		return raise_error(v, VEC_GP, idt_error + ext);
-	// END
-	// SOLUTION 1.13
-	if (e->kind == EVENT_SOFTWARE && gate_dpl(&g) < v->cpl) /* or a program could raise any exception by hand */
-		return raise_error(v, VEC_GP, idt_error);
-	// STARTER 1.13: may the program use this gate with `int n`? Hint: compare the gate's DPL with the CPL, for software events only.
-	//	if (e->kind == EVENT_SOFTWARE)
-	//		return lab_todo(v->vm, "1.13", "try_deliver() in deliver.c: check the gate's DPL for software interrupts"), false;
-	//	(void)gate_dpl;
-	// END
 	// SOLUTION 1.11
-	if (!gate_present(&g))
-		return raise_error(v, VEC_NP, idt_error + ext);
-
-	/* The code segment that the gate names. (SDM vol. 3, 6.12.1) */
-	uint16_t selector = gate_selector(&g) & 0xfffc;
-	if (!selector)
-		return raise_error(v, VEC_GP, ext);
-	if (!descriptor_read(v, selector, false, VEC_GP, &d)) {
-		v->event.error |= v->event.vector == VEC_GP ? ext : 0;
-		return false;
-	}
-	unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5;
-	if (!(attr & SEG_S) || !(attr & 8) || dpl > v->cpl || !(attr & SEG_L) || (attr & SEG_DB))
-		return raise_error(v, VEC_GP, selector | ext);
-	if (!(attr & SEG_P))
-		return raise_error(v, VEC_NP, selector | ext);
-	unsigned new_cpl = (attr & 4) ? v->cpl : dpl; /* a conforming segment keeps the level */
-
-	if (!handler_stack(v, e, &g, new_cpl, &rsp))
-		return false;
-	uint64_t frame[6] = { 0, v->rip, v->seg[CS].selector, v->rflags | (is_fault(e) ? FLAG_RF : 0), v->gpr[RSP], v->seg[SS].selector };
-	unsigned first = 1;
+	uint64_t rflags = v->rflags | (is_fault(e) ? FLAG_RF : 0);
+	uint64_t frame[6] = { 0, v->rip, v->seg[CS].selector, rflags, v->gpr[RSP], v->seg[SS].selector };
+	unsigned first = 1; /* of the six, the first that is pushed: 0 with an error code */
+	// STARTER 1.11: write ss, rsp, rflags, cs and rip below *rsp. Hint: the CPU clears the low four bits of RSP before it pushes.
+	//	(void)rsp, (void)is_fault;
+	//	return lab_todo(v->vm, "1.11", "push_frame() in deliver.c: write the five words of the frame below *rsp"), false;
 	// END
 	// SOLUTION 1.12
 	if (e->has_error) {
 		frame[0] = e->error;
 		first = 0;
 	}
-	// STARTER 1.12: some exceptions push an error code below RIP. Hint: it is 8 bytes like everything else on the stack.
+	// STARTER 1.12: some exceptions push an error code last. Hint: it takes 8 bytes like everything else on the stack.
 	//	if (e->has_error)
-	//		return lab_todo(v->vm, "1.12", "try_deliver() in deliver.c: exceptions with an error code push it last"), false;
+	//		return lab_todo(v->vm, "1.12", "push_frame() in deliver.c: an exception with an error code pushes it below rip"), false;
 	// END
 	// SOLUTION 1.11
-	unsigned size = (6 - first) * 8;
-	if (!gva_write_system(v, rsp - size, &frame[first], size))
-		return false;
+	*rsp = (*rsp & ~15ull) - (6 - first) * 8;
+	return gva_write_system(v, *rsp, &frame[first], (6 - first) * 8);
+	// STARTER 1.11: put the frame into guest memory. Hint: gva_write_system() writes as the CPU itself does.
+	//	return false;
+	// END
+}
 
-	/* From here on nothing can fail. */
+/* Step 5: the jump. From here on nothing can fail. */
+static void enter_handler(struct vcpu *v, const struct gate *g, const struct descriptor *d, unsigned new_cpl, uint64_t rsp)
+{
+	// SOLUTION 1.11
 	if (new_cpl != v->cpl)
 		v->seg[SS] = (struct segment){ .selector = (uint16_t)new_cpl }; /* a null selector with the new level (6.14.4) */
-	segment_from_descriptor(&v->seg[CS], selector | new_cpl, &d);
+	segment_from_descriptor(&v->seg[CS], (gate_selector(g) & 0xfffc) | new_cpl, d);
 	v->cpl = new_cpl;
-	v->gpr[RSP] = rsp - size;
-	v->rip = gate_target(&g);
-	v->rflags &= ~(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | (gate_type(&g) == GATE_INTERRUPT ? FLAG_IF : 0));
+	v->gpr[RSP] = rsp;
+	v->rip = gate_target(g);
+	v->rflags &= ~(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | (gate_type(g) == GATE_INTERRUPT ? FLAG_IF : 0));
 	v->shadow = false;
 	trap_special_changed(v);
+	// STARTER 1.11: the guest stands at the handler's first instruction: CS, CPL, SS, RSP, RIP, RFLAGS. Hint: which gate clears IF?
+	//	(void)g, (void)d, (void)new_cpl, (void)rsp, (void)gate_target;
+	//	lab_todo(v->vm, "1.11", "enter_handler() in deliver.c: cs, rip, rsp, rflags of the handler");
+	// END
+}
+
+static bool try_deliver(struct vcpu *v, const struct event *e)
+{
+	struct descriptor d;
+	struct gate g;
+	unsigned new_cpl = 0;
+	uint64_t rsp = 0;
+
+	if (!find_gate(v, e, &g) || !handler_segment(v, e, &g, &d, &new_cpl) || !handler_stack(v, e, &g, new_cpl, &rsp) ||
+	    !push_frame(v, e, &rsp))
+		return false;
+	enter_handler(v, &g, &d, new_cpl, rsp);
 	return true;
 }
-// END
 
 // SOLUTION 1.16
 /* Exceptions that together make a double fault (SDM vol. 3, table 6-5). */
@@ -165,34 +203,29 @@ static bool makes_double_fault(const struct event *first, const struct event *se
 
 int deliver_event(struct vcpu *v)
 {
-	// SOLUTION 1.11
 	struct event e = v->event;
 
 	for (;;) {
 		v->event.pending = false;
 		if (try_deliver(v, &e))
-			return 0;
+			return v->vm->stopping ? -ECANCELED : 0;
 		if (v->vm->stopping)
 			return -ECANCELED;
-		// END
+		/* Delivering e raised another exception, which is now in v->event. */
 		// SOLUTION 1.16
 		if (e.kind == EVENT_EXCEPTION && e.vector == VEC_DF)
 			return vm_stop(v->vm, HV_STOPPED,
-				       "triple fault at rip 0x%llx: delivering the double fault (#DF) raised vector %u (error 0x%x); "
+				       "triple fault at rip 0x%llx: delivering the double fault (#DF) raised %s (error 0x%x); "
 				       "IDT base 0x%llx limit 0x%x, rsp 0x%llx",
-				       (unsigned long long)v->rip, v->event.vector, v->event.error, (unsigned long long)v->idtr.base,
-				       v->idtr.limit, (unsigned long long)v->gpr[RSP]);
+				       (unsigned long long)v->rip, vector_name(v->event.vector), v->event.error,
+				       (unsigned long long)v->idtr.base, v->idtr.limit, (unsigned long long)v->gpr[RSP]);
 		if (makes_double_fault(&e, &v->event))
 			raise_error(v, VEC_DF, 0);
-		// STARTER 1.16: delivering this event raised another exception. Hint: SDM vol. 3, table 6-5; and what follows a failed #DF?
-		//		return lab_todo(v->vm, "1.16", "deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
+		// STARTER 1.16: when do two exceptions make a double fault? Hint: SDM vol. 3, table 6-5; and what follows a failed #DF?
+		//	return lab_todo(v->vm, "1.16", "deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
 		// END
-		// SOLUTION 1.11
 		e = v->event;
 	}
-	// STARTER 1.11: deliver v->event through the guest's IDT: gate, stack, frame, jump. Hint: split it up: find the gate, find the stack, push.
-	//	return lab_todo(v->vm, "1.11", "deliver_event() in deliver.c: push a frame on the guest's stack and jump to its handler");
-	// END
 }
 
 bool interrupt_window_open(const struct vcpu *v)
@@ -241,68 +274,62 @@ enum emu emulate_int(struct vcpu *v, const struct insn *insn)
 
 enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 {
-	// SOLUTION 1.11
-	uint64_t f[5], rsp = v->gpr[RSP]; /* rip, cs, rflags, rsp, ss: always all five in 64-bit mode */
+	uint64_t f[5], mask = FLAGS_DEFINED & ~(FLAG_VM | FLAG_VIF | FLAG_VIP); /* f: rip, cs, rflags, rsp, ss */
 	struct descriptor d;
+	uint16_t cs;
+	unsigned cpl;
 
+	// SOLUTION 1.11
 	if (insn->opsize != 8)
 		return vm_stop(v->vm, HV_STOPPED, "iret with a 16- or 32-bit frame at rip 0x%llx: the trap engine runs 64-bit code only",
 			       (unsigned long long)v->rip);
-	if (v->rflags & FLAG_NT) { /* task returns do not exist in 64-bit mode */
-		raise_error(v, VEC_GP, 0);
+	if (v->rflags & FLAG_NT) /* task returns do not exist in 64-bit mode */
+		return raise_gp(v, 0);
+	if (!gva_read(v, v->gpr[RSP], f, sizeof f))
 		return EMU_RAISED;
-	}
-	if (!gva_read(v, rsp, f, sizeof f))
-		return EMU_RAISED;
-	uint16_t cs = (uint16_t)f[1], ss = (uint16_t)f[4];
-	unsigned cpl = cs & 3;
-	if (!(cs & 0xfffc)) {
-		raise_error(v, VEC_GP, 0);
-		return EMU_RAISED;
-	}
+	cs = (uint16_t)f[1];
+	cpl = cs & 3;
+	if (!(cs & 0xfffc))
+		return raise_gp(v, 0);
 	if (!descriptor_read(v, cs, false, VEC_GP, &d))
 		return EMU_RAISED;
 	unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5;
-	if (!(attr & SEG_S) || !(attr & 8) || cpl < v->cpl || ((attr & 4) ? dpl > cpl : dpl != cpl)) {
-		raise_error(v, VEC_GP, cs & 0xfffc);
-		return EMU_RAISED;
-	}
+	if (!(attr & SEG_S) || !(attr & 8) || cpl < v->cpl || ((attr & 4) ? dpl > cpl : dpl != cpl))
+		return raise_gp(v, cs & 0xfffc);
 	if (!(attr & SEG_P)) {
 		raise_error(v, VEC_NP, cs & 0xfffc);
 		return EMU_RAISED;
 	}
 	if (!(attr & SEG_L))
 		return vm_stop(v->vm, HV_STOPPED, "iretq to 32-bit code (selector 0x%x): the trap engine runs 64-bit code only", cs);
-	if (!canonical(f[0])) {
-		raise_error(v, VEC_GP, 0);
-		return EMU_RAISED;
-	}
+	if (!canonical(f[0]))
+		return raise_gp(v, 0);
+	// STARTER 1.11: undo what delivery did: read the five words at RSP and check CS. Hint: its RPL is the level to return to.
+	//	(void)insn;
+	//	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
 	// END
 	// SOLUTION 1.14
 	unsigned old_cpl = v->cpl;
 	bool shadow = v->shadow;
 	v->cpl = cpl; /* SS is checked as the new level would load it */
-	if (!load_data_segment(v, SS, ss)) {
+	if (!load_data_segment(v, SS, (uint16_t)f[4])) {
 		v->cpl = old_cpl;
 		return EMU_RAISED;
 	}
 	v->shadow = shadow; /* unlike a mov to SS, iretq casts none */
 	/* What a program may not change with it: IOPL unless at CPL 0, IF unless CPL <= IOPL (SDM vol. 2, IRET). */
-	uint64_t mask = FLAGS_DEFINED & ~(FLAG_VM | FLAG_VIF | FLAG_VIP | FLAG_IOPL | FLAG_IF);
-	if (!old_cpl)
-		mask |= FLAG_IOPL | FLAG_VIF | FLAG_VIP;
-	if (old_cpl <= (v->rflags & FLAG_IOPL) >> 12)
-		mask |= FLAG_IF;
-	if (cpl > old_cpl) /* what the more privileged level had in its segment registers is none of the outer one's business */
-		for (unsigned s = ES; s <= GS; s++)
-			if (s != CS && s != SS && (v->seg[s].attr & SEG_P) && (v->seg[s].attr & SEG_DPL) >> 5 < cpl &&
-			    (v->seg[s].attr & (SEG_S | 8 | 4)) != (SEG_S | 8 | 4))
-				v->seg[s] = (struct segment){ .base = v->seg[s].base };
-	// STARTER 1.14: iretq to another level checks and loads SS, and some flags stay. Hint: load_data_segment() checks with v->cpl.
-	//	(void)ss;
+	if (old_cpl)
+		mask &= ~FLAG_IOPL;
+	if (old_cpl > (v->rflags & FLAG_IOPL) >> 12)
+		mask &= ~FLAG_IF;
+	/* What the more privileged level had in its segment registers is none of the outer one's business. */
+	for (unsigned s = ES; s <= GS && cpl > old_cpl; s++)
+		if (s != CS && s != SS && (v->seg[s].attr & SEG_P) && (v->seg[s].attr & SEG_DPL) >> 5 < cpl &&
+		    (v->seg[s].attr & (SEG_S | 8 | 4)) != (SEG_S | 8 | 4))
+			v->seg[s] = (struct segment){ .base = v->seg[s].base };
+	// STARTER 1.14: iretq to another level loads SS, and protects some flags. Hint: load_data_segment() checks against v->cpl.
 	//	if (cpl != v->cpl)
-	//		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: return to an outer level: SS, RSP, CPL, protected flags");
-	//	uint64_t mask = FLAGS_DEFINED & ~(FLAG_VM | FLAG_VIF | FLAG_VIP);
+	//		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
 	// END
 	// SOLUTION 1.11
 	v->rflags = (v->rflags & ~mask) | (f[2] & mask) | FLAG_FIXED;
@@ -312,8 +339,8 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 	trap_special_changed(v);
 	trap_note(v, "to 0x%llx at CPL %u", (unsigned long long)v->rip, v->cpl);
 	return EMU_JUMPED;
-	// STARTER 1.11: undo what delivery did. Hint: in 64-bit mode iretq always pops five values.
-	//	(void)insn;
-	//	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
+	// STARTER 1.11: load what was read. Hint: RFLAGS by the mask: some bits are not the guest's to set.
+	//	(void)f, (void)mask, (void)d, (void)cs;
+	//	return EMU_RAISED;
 	// END
 }

@@ -181,21 +181,15 @@ enum emu emulate_string_io(struct vcpu *v, const struct insn *insn)
 }
 
 // SOLUTION 1.6
-static enum emu general_protection(struct vcpu *v)
-{
-	raise_error(v, VEC_GP, 0);
-	return EMU_RAISED;
-}
-
 /* Control register writes and what the CPU refuses. (SDM vol. 3, 2.5) */
 static enum emu write_cr(struct vcpu *v, unsigned cr, uint64_t value)
 {
 	switch (cr) {
 	case 0:
 		if (value >> 32 || ((value & CR0_PG) && !(value & CR0_PE)) || ((value & CR0_NW) && !(value & CR0_CD)))
-			return general_protection(v);
+			return raise_gp(v, 0);
 		if (!(value & CR0_PG)) /* leaving 64-bit mode is not possible while CS is a 64-bit segment (SDM vol. 3, 9.8.5.4) */
-			return general_protection(v);
+			return raise_gp(v, 0);
 		v->cr0 = (value & CR0_DEFINED) | CR0_ET;
 		trap_special_changed(v);
 		return EMU_NEXT;
@@ -204,18 +198,18 @@ static enum emu write_cr(struct vcpu *v, unsigned cr, uint64_t value)
 		return EMU_NEXT;
 	case 3:
 		if (value >> 52)
-			return general_protection(v);
+			return raise_gp(v, 0);
 		v->cr3 = value;
 		return EMU_NEXT;
 	case 4:
 		if (value & ~trap_cr4_allowed(v) || !(value & CR4_PAE))
-			return general_protection(v);
+			return raise_gp(v, 0);
 		v->cr4 = value;
 		trap_special_changed(v);
 		return EMU_NEXT;
 	case 8:
 		if (value >> 4)
-			return general_protection(v);
+			return raise_gp(v, 0);
 		v->cr8 = value;
 		return EMU_NEXT;
 	default:
@@ -232,7 +226,7 @@ enum emu emulate_cr(struct vcpu *v, const struct insn *insn)
 	uint64_t value;
 
 	if (v->cpl)
-		return general_protection(v);
+		return raise_gp(v, 0);
 	switch (insn->op) {
 	case INSN_CLTS:
 		v->cr0 &= ~CR0_TS;
@@ -273,7 +267,7 @@ enum emu emulate_dr(struct vcpu *v, const struct insn *insn)
 {
 	// SOLUTION 1.7
 	if (v->cpl)
-		return general_protection(v);
+		return raise_gp(v, 0);
 	bool write = insn->op == INSN_MOV_TO_DR;
 	unsigned dr = write ? insn->dst.reg : insn->src.reg;
 
@@ -297,7 +291,7 @@ enum emu emulate_dr(struct vcpu *v, const struct insn *insn)
 	}
 	uint64_t value = v->gpr[insn->src.reg];
 	if (dr >= 6 && value >> 32)
-		return general_protection(v);
+		return raise_gp(v, 0);
 	/* Bits that always read as one or zero (SDM vol. 3, figure 17-1). */
 	if (dr == 6)
 		value = (value & 0xe00f) | 0xffff0ff0;
@@ -320,14 +314,14 @@ enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 	uint64_t gva, value;
 
 	if (v->cpl)
-		return general_protection(v);
+		return raise_gp(v, 0);
 	if (insn->op == INSN_LGDT || insn->op == INSN_LIDT) {
 		struct dtable t;
 		gva = operand_gva(v, insn, &o);
 		if (!gva_read(v, gva, &t.limit, 2) || !gva_read(v, gva + 2, &t.base, 8))
 			return EMU_RAISED;
 		if (!canonical(t.base))
-			return general_protection(v);
+			return raise_gp(v, 0);
 		*(insn->op == INSN_LGDT ? &v->gdtr : &v->idtr) = t;
 		trap_note(v, "base 0x%llx limit 0x%x", (unsigned long long)t.base, t.limit);
 		return EMU_NEXT;
@@ -338,7 +332,7 @@ enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 		return EMU_RAISED;
 	if (!(value & 0xfffc)) {
 		if (tr)
-			return general_protection(v);
+			return raise_gp(v, 0);
 		v->ldtr = (struct segment){ .selector = (uint16_t)value };
 		return EMU_NEXT;
 	}
@@ -399,7 +393,7 @@ static enum emu write_msr(struct vcpu *v, uint32_t index, uint64_t value)
 	if (index == MSR_EFER) {
 		/* Paging is on, so long mode cannot be switched (APM vol. 2, 3.1.7). LMA is the CPU's own. */
 		if (value & ~(uint64_t)TRAP_EFER_ALLOWED || (value ^ v->efer) & EFER_LME)
-			return general_protection(v);
+			return raise_gp(v, 0);
 		v->efer = (value & ~EFER_LMA) | (v->efer & EFER_LMA);
 		return EMU_NEXT;
 	}
@@ -408,7 +402,7 @@ static enum emu write_msr(struct vcpu *v, uint32_t index, uint64_t value)
 		return EMU_NEXT;
 	}
 	if (!plain || !msr_value_valid(index, value))
-		return general_protection(v);
+		return raise_gp(v, 0);
 	*plain = value;
 	if (index == MSR_FS_BASE || index == MSR_GS_BASE)
 		trap_special_changed(v);
@@ -422,7 +416,7 @@ enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 	uint32_t index = (uint32_t)v->gpr[RCX];
 
 	if (v->cpl)
-		return general_protection(v);
+		return raise_gp(v, 0);
 	trap_refresh_segments(v); /* the bases of FS and GS may have changed without a trap */
 	if (insn->op == INSN_SWAPGS) {
 		uint64_t base = v->seg[GS].base;
@@ -442,7 +436,7 @@ enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 	else if (plain)
 		value = *plain;
 	else
-		return general_protection(v);
+		return raise_gp(v, 0);
 	v->gpr[RAX] = (uint32_t)value;
 	v->gpr[RDX] = value >> 32;
 	return EMU_NEXT;
@@ -517,7 +511,7 @@ enum emu emulate_syscall(struct vcpu *v, const struct insn *insn)
 		return EMU_RAISED;
 	}
 	if (v->cpl || (insn->opsize == 8 && !canonical(v->gpr[RCX])))
-		return general_protection(v);
+		return raise_gp(v, 0);
 	if (insn->opsize != 8)
 		return vm_stop(v->vm, HV_STOPPED, "sysret to 32-bit code at rip 0x%llx: the trap engine runs 64-bit code only",
 			       (unsigned long long)v->rip);

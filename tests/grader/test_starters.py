@@ -65,6 +65,13 @@ class Generation(unittest.TestCase):
         self.assertEqual(make_starter("// SOLUTION 1.2\nint a;\n// STARTER 1.2: Add what you need.\n// END\n", "a.c"),
                          "// TODO 1.2: Add what you need.\n")
 
+    def test_region_without_starter_leaves_nothing(self):
+        self.assertEqual(make_starter("a\n// SOLUTION 1.2\nx\n// END\nb\n", "a.c"), "a\nb\n")
+
+    def test_instruction_of_two_lines(self):
+        self.assertEqual(make_starter("\t// SOLUTION 1.2\n\t// STARTER 1.2: Go. Hint: there\n\t// or here.\n\t//\ta();\n\t// END\n", "a.c"),
+                         "\t// TODO 1.2: Go. Hint: there\n\t// or here.\n\ta();\n")
+
     def test_word_in_a_sentence_is_no_marker(self):
         text = "// The SOLUTION 1.3 is elsewhere.\n// ENDED\n"
         self.assertEqual(make_starter(text, "a.c"), text)
@@ -85,9 +92,6 @@ class Refusal(unittest.TestCase):
 
     def test_starter_without_solution(self):
         self.refuse("// STARTER 1.1: Go.\n// END\n", 1, "without a SOLUTION")
-
-    def test_solution_without_starter(self):
-        self.refuse("// SOLUTION 1.1\nx\n// END\n", 3, "no STARTER")
 
     def test_end_without_solution(self):
         self.refuse("a\n// END\n", 2, "END without")

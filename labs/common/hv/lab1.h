@@ -29,6 +29,13 @@ enum emu {
 	EMU_RAISED             /* it caused an exception, which is queued in v->event; v->rip still points at it */
 };
 
+/* #GP, the exception for nearly everything that is not allowed. */
+static inline enum emu raise_gp(struct vcpu *v, uint32_t error)
+{
+	raise_error(v, VEC_GP, error);
+	return EMU_RAISED;
+}
+
 /* --- emulate.c ---------------------------------------------------------------------------------------------------- */
 
 /*

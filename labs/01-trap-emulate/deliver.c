@@ -1,0 +1,171 @@
+/*
+ * Lab 1, checkpoints 1.11 to 1.16 and 1.18: exceptions and interrupts, through the guest's own tables.
+ *
+ * The machine's IDT belongs to the monitor; the guest's exists only in its memory. So what the CPU does when an event arrives
+ * (find the gate, check it, switch stacks, push a frame, jump) is done here, step by step, and so is iretq, its reverse.
+ *
+ * Reading: Intel SDM vol. 3, chapter 6, above all 6.12 to 6.15; vol. 2, INT n and IRET.
+ */
+#include "lab1.h"
+
+/* A gate of the IDT in 64-bit mode (SDM vol. 3, figure 6-8). */
+struct gate {
+	uint64_t lo, hi;
+};
+static unsigned gate_type(const struct gate *g) { return g->lo >> 40 & 0x1f; } /* S bit included */
+static unsigned gate_dpl(const struct gate *g) { return g->lo >> 45 & 3; }
+static bool gate_present(const struct gate *g) { return g->lo >> 47 & 1; }
+static unsigned gate_ist(const struct gate *g) { return g->lo >> 32 & 7; }
+static uint16_t gate_selector(const struct gate *g) { return (uint16_t)(g->lo >> 16); }
+static uint64_t gate_target(const struct gate *g)
+{
+	return (g->lo & 0xffff) | (g->lo >> 32 & 0xffff0000) | g->hi << 32;
+}
+#define GATE_INTERRUPT 0xe
+#define GATE_TRAP 0xf
+
+/* The EXT bit of an error code: the fault came up while something from outside the program was delivered. (SDM vol. 3, 6.13) */
+static uint32_t ext_bit(const struct event *e) { return e->kind == EVENT_SOFTWARE ? 0 : 1; }
+#define ERROR_IDT 2
+
+/* A fault leaves RF set in the saved flags, so that an instruction breakpoint does not strike again (SDM vol. 3, 17.3.1.1). */
+static bool is_fault(const struct event *e)
+{
+	return e->kind == EVENT_EXCEPTION && e->vector != VEC_DB && e->vector != VEC_BP && e->vector != VEC_OF &&
+	       e->vector != VEC_NMI && e->vector != VEC_DF;
+}
+/*
+ * Delivery in five steps. Each returns false when it raised an exception itself (it is then queued in v->event) or stopped the VM;
+ * nothing of the guest's registers has changed then.
+ */
+
+/* Step 1: the gate. (SDM vol. 3, 6.10, 6.14.1) */
+static bool find_gate(struct vcpu *v, const struct event *e, struct gate *g)
+{
+	// TODO 1.11: read the event's gate from the guest's IDT (v->idtr) and check its type. Hint: 16 bytes each in 64-bit mode.
+	(void)e, (void)g, (void)gate_type;
+	return lab_todo(v->vm, "1.11", "find_gate() in deliver.c: read the event's gate from the guest's IDT"), false;
+	// TODO 1.13: may the program use this gate with `int n`? Hint: compare the gate's DPL with the CPL, for software events only.
+	if (e->kind == EVENT_SOFTWARE && gate_dpl(g) < v->cpl)
+		return lab_todo(v->vm, "1.13", "find_gate() in deliver.c: a software interrupt needs a gate with DPL >= CPL"), false;
+	if (!gate_present(g))
+		return raise_error(v, VEC_NP, e->vector * 8 + ERROR_IDT + ext_bit(e));
+	return true;
+}
+
+/* Step 2: the code segment that the gate names, and the level that the handler runs at. (SDM vol. 3, 6.12.1) */
+static bool handler_segment(struct vcpu *v, const struct event *e, const struct gate *g, struct descriptor *d, unsigned *new_cpl)
+{
+	// TODO 1.11: find the gate's code segment in the guest's GDT with descriptor_read(). Hint: its DPL is the handler's level.
+	(void)e, (void)g, (void)d, (void)new_cpl, (void)gate_selector;
+	return lab_todo(v->vm, "1.11", "handler_segment() in deliver.c: the code segment that the gate names"), false;
+}
+
+/* Step 3: the stack that the handler runs on, before anything is pushed. (SDM vol. 3, 6.14.2, 6.14.5, figure 7-11) */
+static bool handler_stack(struct vcpu *v, const struct event *e, const struct gate *g, unsigned new_cpl, uint64_t *rsp)
+{
+	unsigned offset = 0; /* of the stack pointer in the TSS; 0 stands for the present stack */
+
+	*rsp = v->gpr[RSP];
+	// TODO 1.14: a handler at a more privileged level runs on that level's stack from the TSS. Hint: RSP0 lies at offset 4.
+	if (new_cpl < v->cpl)
+		return lab_todo(v->vm, "1.14", "handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the TSS"), false;
+	// TODO 1.15: a gate can ask for a stack of the TSS's interrupt stack table. Hint: number 1 lies at offset 0x24, and it always wins.
+	if (gate_ist(g))
+		return lab_todo(v->vm, "1.15", "handler_stack() in deliver.c: a gate with an IST number switches to that stack"), false;
+	if (offset) {
+		if (offset + 7 > v->tr.limit)
+			return raise_error(v, VEC_TS, (v->tr.selector & 0xfffc) | ext_bit(e));
+		if (!gva_read_system(v, v->tr.base + offset, rsp, 8))
+			return false;
+		if (!canonical(*rsp))
+			return raise_error(v, VEC_SS, ext_bit(e));
+	}
+	return true;
+}
+
+/* Step 4: the frame, from a stack aligned to 16 bytes: ss, rsp, rflags, cs, rip and perhaps an error code. (SDM vol. 3, 6.14.2) */
+static bool push_frame(struct vcpu *v, const struct event *e, uint64_t *rsp)
+{
+	// TODO 1.11: write ss, rsp, rflags, cs and rip below *rsp. Hint: the CPU clears the low four bits of RSP before it pushes.
+	(void)rsp, (void)is_fault;
+	return lab_todo(v->vm, "1.11", "push_frame() in deliver.c: write the five words of the frame below *rsp"), false;
+	// TODO 1.12: some exceptions push an error code last. Hint: it takes 8 bytes like everything else on the stack.
+	if (e->has_error)
+		return lab_todo(v->vm, "1.12", "push_frame() in deliver.c: an exception with an error code pushes it below rip"), false;
+	// TODO 1.11: put the frame into guest memory. Hint: gva_write_system() writes as the CPU itself does.
+	return false;
+}
+
+/* Step 5: the jump. From here on nothing can fail. */
+static void enter_handler(struct vcpu *v, const struct gate *g, const struct descriptor *d, unsigned new_cpl, uint64_t rsp)
+{
+	// TODO 1.11: the guest stands at the handler's first instruction: CS, CPL, SS, RSP, RIP, RFLAGS. Hint: which gate clears IF?
+	(void)g, (void)d, (void)new_cpl, (void)rsp, (void)gate_target;
+	lab_todo(v->vm, "1.11", "enter_handler() in deliver.c: cs, rip, rsp, rflags of the handler");
+}
+
+static bool try_deliver(struct vcpu *v, const struct event *e)
+{
+	struct descriptor d;
+	struct gate g;
+	unsigned new_cpl = 0;
+	uint64_t rsp = 0;
+
+	if (!find_gate(v, e, &g) || !handler_segment(v, e, &g, &d, &new_cpl) || !handler_stack(v, e, &g, new_cpl, &rsp) ||
+	    !push_frame(v, e, &rsp))
+		return false;
+	enter_handler(v, &g, &d, new_cpl, rsp);
+	return true;
+}
+
+
+int deliver_event(struct vcpu *v)
+{
+	struct event e = v->event;
+
+	for (;;) {
+		v->event.pending = false;
+		if (try_deliver(v, &e))
+			return v->vm->stopping ? -ECANCELED : 0;
+		if (v->vm->stopping)
+			return -ECANCELED;
+		/* Delivering e raised another exception, which is now in v->event. */
+		// TODO 1.16: when do two exceptions make a double fault? Hint: SDM vol. 3, table 6-5; and what follows a failed #DF?
+		return lab_todo(v->vm, "1.16", "deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
+		e = v->event;
+	}
+}
+
+bool interrupt_window_open(const struct vcpu *v)
+{
+	// TODO 1.18: would the guest take an interrupt now? Hint: two things can forbid it.
+	lab_todo(v->vm, "1.18", "interrupt_window_open() in deliver.c: when does the guest take an interrupt?");
+	return false;
+}
+
+enum emu emulate_int(struct vcpu *v, const struct insn *insn)
+{
+	// TODO 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the instruction's address or
+	// the next one's? And which of the two when the gate refuses?
+	(void)insn;
+	return lab_todo(v->vm, "1.13", "emulate_int() in deliver.c: int n and int3 are delivered with rip behind the instruction");
+}
+
+enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
+{
+	uint64_t f[5], mask = FLAGS_DEFINED & ~(FLAG_VM | FLAG_VIF | FLAG_VIP); /* f: rip, cs, rflags, rsp, ss */
+	struct descriptor d;
+	uint16_t cs;
+	unsigned cpl;
+
+	// TODO 1.11: undo what delivery did: read the five words at RSP and check CS. Hint: its RPL is the level to return to.
+	(void)insn;
+	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
+	// TODO 1.14: iretq to another level loads SS, and protects some flags. Hint: load_data_segment() checks against v->cpl.
+	if (cpl != v->cpl)
+		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
+	// TODO 1.11: load what was read. Hint: RFLAGS by the mask: some bits are not the guest's to set.
+	(void)f, (void)mask, (void)d, (void)cs;
+	return EMU_RAISED;
+}

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Every test there is. test.py [SUITE]... runs only these suites.
+
+Each suite reports one line with its counts, its whole output is in build/test/SUITE.log, and what failed is shown at the end.
+The very last line is "N passed, M failed"; the exit status is 0 when nothing failed.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+LOGS = TOP / "build/test"
+SECONDS = 1500  # ends suites that hang
+WORKERS = 2     # most suites wait for a test host, which uses one processor
+
+
+def run(log, *command):
+    """Runs a command with its output at the end of a log. Returns (exit status, that output)."""
+    # Which make started this is nothing to the makes that are started here.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = [str(word) for word in command]
+    try:
+        done = subprocess.run(command, cwd=TOP, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS, check=False)
+        status, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        status, output = -1, (late.stdout or b"").decode(errors="replace") + f"\nended after {SECONDS} seconds\n"
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"$ {' '.join(command)}\n{output}\n")
+    return status, output
+
+
+# Each suite is a function of its log that returns (passed, failed).
+
+def commands(*list_of_commands):
+    """One test for each command: it succeeds, and a compiler has nothing to warn of."""
+    def suite(log):
+        results = [run(log, *command) for command in list_of_commands]
+        good = sum(status == 0 and "warning:" not in output for status, output in results)
+        return good, len(results) - good
+    return suite
+
+
+def unit(*options):
+    """cmocka's programs: a program that dies has failed once more than it said."""
+    def suite(log):
+        status, output = run(log, "make", "-k", "unit", *options)
+        passed = sum(map(int, re.findall(r"^\[  PASSED  \] (\d+) test", output, re.M)))
+        failed = sum(map(int, re.findall(r"^\[  FAILED  \].*?(\d+) test\(s\), listed below", output, re.M)))
+        return passed, failed if failed or status == 0 else 1
+    return suite
+
+
+def unittests(directory):
+    """Python's unittest: one test with several failing parts has failed once."""
+    def suite(log):
+        status, output = run(log, sys.executable, "-m", "unittest", "discover", "-s", directory, "-t", directory)
+        ran = re.search(r"^Ran (\d+) test", output, re.M)
+        names = set(re.findall(r"^(?:FAIL|ERROR): (\S+ \([^)]*\))", output, re.M))
+        skipped = re.search(r"skipped=(\d+)", output)
+        total = (int(ran[1]) if ran else 0) - (int(skipped[1]) if skipped else 0)
+        failed = len(names) or int(status != 0 or not ran)
+        return max(total - failed, 0), failed
+    return suite
+
+
+def grade(solution, good_status):
+    """One test for each checkpoint: it must be `good_status` for this solution ("passed"), or anything but that (None)."""
+    def suite(log):
+        # JSON goes to a file: standard output also carries what the grader says while it works.
+        report = LOGS / f"grade-{solution}.json"
+        report.unlink(missing_ok=True)
+        status, _ = run(log, "grader/grade", "1", "--solution", solution, "--format", "json", "--output", report)
+        if status not in (0, 1) or not report.exists():
+            return 0, 1
+        checkpoints = json.loads(report.read_text(encoding="utf-8"))["checkpoints"]
+        # A checkpoint that the grader could not decide proves nothing either way.
+        states = [checkpoint["status"] for checkpoint in checkpoints]
+        good = sum(state == good_status if good_status else state in ("failed", "blocked") for state in states)
+        return good, len(states) - good
+    return suite
+
+
+def suites():
+    """(what is built first, what then runs two at a time), as name -> suite."""
+    build = {"build": commands(["make", "-j2", "hv", "guests", "testhost", "build/probe", "build/guests/bench.elf"],
+                               ["make", "-j2", "hv", "SAN=1"], ["sh", "-c", "rm -rf build/lab1; make -j2 hv LAB=1"])}
+    rest = {
+        "starters": commands([sys.executable, "scripts/starters.py", "--check"]),
+        "grade-reference": grade("reference-solution", "passed"),
+        "unit": unit(),
+        "unit-san": unit("SAN=1"),
+        "lint": commands(["make", "lint"]),
+        "grade-starter": grade("labs", None),
+        "doctor": commands(["make", "doctor"]),
+    }
+    for directory in sorted({path.parent for path in (TOP / "tests").glob("*/test_*.py")}):
+        rest[f"tests/{directory.name}"] = unittests(directory.relative_to(TOP))
+    return build, rest
+
+
+def run_suite(name, suite):
+    log = LOGS / f"{name.replace('/', '-')}.log"
+    log.unlink(missing_ok=True)
+    started = time.monotonic()
+    passed, failed = suite(log)
+    print(f"{name:18} {passed:4} passed, {failed:3} failed  {time.monotonic() - started:6.1f} s", flush=True)
+    return name, passed, failed, log
+
+
+def show(name, log):
+    """The end of a failed suite's log; from the first failure on where it is one of Python's."""
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    start = text.find("\n=====")
+    lines = text[max(start, 0):].strip().splitlines()
+    print(f"\n--- {name}, from {log.relative_to(TOP)} ---")
+    print("\n".join(lines[:120] if start >= 0 else lines[-60:]))
+
+
+def main():
+    LOGS.mkdir(parents=True, exist_ok=True)
+    build, rest = suites()
+    wanted = sys.argv[1:]
+    unknown = set(wanted) - set(build) - set(rest)
+    if unknown:
+        print(f"There is no suite {', '.join(sorted(unknown))}. Suites: {', '.join([*build, *rest])}", file=sys.stderr)
+        return 2
+    if wanted:
+        rest = {name: suite for name, suite in rest.items() if name in wanted}
+    results = [run_suite(name, suite) for name, suite in build.items()]
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        results += pool.map(lambda item: run_suite(*item), rest.items())
+    if not wanted or "bench" in wanted:
+        print("bench (measured alone, for information):")
+        _, output = run(LOGS / "bench.log", sys.executable, "scripts/bench.py")
+        print("  " + "\n  ".join(output.strip().splitlines()))
+    for name, _, failed, log in results:
+        if failed:
+            show(name, log)
+    passed, failed = sum(r[1] for r in results), sum(r[2] for r in results)
+    print(f"\n{passed} passed, {failed} failed", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
