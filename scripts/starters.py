@@ -105,7 +105,8 @@ def make_starter(text, name):
             state = None
     if state:
         fail(start, f"{state if state == 'STARTER' else 'SOLUTION'} {step} has no END")
-    return "\n".join(out) + "\n"
+    # A region that left nothing must not leave two blank lines either.
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(out)) + "\n"
 
 
 def pairs(root):

@@ -24,7 +24,6 @@ from model import GraderError, UsageError
 MAX_SOURCE = 1 << 20
 BUILD_SECONDS = 300  # ends compilers that hang, nothing else
 
-_STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 _TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.S)
 _DIRECTIVE = re.compile(r"^[ \t]*(?:#|%:)[ \t]*(include|include_next|embed|import)\b[ \t]*(.*)$", re.M)
 _PLAIN_NAME = re.compile(r'^(?:"([^"]+)"|<([^>]+)>)\s*$')
@@ -71,13 +70,26 @@ def source_problem(name, data):
             return "%s has an #%s that does not name a file plainly (%s)." % (name, directive, visible(operand, 60))
         if path.startswith(("/", "~")) or ".." in path.split("/"):
             return "%s includes %s: only headers of the course and of the system may be included." % (name, visible(path, 60))
-    # Neighbouring literals are one to the compiler: ".inc" "bin".
-    joined = re.sub(r'"\s*"', "", text)
-    for literal in _STRING.findall(joined):
+    for literal in _literals(text):
         found = _ASSEMBLER.search(literal)
         if found:
             return "%s contains the assembler directive .%s, which the grader does not allow." % (name, found[1])
     return None
+
+
+def _literals(text):
+    """String literals; neighbours are one to the compiler: ".inc" "bin"."""
+    joined, end = "", None
+    for token in _TOKEN.finditer(text):
+        if not token[0].startswith('"'):
+            continue
+        if end is not None and not text[end : token.start()].strip():
+            joined += token[0][1:-1]
+        else:
+            yield joined
+            joined = token[0][1:-1]
+        end = token.end()
+    yield joined
 
 
 def _read(path):

@@ -119,7 +119,6 @@ static bool try_deliver(struct vcpu *v, const struct event *e)
 	return true;
 }
 
-
 int deliver_event(struct vcpu *v)
 {
 	struct event e = v->event;

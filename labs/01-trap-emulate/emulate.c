@@ -33,7 +33,6 @@ int emulate(struct vcpu *v, const struct insn *insn)
 	}
 }
 
-
 enum emu emulate_out(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.2: write AL, AX or EAX to the port in DX or in the instruction. Hint: insn->opsize is 1, 2 or 4; port_out() reaches the devices.
@@ -55,7 +54,6 @@ enum emu emulate_flags(struct vcpu *v, const struct insn *insn)
 	return lab_todo(v->vm, "1.4", "emulate_flags() in emulate.c: cli and sti change IF in v->rflags, hlt sets v->halted");
 }
 
-
 enum emu emulate_string_io(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.5: ins and outs move data between a port and memory, one element or RCX of them. Hint: RDI or RSI steps by the
@@ -63,7 +61,6 @@ enum emu emulate_string_io(struct vcpu *v, const struct insn *insn)
 	(void)insn;
 	return lab_todo(v->vm, "1.5", "emulate_string_io() in emulate.c: ins and outs, with rep, DF and all three sizes");
 }
-
 
 enum emu emulate_cr(struct vcpu *v, const struct insn *insn)
 {
@@ -87,7 +84,6 @@ enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 	(void)insn;
 	return lab_todo(v->vm, "1.8", "emulate_tables() in emulate.c: lgdt and lidt first, then lldt and ltr");
 }
-
 
 enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 {
