@@ -1,0 +1,179 @@
+"""Mutants: known-bad solutions, each with the checkpoint that must catch it.
+
+A mutant is the reference solution with one mistake. Its file, reference-solution/mutants/NN-name/WHAT.mutant, says
+
+    wrong: what this student got wrong, in a sentence
+    kills: 1.5
+    file: emulate.c
+    <<<<
+    lines of the reference, exactly once in the file
+    ====
+    what stands there instead
+    >>>>
+
+(file and the block may be repeated). A mutant must fail at the checkpoint that it names and nowhere else: what depends on that
+checkpoint is blocked, everything else passes. Otherwise a checkpoint is blind, or two of them test the same thing.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+
+from ladder import load
+from model import GraderError, UsageError
+from solution import lab_directory
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+MARKS = {"passed": ".", "failed": "X", "blocked": "-", "error": "?"}
+
+
+@dataclass
+class Mutant:
+    name: str
+    wrong: str = ""
+    kills: str = ""
+    edits: list = field(default_factory=list)  # (file, old, new)
+
+
+def parse(name, text):
+    """A mutant file's text. GraderError says what is wrong with it."""
+    mutant, file, old, new, part = Mutant(name), "", [], [], None
+    for number, line in enumerate(text.splitlines(), 1):
+        if line == "<<<<" and part is None and file:
+            old, new = [], []
+            part = old
+        elif line == "====" and part is old and part is not None:
+            part = new
+        elif line == ">>>>" and part is new and part is not None:
+            mutant.edits.append((file, "\n".join(old) + "\n", "\n".join(new) + "\n" if new else ""))
+            part = None
+        elif part is not None:
+            part.append(line)
+        elif line.startswith(("wrong: ", "kills: ", "file: ")):
+            key, value = line.split(": ", 1)
+            if key == "file":
+                file = value.strip()
+            else:
+                setattr(mutant, key, value.strip())
+        elif line.strip():
+            raise GraderError("%s, line %d: this belongs to no part of a mutant" % (name, number))
+    if part is not None or not (mutant.wrong and mutant.kills and mutant.edits):
+        raise GraderError("%s: a mutant needs wrong:, kills:, file: and a complete block" % name)
+    return mutant
+
+
+def read_all(root, lab_dir):
+    directory = os.path.join(root, "reference-solution", "mutants", os.path.basename(lab_dir))
+    mutants = []
+    for entry in sorted(os.listdir(directory) if os.path.isdir(directory) else []):
+        if entry.endswith(".mutant"):
+            with open(os.path.join(directory, entry), encoding="utf-8") as f:
+                mutants.append(parse(entry[: -len(".mutant")], f.read()))
+    if not mutants:
+        raise GraderError("There are no mutants in %s." % directory)
+    return mutants
+
+
+def apply(mutant, reference, target):
+    """Writes the mutated files of the reference into the directory target."""
+    files = {}
+    for entry in os.listdir(reference):
+        if entry.endswith(".c"):
+            with open(os.path.join(reference, entry), encoding="utf-8") as f:
+                files[entry] = f.read()
+    for name, old, new in mutant.edits:
+        count = files.get(name, "").count(old)
+        if count != 1:
+            raise GraderError("mutant %s: its lines occur %d times in %s, not once; has the reference changed?" % (mutant.name, count, name))
+        files[name] = files[name].replace(old, new)
+    for name, text in files.items():
+        with open(os.path.join(target, name), "w", encoding="utf-8") as f:
+            f.write(text)
+
+
+def grade(root, lab, directory, seed):
+    """status by checkpoint id."""
+    command = [sys.executable, os.path.join(root, "grader", "grade"), str(lab), "--solution", directory, "--seed", str(seed), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        checkpoints = json.loads(done.stdout)["checkpoints"]
+    except (ValueError, KeyError):
+        raise GraderError("grading %s did not work: %s" % (directory, done.stderr.strip()[-500:])) from None
+    return {c["id"]: (c["status"], c.get("message") or "") for c in checkpoints}
+
+
+def complaint(mutant, verdicts):
+    """What is wrong with how a mutant died; empty when it died as it must."""
+    if mutant.kills not in verdicts:
+        return "names checkpoint %s, which does not exist" % mutant.kills
+    status, message = verdicts[mutant.kills]
+    if status != "failed":
+        return "is not caught: %s is %s" % (mutant.kills, status)
+    if "compile" in message:
+        return "does not compile"
+    others = [i for i, (s, _) in verdicts.items() if s in ("failed", "error") and i != mutant.kills]
+    return "also fails at %s" % ", ".join(others) if others else ""
+
+
+def run_one(root, lab, lab_dir, mutant, seed):
+    reference = os.path.join(root, "reference-solution", os.path.basename(lab_dir))
+    with tempfile.TemporaryDirectory(prefix="mutant-") as top:
+        directory = os.path.join(top, mutant.name)
+        os.mkdir(directory)
+        apply(mutant, reference, directory)
+        return grade(root, lab, directory, seed)
+
+
+def run(argv, root):
+    p = argparse.ArgumentParser(prog="mutants", description="Grades every mutant of a lab and prints the kill matrix. Exit status 0: "
+                                "each died at the checkpoint that names it, and only there.")
+    p.add_argument("lab", type=int, metavar="LAB")
+    p.add_argument("names", nargs="*", metavar="NAME", help="only these mutants")
+    p.add_argument("--seed", type=int, default=None, metavar="N")
+    p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="gradings at a time")
+    args = p.parse_args(argv)
+    lab_dir = lab_directory(root, args.lab)
+    _, checkpoints = load(lab_dir)
+    mutants = [m for m in read_all(root, lab_dir) if not args.names or m.name in args.names]
+    unknown = set(args.names) - {m.name for m in mutants}
+    if unknown:
+        raise UsageError("There is no mutant %s." % ", ".join(sorted(unknown)))
+    seed = secrets.randbelow(1 << 31) if args.seed is None else args.seed
+    width = max(len(m.name) for m in mutants)
+    ids = [c.id for c in checkpoints]
+    print("%-*s  %s" % (width, "mutant", " ".join("%4s" % i for i in ids)))
+    bad, killers = [], set()
+    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
+        futures = [pool.submit(run_one, root, args.lab, lab_dir, m, seed) for m in mutants]
+        for mutant, future in zip(mutants, futures):
+            verdicts = future.result()
+            why = complaint(mutant, verdicts)
+            cells = " ".join("%4s" % MARKS.get(verdicts.get(i, ("error", ""))[0], "?") for i in ids)
+            print("%-*s  %s  %s" % (width, mutant.name, cells, "WRONG: " + why if why else "killed by " + mutant.kills), flush=True)
+            if why:
+                bad.append(mutant.name)
+            else:
+                killers.add(mutant.kills)
+    print("\n. passed   X failed   - blocked by the failed one   seed %d" % seed)
+    idle = [i for i in ids if i not in {m.kills for m in mutants}]
+    if idle and not args.names:
+        print("checkpoints that no mutant names: %s" % ", ".join(idle))
+    print("%d mutants, %d killed where they must be, %d not" % (len(mutants), len(mutants) - len(bad), len(bad)))
+    return 1 if bad else 0
+
+
+def main(argv=None, root=ROOT):
+    try:
+        return run(sys.argv[1:] if argv is None else argv, root)
+    except UsageError as e:
+        print("mutants: %s" % e, file=sys.stderr)
+        return 2
+    except GraderError as e:
+        print("mutants: %s" % e, file=sys.stderr)
+        return 3
