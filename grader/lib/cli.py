@@ -4,6 +4,7 @@ import argparse
 import fcntl
 import os
 import secrets
+import signal
 import sys
 
 from escape import visible
@@ -92,8 +93,13 @@ def run(argv, root, stdout):
     return grading.exit_status()
 
 
+def _terminated(*_):
+    raise KeyboardInterrupt  # so that the test host and its files go too
+
+
 def main(argv=None, root=ROOT, stdout=None):
     stdout = stdout or sys.stdout
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         return run(sys.argv[1:] if argv is None else argv, root, stdout)
     except UsageError as e:

@@ -70,4 +70,4 @@ def compare(expected, seen, width=96):
         piece = visible(text[start : start + width], 10 * width)
         shown.append(dots + piece + ("..." if len(text) > start + width else ""))
     mark = len(dots) + len(visible(e[start:at], 10 * width))
-    return ["expected: " + shown[0], "seen:     " + shown[1], "          " + " " * mark + "^ first difference"]
+    return ["expected   " + shown[0], "seen       " + shown[1], "           " + " " * mark + "^ first difference"]

@@ -2,6 +2,7 @@
 
 import os
 import time
+from glob import glob
 
 from elf import patch_params
 from escape import block, visible
@@ -11,15 +12,18 @@ from model import Failure, GraderError, RunResult
 from native import NativeHost
 from signatures import describe_end
 from solution import compile_hv, make_parts
-from testhost import TestHost
+from testhost import TestHost, needs_kernel
 
 HV = "/bin/hv"  # in the jail
+
+COMPILE_HINT = "Begin with the first error: the later ones are often its consequences. The whole output is in log/build.log."
+LINK_HINT = "Every function that the lab's headers declare must be in your files, with its own name and not static."
 
 
 def first_errors(output, lines=12):
     """The compiler's first error and what it shows with it."""
-    text = output.splitlines()
-    start = next((i for i, line in enumerate(text) if "error:" in line or "undefined reference" in line or "***" in line), None)
+    text = [line for line in output.splitlines() if not line.startswith("make: ***") or "No rule" in line]
+    start = next((i for i, line in enumerate(text) if "error:" in line or "undefined reference" in line), None)
     if start is None:
         start = max(0, len(text) - lines)
     return "\n".join(text[start : start + lines])
@@ -51,14 +55,19 @@ class Grading:
             self._not_built("a solution that can be compiled", "\n".join(self.solution.problems),
                             "Nothing was compiled. " + " ".join(self.solution.problems))
             return
-        targets = ["guests"] + (["testhost"] if self.host_name == "qemu" else [])
         self.progress.stage("building")
-        make_parts(self.root, targets)
+        targets = {"build/guests/" + run.guest for c in self.checkpoints for run in c.runs if run.guest}
+        # The frame on its own first: if that does not compile, it is not the student's fault.
+        targets |= {"build/frame/%s.o" % os.path.basename(name)[:-2] for name in glob(os.path.join(self.root, "labs/common/hv/*.c"))}
+        if self.host_name == "qemu" and needs_kernel(self.root):
+            targets.add("testhost")
+        make_parts(self.root, sorted(targets))
         hv, output = compile_hv(self.root, self.solution, self.work)
         self._write_log("build", output.splitlines())
         if not hv:
             self.errors_of_compiler = first_errors(output)
-            self._not_built("the lab's files to compile", self.errors_of_compiler, "It does not compile.")
+            hint = LINK_HINT if "undefined reference" in self.errors_of_compiler else COMPILE_HINT
+            self._not_built("the lab's files to compile", self.errors_of_compiler, "It does not compile.", hint)
             return
         programs = {HV: hv}
         self.progress.stage("starting the test host" if self.host_name == "qemu" else "starting")
@@ -70,9 +79,9 @@ class Grading:
             self._write_log("testhost", "".join(console).splitlines())
         self.host_facts = dict(host.facts, boots=host.boots)
 
-    def _not_built(self, expected, seen, message):
+    def _not_built(self, expected, seen, message, hint=None):
         head, *rest = self.checkpoints
-        self.ladder.fail(head, Failure(expected, seen), message)
+        self.ladder.fail(head, Failure(expected, seen, hint), message)
         self._judged(head)
         for checkpoint in rest:
             self.ladder.block(checkpoint, head.id)

@@ -14,7 +14,7 @@ NOMINAL_BOOT_MS = 2000
 
 @dataclass
 class Limits:
-    seconds: float = 8.0  # hv is told to give up then; the grader waits half as long again, and the grace
+    seconds: float = 5.0  # hv is told to give up then; the grader waits half as long again, and the grace
     grace: float = 4.0
     memory_mib: int = 768
     file_kib: int = 8 * 1024

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from escape import visible
-from model import HV_OK, PARAMS, Checkpoint, Failure, GraderError, UsageError
+from model import HV_GUEST_FAILED, HV_HOST, HV_OK, HV_STOPPED, HV_TODO, HV_USAGE, PARAMS, Checkpoint, Failure, GraderError, UsageError
 from signatures import describe_end
 
 PASSED, FAILED, BLOCKED, ERROR = "passed", "failed", "blocked", "error"
@@ -114,21 +114,19 @@ class Ladder:
         verdict.message = message or "expected %s, saw %s" % (visible(failure.expected, 160), visible(failure.seen, 160))
 
     def add(self, checkpoint, run, result):
-        """Takes a run's result. Judges the checkpoint when it was the last; returns True then."""
+        """Takes a run's result. Judges the checkpoint when it was the last or nothing can save it; returns True then."""
         verdict = self.verdicts[checkpoint.id]
         verdict.results[run.name] = result
+        failure = _ended_wrongly(run, result) or (run.vm and _never_ran(result))
+        if failure:
+            self.fail(checkpoint, failure, result=result)
+            return True
         if len(verdict.results) < len(checkpoint.runs):
             return False
         self._judge(checkpoint, verdict)
         return True
 
     def _judge(self, checkpoint, verdict):
-        for run in checkpoint.runs:
-            result = verdict.results[run.name]
-            failure = _ended_wrongly(run, result) or _never_ran(result)
-            if failure:
-                self.fail(checkpoint, failure, result=result)
-                return
         try:
             failure = checkpoint.verify(verdict.results, {name: r.params for name, r in verdict.results.items()})
         except Exception:
@@ -147,14 +145,20 @@ def _ended_wrongly(run, result):
         return None
     if run.ends is None:
         return Failure("hv to end by itself", describe_end(result))
-    if tuple(run.ends) == (HV_OK,):
-        return Failure("the guest to run to its end (hv's status 0)", describe_end(result))
-    return Failure("hv to end with status %s" % " or ".join(map(str, run.ends)), describe_end(result))
+    return Failure(" or ".join(_ENDS.get(status, "hv to end with status %d" % status) for status in run.ends), describe_end(result))
+
+
+_ENDS = {
+    HV_OK: "the guest to run to its end (hv's status 0)",
+    HV_GUEST_FAILED: "the guest to end itself with its exit code (hv's status 1)",
+    HV_STOPPED: "hv to stop the VM with a reason (hv's status 4)",
+}
 
 
 def _never_ran(result):
-    """The witness saw no virtual machine run at all, whatever the program printed."""
-    if result.witness is None or result.witness.exits:
+    """The witness saw no virtual machine run at all, whatever the program printed. A program that says itself that it could
+    not run one is left to verify()."""
+    if result.witness is None or result.witness.exits or result.status in (HV_TODO, HV_HOST, HV_USAGE):
         return None
     return Failure("the guest to run in a virtual machine", "no virtual machine ran while hv was running",
                    "KVM in the test host counted no exit at all: what hv printed did not come from a guest.")

@@ -31,9 +31,10 @@ class Run:
     args: Sequence[str] = ()
     params: Optional[Callable] = None
     stdin: Union[bytes, Callable] = b""
-    timeout: float = 8.0
+    timeout: float = 5.0
     ends: Optional[Sequence[int]] = (HV_OK,)
-    command: Sequence[str] = ()  # instead of `hv run`: used by the grader's own tests
+    command: Sequence[str] = ()  # instead of `hv run`
+    vm: bool = True  # a virtual machine runs in it, and the witness must have seen it
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import textwrap
 
 from escape import block, compare, visible
 from ladder import BLOCKED, ERROR, FAILED, PASSED
-from signatures import recognise
+from signatures import NOT_WRITTEN, recognise
 
 WIDTH = 96
 _COLOURS = {PASSED: "32", FAILED: "31", BLOCKED: "33", ERROR: "35", "bold": "1"}
@@ -96,15 +96,20 @@ def explain(grading, verdict, style):
     """Everything about one failed checkpoint."""
     c, failure, result = verdict.checkpoint, verdict.failure, verdict.result
     lines = ["", style.paint("bold", "%s %s: %s" % (c.id, verdict.status, c.title))]
-    lines += _wrap("required", c.requirement)
+    built = not (grading.errors_of_compiler or grading.solution.problems)
+    if built:
+        lines += _wrap("required", c.requirement)
     found = recognise(result) if result else None
     if verdict.status == ERROR:
         lines += _wrap("error", verdict.message)
     elif grading.errors_of_compiler:
         lines += ["  the compiler says"] + block(grading.errors_of_compiler, 20, 160, "    | ")
+        lines += _wrap("hint", failure.hint)
     elif grading.solution.problems:
         for problem in grading.solution.problems:
             lines += _wrap("problem", problem)
+    elif found and found[0] == NOT_WRITTEN:
+        lines += _wrap("to do", found[1])
     else:
         if result and len(c.runs) > 1:
             lines += _wrap("in run", result.name)
@@ -114,9 +119,7 @@ def explain(grading, verdict, style):
             lines += _wrap("expected", visible(failure.expected, 2000)) + _wrap("seen", visible(failure.seen, 2000))
         if found:
             lines += _wrap("looks like", "%s. %s" % found)
-        hint = failure.hint or (None if found and found[0] == "not written yet" else c.hint)
-        if hint:
-            lines += _wrap("hint", hint)
+        lines += _wrap("hint", failure.hint or c.hint)
     lines += _wrap("seed", str(grading.seed))
     lines.append("  %-11s%s" % ("replay", grading.replay(verdict)))
     lines.append("  %-11s%s" % ("log", verdict.log))

@@ -9,7 +9,12 @@ from escape import visible
 from model import HV_GUEST_FAILED, HV_HOST, HV_STOPPED, HV_TIMEOUT, HV_TODO, HV_USAGE
 
 _EXIT_LINE = re.compile(r"^exit \d+\s+(.*?)\s+rip (0x[0-9a-f]+)", re.M)
+NOT_WRITTEN = "not written yet"
 MANY = 1000  # exits of a guest that does only a few things
+
+# A guest that runs for seconds is interrupted by its host's timer, hundreds of times a second (APM vol. 2, appendix C).
+SVM_INTR = 0x60
+INTERRUPTED = 50
 
 
 def _stderr(result):
@@ -59,7 +64,7 @@ def describe_end(result):
 def _todo(result):
     if result.status == HV_TODO:
         said = visible((_messages(result) or [result.reason])[-1], 500)
-        return "not written yet", "Write this step first: " + said
+        return NOT_WRITTEN, "Write this step first: " + said
 
 
 def _crash(result):
@@ -137,6 +142,14 @@ def _endless(result):
         return "the guest traps without end", (
             "%d exits and no end. Probably the guest is resumed at the instruction that trapped and not behind it, or it waits for "
             "a value that your code never gives it. See what repeats: hv run --trace exits." % traps)
+    if result.cpu_ms < result.wall_ms // 3:
+        return "the guest sleeps for ever", (
+            "%d exits, and then nothing happened and nothing was computed. Usual causes: the guest halted and waits for an interrupt "
+            "that never comes, or a thread of hv waits for a lock that it holds itself." % traps)
+    if result.witness and result.witness.reasons[SVM_INTR] < INTERRUPTED:
+        return "hv loops", (
+            "%d exits, and then the virtual machine was not entered again while hv went on computing: look for a loop in your code "
+            "that never ends." % traps)
     return "the guest loops without trapping", (
         "Only %d exits, then the guest ran on its own until the time was up: it is in a loop that hv never sees. Usual causes: it "
         "waits for an interrupt that is never delivered, or was resumed at a wrong address." % traps)

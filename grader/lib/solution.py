@@ -207,6 +207,7 @@ def compile_hv(root, solution, work):
     args = ["hv", "LAB=%d" % solution.lab, "LABFILES=" + os.path.relpath(source, root), "OUT=" + os.path.relpath(out, root)]
     with build_lock(root):
         status, output = make(root, *args)
+    output = output.replace(os.path.relpath(source, root) + os.sep, "")  # students know their files by name
     if status or not os.path.exists(hv):
         return None, output
     return hv, output

@@ -45,7 +45,7 @@ void channel_printf(char type, const char *fmt, ...) __attribute__((format(print
 /* Waits for one byte from the grader. */
 char channel_receive(void);
 /* Reports why the test host cannot work, and ends it. */
-_Noreturn void fatal(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void fatal(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 /* --- witness.c: what the kernel saw of KVM --- */
 

@@ -1,0 +1,132 @@
+/*
+ * Checkpoint 1.12: exceptions with an error code. MODE 1 has the cases in which emulators are known to differ from the manual:
+ * a fault while another exception is delivered (the EXT bit), and IRETQ to an address that is not canonical.
+ */
+#include "event.h"
+
+PARAMS;
+
+enum { SEED, CODE, STACK, MODE, NON_CANONICAL, HIGH, OUTSIDE, LOCAL, PORT };
+
+#define VEC_UD 6
+#define MSR_EFER 0xc0000080
+#define EFER_NXE (1 << 11)
+#define RFLAGS_NESTED_TASK (1 << 14)
+
+SNIPPET(read, "mov (%rsi), %rax");
+SNIPPET(write, "mov %rax, (%rsi)");
+SNIPPET(jump, "jmp *%rsi");
+SNIPPET(string_out, "outsb");
+SNIPPET(string_in, "insb");
+SNIPPET(load_ds, "mov %eax, %ds");
+SNIPPET(load_ss, "mov %eax, %ss");
+SNIPPET(far_jump, "ljmpl *(%rsi)");
+SNIPPET(undefined, "ud2");
+SNIPPET(do_iretq, "iretq");
+
+static uint64_t seed;
+
+/* A snippet with one register set. */
+static void with(const char *name, const uint8_t *from, const uint8_t *to, unsigned reg, uint64_t value)
+{
+	place_bytes(params[CODE], from, to - from);
+	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), FLAGS_IF);
+	trial.in.r[reg] = value;
+	if (reg == R_DI || reg == R_SI)
+		trial.in.r[R_DX] = params[PORT];
+	trial_run(name);
+	seed++;
+}
+#define WITH(name, snippet, reg, value) with(name, snippet, snippet##_end, reg, value)
+
+static void far_jump_to(const char *name, uint16_t selector)
+{
+	static struct __attribute__((packed)) {
+		uint32_t offset;
+		uint16_t selector;
+	} pointer;
+
+	pointer.offset = params[CODE] + 64;
+	pointer.selector = selector;
+	WITH(name, far_jump, R_SI, (uint64_t)&pointer);
+}
+
+static void iretq_to(const char *name, uint64_t rip, uint16_t cs, uint64_t flags)
+{
+	uint64_t *frame = (uint64_t *)(params[STACK] & ~15ull);
+
+	frame[0] = rip;
+	frame[1] = cs;
+	frame[2] = FLAGS_IF | 2;
+	frame[3] = params[STACK] + 4096;
+	frame[4] = SEL_KDATA;
+	PLACE(params[CODE], do_iretq);
+	trial_set(seed++, params[CODE], (uint64_t)frame, FLAGS_IF | flags);
+	trial_run(name);
+}
+
+static void through_gate(const char *name, uint16_t selector, unsigned attr)
+{
+	set_gate(VEC_UD, attr, 0);
+	idt[VEC_UD].selector = selector;
+	WITH(name, undefined, R_AX, 0);
+}
+
+static void agreed(void)
+{
+	uint64_t high = params[HIGH];
+
+	WITH("gp", read, R_SI, params[NON_CANONICAL]);
+	WITH("gpw", write, R_SI, params[NON_CANONICAL]);
+	WITH("pfr", read, R_SI, high);
+	WITH("pfw", write, R_SI, high + 8);
+	WITH("pfo", string_out, R_SI, high + 16);
+	WITH("pfi", string_in, R_DI, high + 24);
+	/* Only with no-execute pages switched on does the error code tell a fetch from a read (SDM vol. 3, 4.7). */
+	WITH("pfx", jump, R_SI, high + 32);
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE);
+	WITH("pfxn", jump, R_SI, high + 40);
+	WITH("pfrn", read, R_SI, high + 48);
+
+	WITH("outside", load_ds, R_AX, params[OUTSIDE]);
+	WITH("local", load_ds, R_AX, params[LOCAL]);
+	WITH("system", load_ds, R_AX, SEL_TSS);
+	WITH("absent", load_ds, R_AX, SEL_ABSENT_DATA);
+	WITH("absentss", load_ss, R_AX, SEL_ABSENT_DATA);
+	WITH("userss", load_ss, R_AX, SEL_UDATA);
+	far_jump_to("far", SEL_KDATA);
+	far_jump_to("farabsent", SEL_ABSENT_CODE);
+	far_jump_to("farnull", 0);
+
+	iretq_to("iretdata", params[CODE] + 64, SEL_KDATA, 0);
+	iretq_to("iretabsent", params[CODE] + 64, SEL_ABSENT_CODE, 0);
+	iretq_to("iretnull", params[CODE] + 64, 0, 0);
+	iretq_to("irettask", params[CODE] + 64, SEL_KCODE, RFLAGS_NESTED_TASK);
+}
+
+static void manual(void)
+{
+	unsigned good = GATE_PRESENT | GATE_INTERRUPT;
+
+	through_gate("gateabsent", SEL_KCODE, GATE_INTERRUPT);
+	through_gate("gatecall", SEL_KCODE, GATE_PRESENT | 0xc);
+	through_gate("gatenull", 0, good);
+	through_gate("gateoutside", params[OUTSIDE], good);
+	through_gate("gatedata", SEL_KDATA, good);
+	through_gate("gateuser", SEL_UCODE, good);
+	through_gate("codeabsent", SEL_ABSENT_CODE, good);
+	iretq_to("iretaway", params[NON_CANONICAL], SEL_KCODE, 0);
+}
+
+int guest_main(void)
+{
+	seed = params[SEED];
+	events_begin();
+	tables_load();
+	asm volatile("lldt %w0" : : "r"(0));
+	if (params[MODE])
+		manual();
+	else
+		agreed();
+	return 0;
+}

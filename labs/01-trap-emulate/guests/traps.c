@@ -1,0 +1,94 @@
+/*
+ * Checkpoint 1.13: events that a program asks for: INT n, INT3, and single steps. MODE 1 has breakpoints by the debug registers.
+ */
+#include "event.h"
+
+PARAMS;
+
+enum { SEED, CODE, STACK, VECTOR, GATE, ERROR_VECTOR, REFUSED, STEPS, STEPS_LENGTH = STEPS + 3 };
+
+#define VEC_BP 3
+
+SNIPPET(interrupt, "int $0x80");
+SNIPPET(breakpoint, "int3");
+SNIPPET(set_tf, "pushfq; orl $0x100, (%rsp); popfq");
+SNIPPET(undefined, "ud2");
+SNIPPET(resume, "iretq");
+SNIPPET(stop_stepping, "andl $~0x100, 16(%rsp); iretq");
+
+static uint64_t seed;
+
+static void start(void)
+{
+	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), FLAGS_IF);
+	seed++;
+}
+
+static void int_n(const char *name, uint8_t vector)
+{
+	PLACE(params[CODE], interrupt);
+	((uint8_t *)params[CODE])[1] = vector;
+	start();
+	trial_run(name);
+}
+
+/* A gate that must not be used. */
+static void refused(const char *name, unsigned attr, uint16_t selector)
+{
+	set_gate(params[REFUSED], attr, 0);
+	idt[params[REFUSED]].selector = selector;
+	int_n(name, params[REFUSED]);
+}
+
+static void single_steps(void)
+{
+	uint64_t steps[3] = { params[STEPS], params[STEPS + 1], params[STEPS + 2] }, code = params[CODE];
+	uint64_t length = params[STEPS_LENGTH] & 0xff, behind = PLACE(code, set_tf) + (set_tf_end - set_tf);
+
+	/* Five instructions, an exception behind the last. The handler goes on stepping. */
+	place_bytes(behind, steps, length);
+	PLACE(behind + length, undefined);
+	start();
+	for (unsigned i = 0; i < 5; i++)
+		plan[i] = PLACE(code + 128, resume);
+	trial_run("step");
+
+	/* The same, but the second trap's handler ends it. */
+	start();
+	plan[0] = code + 128;
+	plan[1] = PLACE(code + 192, stop_stepping);
+	trial_run("stop");
+}
+
+int guest_main(void)
+{
+	unsigned good = GATE_PRESENT | GATE_INTERRUPT;
+
+	seed = params[SEED];
+	events_begin();
+	tables_load();
+
+	set_gate(params[VECTOR], params[GATE], 0);
+	int_n("int", params[VECTOR]);
+	int_n("noerror", params[ERROR_VECTOR]);
+	PLACE(params[CODE], breakpoint);
+	start();
+	trial_run("int3");
+	int_n("long3", VEC_BP);
+
+	refused("absent", GATE_INTERRUPT, SEL_KCODE);
+	refused("call", GATE_PRESENT | 0xc, SEL_KCODE);
+	refused("null", good, 0);
+	refused("codeabsent", good, SEL_ABSENT_CODE);
+	refused("data", good, SEL_KDATA);
+	/* One byte short of a whole gate. */
+	set_gate(params[REFUSED], good, 0);
+	idt_load(params[REFUSED] * 16 + 14);
+	int_n("limit", params[REFUSED]);
+	idt_load(params[REFUSED] * 16 + 15);
+	int_n("fits", params[REFUSED]);
+	idt_load(sizeof idt - 1);
+
+	single_steps();
+	return 0;
+}
