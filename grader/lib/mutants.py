@@ -90,7 +90,8 @@ def apply(mutant, reference, target):
     for name, old, new in mutant.edits:
         count = files.get(name, "").count(old)
         if count != 1:
-            raise GraderError("mutant %s: its lines occur %d times in %s, not once; has the reference changed?" % (mutant.name, count, name))
+            raise GraderError("mutant %s: its lines occur %d times in %s, not once; has the reference changed?" %
+                              (mutant.name, count, name))
         files[name] = files[name].replace(old, new)
     for name, text in files.items():
         with open(os.path.join(target, name), "w", encoding="utf-8") as f:
@@ -99,7 +100,8 @@ def apply(mutant, reference, target):
 
 def grade(root, lab, directory, seed):
     """status by checkpoint id."""
-    command = [sys.executable, os.path.join(root, "grader", "grade"), str(lab), "--solution", directory, "--seed", str(seed), "--format", "json"]
+    command = [sys.executable, os.path.join(root, "grader", "grade"), str(lab), "--solution", directory, "--seed", str(seed),
+               "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         checkpoints = json.loads(done.stdout)["checkpoints"]

@@ -48,8 +48,8 @@ def read_answers(path):
 
 
 def run(argv, root, out):
-    p = argparse.ArgumentParser(prog="questions", description="Prints a lab's questions with numbers from a seed, or checks answers to them. "
-                                "Exit status: 0, 1 when an answer is wrong or missing, 2 wrong usage.")
+    p = argparse.ArgumentParser(prog="questions", description="Prints a lab's questions with numbers from a seed, or checks answers "
+                                "to them. Exit status: 0, 1 when an answer is wrong or missing, 2 wrong usage.")
     p.add_argument("lab", type=int, metavar="LAB")
     p.add_argument("--seed", type=int, default=1, metavar="N", help="your numbers: a student id, say (default 1)")
     p.add_argument("--check", metavar="FILE", help='a file with a line for each answer, such as "3: 0x1f"')
@@ -65,7 +65,8 @@ def run(argv, root, out):
     for number, (_, answer) in enumerate(asked, 1):
         given = answers.get(number)
         right += given == answer
-        print("%2d. %s" % (number, "right" if given == answer else "no answer" if given is None else "wrong: %d (%#x)" % (given, given)), file=out)
+        verdict = "right" if given == answer else "no answer" if given is None else "wrong: %d (%#x)" % (given, given)
+        print("%2d. %s" % (number, verdict), file=out)
     print("%d of %d right" % (right, len(asked)), file=out)
     return 0 if right == len(asked) else 1
 

@@ -52,4 +52,5 @@ def flags_after_syscall(rng):
             f"kernel? (hexadecimal with 0x)", (flags & ~mask) | 2)
 
 
-QUESTIONS = [traps_of_a_string, traps_of_rep_outs, slowdown, stack_after_fault, refused_int, permission_bit, pit_reload, flags_after_syscall]
+QUESTIONS = [traps_of_a_string, traps_of_rep_outs, slowdown, stack_after_fault, refused_int, permission_bit, pit_reload,
+             flags_after_syscall]
