@@ -71,13 +71,14 @@ def check_machine():
     elif status is None:
         say(False, f"The check of the installed packages did not work: {missing}.")
     else:
-        say(False, f"Not installed: {', '.join(line.split(':')[0].strip() for line in missing.splitlines())}. Type: make setup")
+        packages = ", ".join(line.split(":")[0].strip() for line in missing.splitlines())
+        say(False, f"Not installed: {packages}. Type: make setup")
 
 
 def check_build():
     """Builds what is tried out below. Returns whether the probe, and whether hv with its guests, exist."""
     built = []
-    for what, targets in (("The probe of /dev/kvm", "build/probe"), ("The reference hypervisor with its guests", "hv guests")):
+    for what, targets in (("The probe of /dev/kvm", "build/probe"), ("The reference hypervisor", "hv guests")):
         status, _ = run(["make", "-C", TOP, *targets.split()], 300)
         built.append(status == 0)
         if status != 0:
@@ -111,8 +112,8 @@ def check_kvm():
     status, output = run([PROBE, "open"], 10)
     if status != 0:
         if "No such file" in output:
-            say(None, "There is no /dev/kvm: virtualization is switched off in the firmware, the kvm module is not loaded, or "
-                "this is a virtual machine or container that has none.")
+            say(None, "There is no /dev/kvm: virtualization is switched off in the firmware, the kvm module is not loaded, "
+                "or this is a virtual machine or container that has none.")
         elif "ermission" in output or "not permitted" in output:
             say(False, "/dev/kvm is there, but you may not open it. Type: sudo adduser $USER kvm, and log in again.")
         else:
@@ -175,8 +176,10 @@ def check_test_host(have_probe):
     if status != 0:
         say(False, f"It does not work: {last_line(output)}.")
         return False
+    say(True, f"It boots, probes its own /dev/kvm and ends in {seconds:.1f} s.")
     cost = re.search(r"^\d+\.\d+$", output, re.M)
-    say(True, f"It boots, probes its own /dev/kvm and ends in {seconds:.1f} s; one trap and return takes {cost[0] if cost else '?'} us.")
+    if cost:
+        say(None, f"One trap and return takes {cost[0]} us.")
     svm = "svm works" in output
     say(svm or None, f"Its machines have {'SVM' if svm else 'no SVM, so Lab 3 will not work'}.")
     return check_traps(output)

@@ -42,7 +42,7 @@ def layout(path):
             yield f"{name}:{number}: blanks at the end"
         if path.suffix not in (".c", ".h") and "\t" in line[: len(line) - len(line.lstrip())]:
             yield f"{name}:{number}: indented with a tab"
-        if path.suffix in (".c", ".h") and line.startswith("  "):
+        if path.suffix in (".c", ".h") and line.startswith(" " * 8):
             yield f"{name}:{number}: indented with spaces"
 
 

@@ -11,8 +11,9 @@ A solved file marks what a student is to write:
 
 The starter has the STARTER line as a TODO comment and the lines below it without their comment signs; everything outside
 the markers is the same in both files. A region without a STARTER line leaves nothing: more of a solution that is announced
-elsewhere. Lines right below STARTER with one blank after // belong to the instruction. The markers stand at the indentation of the code that they replace. A marker in the
-first column may replace anything: after it "// " comes off and four spaces count as one tab.
+elsewhere. Lines right below STARTER with one blank after // belong to the instruction. The markers stand at the indentation
+of the code that they replace. A marker in the first column may replace anything: after it "// " comes off and four spaces
+count as one tab.
 
 With --check nothing is written: what would change is printed as a diff, and the exit status is 1 when there is any.
 """

@@ -7,6 +7,8 @@ set -eu
 cd "$(dirname "$0")/.."
 to=build/testhost
 modules="irqbypass ccp kvm kvm-amd"
+tmp=
+trap 'rm -rf "$to.new" $tmp' EXIT
 
 fail() {
 	echo "$*" >&2
@@ -73,7 +75,6 @@ fi
 echo "Downloading $package, the kernel of the test host (it is unpacked, not installed)."
 mkdir -p build
 tmp=$(mktemp -d build/testhost.XXXXXX)
-trap 'rm -rf "$tmp" "$to.new"' EXIT
 # As root, apt would hand the download to a user who cannot write here, and complain about it.
 (cd "$tmp" && apt-get -q download -o APT::Sandbox::User=root "$package" >log 2>&1) ||
 	fail "apt-get could not download $package: $(tail -n 1 "$tmp/log") $elsewhere"

@@ -103,8 +103,10 @@ class Grading:
                 files = {}
                 if run.guest:
                     image = self._guest(run.guest)
-                    files["guest.elf"] = patch_params(image, params, run.guest) if run.params else image
-                argv = list(run.command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *run.args, "@DIR@/guest.elf"]
+                    patched = run.params and not callable(run.args)
+                    files["guest.elf"] = patch_params(image, params, run.guest) if patched else image
+                args = run.args(params) if callable(run.args) else run.args
+                argv = list(run.command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
                 stdin = run.stdin(params) if callable(run.stdin) else run.stdin
                 jobs.append(Job((checkpoint, run, params), argv, files, stdin, Limits(seconds=run.timeout)))
         return jobs

@@ -22,13 +22,14 @@ class Run:
     """One start of hv with one guest.
 
     guest: path below build/guests, "lab1/out.elf". params(rng) gives the 16 numbers that are patched into the guest.
+    args: options of hv; or a function of the params that makes them, and then nothing is patched.
     stdin: bytes, or a function of the params. timeout: seconds on the machine the limits were made for; hv is told to give up
     then. ends: the exit statuses of hv with which the guest may have ended; None means that verify() looks at it.
     """
 
     name: str
     guest: str = ""
-    args: Sequence[str] = ()
+    args: Union[Sequence[str], Callable] = ()
     params: Optional[Callable] = None
     stdin: Union[bytes, Callable] = b""
     timeout: float = 5.0

@@ -117,10 +117,8 @@ static bool handler_stack(struct vcpu *v, const struct event *e, const struct ga
 			return raise_error(v, VEC_TS, (v->tr.selector & 0xfffc) | ext_bit(e));
 		if (!gva_read_system(v, v->tr.base + offset, rsp, 8))
 			return false;
-		if (!canonical(*rsp))
-			return raise_error(v, VEC_SS, ext_bit(e));
 	}
-	return true;
+	return canonical((*rsp & ~15ull) - 8) || raise_error(v, VEC_SS, ext_bit(e));
 }
 
 /* Step 4: the frame, from a stack aligned to 16 bytes: ss, rsp, rflags, cs, rip and perhaps an error code. (SDM vol. 3, 6.14.2) */
@@ -145,7 +143,10 @@ static bool push_frame(struct vcpu *v, const struct event *e, uint64_t *rsp)
 	// END
 	// SOLUTION 1.11
 	*rsp = (*rsp & ~15ull) - (6 - first) * 8;
-	return gva_write_system(v, *rsp, &frame[first], (6 - first) * 8);
+	for (unsigned i = 6; i-- > first;) /* SS comes first: that decides which address is said to have faulted */
+		if (!gva_write_system(v, *rsp + (i - first) * 8, &frame[i], 8))
+			return false;
+	return true;
 	// STARTER 1.11: put the frame into guest memory. Hint: gva_write_system() writes as the CPU itself does.
 	//	return false;
 	// END
@@ -294,7 +295,8 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 	if (!descriptor_read(v, cs, false, VEC_GP, &d))
 		return EMU_RAISED;
 	unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5;
-	if (!(attr & SEG_S) || !(attr & 8) || cpl < v->cpl || ((attr & 4) ? dpl > cpl : dpl != cpl))
+	if (!(attr & SEG_S) || !(attr & 8) || cpl < v->cpl || ((attr & 4) ? dpl > cpl : dpl != cpl) ||
+	    ((attr & SEG_L) && (attr & SEG_DB)))
 		return raise_gp(v, cs & 0xfffc);
 	if (!(attr & SEG_P)) {
 		raise_error(v, VEC_NP, cs & 0xfffc);
@@ -310,13 +312,11 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 	// END
 	// SOLUTION 1.14
 	unsigned old_cpl = v->cpl;
-	bool shadow = v->shadow;
 	v->cpl = cpl; /* SS is checked as the new level would load it */
-	if (!load_data_segment(v, SS, (uint16_t)f[4])) {
+	if (!mark_accessed(v, &d) || !load_return_stack(v, (uint16_t)f[4])) {
 		v->cpl = old_cpl;
 		return EMU_RAISED;
 	}
-	v->shadow = shadow; /* unlike a mov to SS, iretq casts none */
 	/* What a program may not change with it: IOPL unless at CPL 0, IF unless CPL <= IOPL (SDM vol. 2, IRET). */
 	if (old_cpl)
 		mask &= ~FLAG_IOPL;
@@ -327,7 +327,7 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 		if (s != CS && s != SS && (v->seg[s].attr & SEG_P) && (v->seg[s].attr & SEG_DPL) >> 5 < cpl &&
 		    (v->seg[s].attr & (SEG_S | 8 | 4)) != (SEG_S | 8 | 4))
 			v->seg[s] = (struct segment){ .base = v->seg[s].base };
-	// STARTER 1.14: iretq to another level loads SS, and protects some flags. Hint: load_data_segment() checks against v->cpl.
+	// STARTER 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks against v->cpl.
 	//	if (cpl != v->cpl)
 	//		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
 	// END

@@ -11,9 +11,12 @@
 
 int handle_trap(struct vcpu *v, uint8_t vector, uint32_t error)
 {
-	// SOLUTION 1.2
 	struct insn insn;
 
+	/* What looks undefined may be one of hv's own patches (checkpoint 1.22). */
+	if (vector == VEC_UD && patch_fetch(v, &insn))
+		return emulate(v, &insn);
+	// SOLUTION 1.2
 	/* Only these can be the CPU's way of refusing an instruction; hosts differ in which one they choose for which. */
 	switch (vector) {
 	case VEC_GP: case VEC_UD: case VEC_NP: case VEC_SS: case VEC_TS: case VEC_BP: case VEC_OF:
@@ -140,7 +143,7 @@ static bool string_io_element(struct vcpu *v, const struct insn *insn, uint16_t 
 
 	if (insn->op == INSN_INS) {
 		/* The memory is tried first: a fault must not swallow what the device gave. */
-		if (!gva_read(v, gva, &value, size))
+		if (!gva_writable(v, gva, size))
 			return false;
 		value = port_in(v, port, size);
 		if (!gva_write(v, gva, &value, size))
@@ -166,7 +169,8 @@ enum emu emulate_string_io(struct vcpu *v, const struct insn *insn)
 		return string_io_element(v, insn, port) ? EMU_NEXT : EMU_RAISED;
 	/* A repeated string instruction can be interrupted between elements; RCX, RSI and RDI then say how far it came. So a
 	 * bounded piece is done at a time, and the guest comes back here by itself for the next one. */
-	for (unsigned n = 0; n < 512 && gpr_read(v, RCX, insn->addrsize); n++) {
+	unsigned piece = v->rflags & FLAG_TF ? 1 : 512; /* single-stepping stops between elements (SDM vol. 3, 17.3.1.4) */
+	for (unsigned n = 0; n < piece && gpr_read(v, RCX, insn->addrsize); n++) {
 		if (!string_io_element(v, insn, port))
 			return EMU_RAISED;
 		gpr_write(v, RCX, insn->addrsize, v->gpr[RCX] - 1);
@@ -280,7 +284,7 @@ enum emu emulate_dr(struct vcpu *v, const struct insn *insn)
 	}
 	if (v->dr[7] & 1 << 13) { /* GD: somebody wants to know who touches them (SDM vol. 3, 17.2.4) */
 		v->dr[7] &= ~(1ull << 13);
-		v->dr[6] |= 1 << 13;
+		v->dr[6] = (v->dr[6] & ~0xfull) | 1 << 13; /* no breakpoint was it (SDM vol. 3, 17.2.3) */
 		trap_debugregs_changed(v);
 		raise_exception(v, VEC_DB);
 		return EMU_RAISED;
@@ -343,7 +347,8 @@ enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 	if (!descriptor_read(v, (uint16_t)value, true, VEC_GP, &d))
 		return EMU_RAISED;
 	unsigned attr = descriptor_attr(&d);
-	if ((attr & (SEG_S | SEG_TYPE)) != (tr ? 9 : 2)) { /* an available TSS; an LDT */
+	/* An available TSS, whose upper half has a type field too that must be 0 (SDM vol. 3, figure 8-4); an LDT. */
+	if ((attr & (SEG_S | SEG_TYPE)) != (tr ? 9 : 2) || (tr && d.hi >> 40 & 0x1f)) {
 		raise_error(v, VEC_GP, value & 0xfffc);
 		return EMU_RAISED;
 	}
@@ -395,6 +400,7 @@ static enum emu write_msr(struct vcpu *v, uint32_t index, uint64_t value)
 		if (value & ~(uint64_t)TRAP_EFER_ALLOWED || (value ^ v->efer) & EFER_LME)
 			return raise_gp(v, 0);
 		v->efer = (value & ~EFER_LMA) | (v->efer & EFER_LMA);
+		trap_special_changed(v);
 		return EMU_NEXT;
 	}
 	if (index == MSR_TSC) {

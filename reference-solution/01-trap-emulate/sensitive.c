@@ -65,7 +65,7 @@ struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t s
 	case 0x80000006:
 		return host;
 	case 0x80000008: /* address widths; no more than one core */
-		r.eax = host.eax & 0xffff;
+		r.eax = (host.eax & 0xff) | 48 << 8; /* 57-bit addresses would need LA57 */
 		return r;
 	default: /* everything else does not exist, the hypervisor's own range at 0x40000000 above all */
 		return r;
@@ -75,5 +75,116 @@ struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t s
 	//	(void)leaf, (void)subleaf, (void)host;
 	//	lab_todo(v->vm, "1.20", "cpuid_policy() in sensitive.c: decide what the guest may know about its CPU");
 	//	return (struct cpuid_result){ 0 };
+	// END
+}
+
+const struct popek_entry popek_report[POPEK_INSNS] = {
+	// SOLUTION 1.21
+	/* They tell what belongs to the machine, or test the machine's descriptors, and need no privilege. */
+	{ "sgdt", POPEK_SILENT }, { "sidt", POPEK_SILENT }, { "sldt", POPEK_SILENT }, { "str", POPEK_SILENT },
+	{ "smsw", POPEK_SILENT }, { "pushf", POPEK_SILENT }, { "popf", POPEK_SILENT },
+	{ "lar", POPEK_SILENT }, { "lsl", POPEK_SILENT }, { "verr", POPEK_SILENT }, { "verw", POPEK_SILENT },
+	{ "push-seg", POPEK_SILENT }, { "mov-from-seg", POPEK_SILENT },
+	/* They use the machine's descriptors and gates, and the monitor saw to it that none of the guest's is there. */
+	{ "pop-seg", POPEK_TRAPS }, { "mov-to-seg", POPEK_TRAPS }, { "call-far", POPEK_TRAPS },
+	{ "jmp-far", POPEK_TRAPS }, { "ret-far", POPEK_TRAPS }, { "int", POPEK_TRAPS }, { "iret", POPEK_TRAPS },
+	/* Privileged. */
+	{ "cli", POPEK_TRAPS }, { "sti", POPEK_TRAPS }, { "hlt", POPEK_TRAPS },
+	{ "in", POPEK_TRAPS }, { "out", POPEK_TRAPS }, { "mov-cr", POPEK_TRAPS },
+	// STARTER 1.21: put POPEK_TRAPS or POPEK_SILENT beside each instruction. Hint: run guests/popek.S with --trace exits and look
+	// between the two markers of each.
+	//	{ "sgdt", POPEK_UNKNOWN }, { "sidt", POPEK_UNKNOWN }, { "sldt", POPEK_UNKNOWN }, { "str", POPEK_UNKNOWN },
+	//	{ "smsw", POPEK_UNKNOWN }, { "pushf", POPEK_UNKNOWN }, { "popf", POPEK_UNKNOWN },
+	//	{ "lar", POPEK_UNKNOWN }, { "lsl", POPEK_UNKNOWN }, { "verr", POPEK_UNKNOWN }, { "verw", POPEK_UNKNOWN },
+	//	{ "push-seg", POPEK_UNKNOWN }, { "mov-from-seg", POPEK_UNKNOWN },
+	//	{ "pop-seg", POPEK_UNKNOWN }, { "mov-to-seg", POPEK_UNKNOWN }, { "call-far", POPEK_UNKNOWN },
+	//	{ "jmp-far", POPEK_UNKNOWN }, { "ret-far", POPEK_UNKNOWN }, { "int", POPEK_UNKNOWN }, { "iret", POPEK_UNKNOWN },
+	//	{ "cli", POPEK_UNKNOWN }, { "sti", POPEK_UNKNOWN }, { "hlt", POPEK_UNKNOWN },
+	//	{ "in", POPEK_UNKNOWN }, { "out", POPEK_UNKNOWN }, { "mov-cr", POPEK_UNKNOWN },
+	// END
+};
+
+bool patch_instruction(struct vcpu *v, uint64_t gpa, const struct insn *insn)
+{
+	// SOLUTION 1.22
+	uint8_t opcode;
+
+	switch (insn->op) {
+	case INSN_PUSHF: opcode = PATCHED_PUSHF; break;
+	case INSN_POPF: opcode = PATCHED_POPF; break;
+	default: return false;
+	}
+	/* Neither has operands in its bytes, so whatever the prefixes are, the opcode comes last. */
+	return !guest_write(&v->vm->mem, gpa + insn->len - 1, &opcode, 1);
+	// STARTER 1.22: replace the opcode byte of pushf and popf, and touch nothing else. Hint: 0x9d may occur in any instruction,
+	// so ask insn->op. Where among insn->len bytes does the opcode lie when there are prefixes?
+	//	(void)gpa, (void)insn;
+	//	lab_todo(v->vm, "1.22", "patch_instruction() in sensitive.c: make pushf and popf trap by replacing one byte");
+	//	return false;
+	// END
+}
+
+// SOLUTION 1.22
+/* What the CPU checks before it uses the stack; gva_read() and gva_write() do the rest. (SDM vol. 3, 6.15, #SS and #AC) */
+static bool stack_usable(struct vcpu *v, uint64_t gva, unsigned size)
+{
+	if (!canonical(gva) || !canonical(gva + size - 1))
+		return raise_error(v, VEC_SS, 0);
+	if (v->cpl == 3 && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC) && gva % size)
+		return raise_error(v, VEC_AC, 0);
+	return true;
+}
+
+static bool push_flags(struct vcpu *v, unsigned size)
+{
+	uint64_t rsp = v->gpr[RSP] - size, flags = v->rflags & ~(FLAG_VM | FLAG_RF);
+
+	if (!stack_usable(v, rsp, size) || !gva_write(v, rsp, &flags, size))
+		return false;
+	v->gpr[RSP] = rsp;
+	return true;
+}
+
+static bool pop_flags(struct vcpu *v, unsigned size)
+{
+	uint64_t rsp = v->gpr[RSP], flags = 0;
+	/* VM, VIF and VIP stay, RF becomes 0 whatever is popped. (VME and PVI, where they would not, are not offered: CR4.) */
+	uint64_t mask = FLAGS_DEFINED & ~(FLAG_RF | FLAG_VM | FLAG_VIF | FLAG_VIP);
+
+	if (!stack_usable(v, rsp, size) || !gva_read(v, rsp, &flags, size))
+		return false;
+	/* This silence is architecture, not virtualization: a program without the right to change IF or IOPL gets no exception. */
+	if (v->cpl)
+		mask &= ~FLAG_IOPL;
+	if (v->cpl > (v->rflags & FLAG_IOPL) >> 12)
+		mask &= ~FLAG_IF;
+	if (size == 2)
+		mask &= 0xffff;
+	v->rflags = (v->rflags & ~mask) | (flags & mask) | FLAG_FIXED;
+	v->gpr[RSP] = rsp + size;
+	return true;
+}
+// STARTER 1.22: this is a good place for the two halves of emulate_patched().
+// END
+
+enum emu emulate_patched(struct vcpu *v, const struct insn *insn)
+{
+	// SOLUTION 1.22
+	bool stepped = v->rflags & FLAG_TF; /* counts as it was when the instruction began (SDM vol. 3, 17.3.1.4) */
+
+	if (!(insn->op == INSN_POPF ? pop_flags(v, insn->opsize) : push_flags(v, insn->opsize)))
+		return EMU_RAISED;
+	v->rflags &= ~FLAG_RF; /* the #UD set it; it protects this instruction only */
+	trap_note(v, "virtual flags 0x%llx", (unsigned long long)v->rflags);
+	if (!stepped)
+		return EMU_NEXT;
+	v->rip += insn->len;
+	v->dr[6] |= 1 << 14; /* BS */
+	raise_exception(v, VEC_DB);
+	return EMU_JUMPED;
+	// STARTER 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL and on the
+	// operand size; pushf never shows VM and RF; the stack may fault; a guest that single-steps itself still expects its #DB.
+	//	(void)insn;
+	//	return lab_todo(v->vm, "1.22", "emulate_patched() in sensitive.c: pushf and popf on the virtual flags");
 	// END
 }

@@ -1,17 +1,20 @@
 """What the command-line tests share: the programs under test, images made by hand, and commands run in the test host."""
 
 import pathlib
-import re
 import struct
 import subprocess
+import sys
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-PROGRAMS = {"hv": TOP / "build/reference/hv", "hv with sanitizers": TOP / "build/san-reference/hv"}
-GUESTS = TOP / "build/guests/lab1"
 
-OK, GUEST_FAILED, USAGE, HOST, STOPPED, TODO, TIMEOUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 124, 130
-STATUSES = {OK, GUEST_FAILED, USAGE, HOST, STOPPED, TODO, TIMEOUT, INTERRUPTED}
-CRASH = re.compile(r"AddressSanitizer|UndefinedBehaviorSanitizer|runtime error|LeakSanitizer|Segmentation|core dumped")
+sys.path.insert(0, str(TOP / "tests/vm"))
+import host  # noqa: E402
+from host import CRASH, HOST, INTERRUPTED, OK, STOPPED, TIMEOUT, TODO, USAGE  # noqa: E402,F401
+
+PROGRAMS = {"hv": host.HV, "hv with sanitizers": host.HV_SAN}
+GUESTS = host.GUESTS / "lab1"
+
+STATUSES = host.DOCUMENTED
 
 
 def run(program, *arguments, **options):
@@ -53,19 +56,9 @@ def bzimage(version=0x20f, size=0x20000):
     return bytes(image)
 
 
-def in_test_host(files, cases, timeout=240):
+def in_test_host(files, cases):
     """Runs shell commands in one boot of the test host. cases: name -> command. Returns name -> (status, stdout, stderr)."""
-    script = ""
-    for name, command in cases.items():
-        script += f'echo "@case {name}"; ( {command} ) >/tmp/out 2>/tmp/err; echo "@status $?"\n'
-        script += 'cat /tmp/out; echo; echo "@stderr"; cat /tmp/err; echo; echo "@end"\n'
-    arguments = [word for file in files for word in ("--file", str(file))]
-    done = run(TOP / "scripts/testhost-run", "--timeout", timeout, *arguments, "--", script)
-    results = {}
-    pattern = r"^@case (.*?)\n@status (\d+)\n(.*?)\n?@stderr\n(.*?)\n?@end$"
-    for name, status, out, err in re.findall(pattern, done.stdout, re.M | re.S):
-        results[name] = (int(status), out.rstrip("\n"), err.rstrip("\n"))
-    if set(results) != set(cases):
-        missing = ", ".join(sorted(set(cases) - set(results)))
-        raise RuntimeError(f"the test host did not come to: {missing}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return results
+    commands = {name: host.Command(["sh", "-c", command], limit=90) for name, command in cases.items()}
+    results = host.run(commands, files)
+    return {name: (result.status, result.stdout.decode(errors="replace").rstrip("\n"), result.stderr.rstrip("\n"))
+            for name, result in results.items()}

@@ -47,8 +47,8 @@ def free_port():
 class Session(unittest.TestCase):
     def session(self, engine):
         port = free_port()
-        command = (f"hv run --engine {engine} --gdb {port} hello.elf & until netstat -ltn | grep -q ':{port} '; do sleep 0.1; done; "
-                   "sleep 1; echo @ready; wait $!")
+        command = (f"hv run --engine {engine} --gdb {port} hello.elf & "
+                   f"until netstat -ltn | grep -q ':{port} '; do sleep 0.1; done; sleep 1; echo @ready; wait $!")
         host = subprocess.Popen([TOP / "scripts/testhost-run", "--timeout", "120", "--link", str(port),
                                  "--file", PROGRAMS["hv"], "--file", GUESTS / "hello.elf", "--", command],
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -281,6 +281,13 @@ static void background_job_is_not_stopped(void **state)
 	close(slave);
 }
 
+static void write_locked(const void *data, size_t len)
+{
+	pthread_mutex_lock(&lock);
+	console_write(&con, data, len);
+	pthread_mutex_unlock(&lock);
+}
+
 #define BIG (1u << 20)
 static uint8_t big[BIG], seen[BIG];
 
@@ -340,7 +347,7 @@ static void output_is_whole(void **state)
 	sigaction(SIGALRM, &act, NULL);
 	setitimer(ITIMER_REAL, &(struct itimerval){ { 0, 1000 }, { 0, 1000 } }, NULL);
 	stubborn_fd = p[1];
-	console_write(&con, big, BIG);
+	write_locked(big, BIG);
 	stubborn_fd = -1;
 	setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
 	pthread_join(reader, NULL);
@@ -362,26 +369,36 @@ static void reader_that_left_is_survived(void **state)
 	signal(SIGPIPE, SIG_DFL);
 	start(in[0], p[1]);
 	close(p[0]);
-	console_write(&con, (const uint8_t *)"x", 1); /* SIGPIPE would end the test here */
+	write_locked("x", 1); /* SIGPIPE would end the test here */
 	assert_true(con.broken);
-	console_write(&con, (const uint8_t *)"x", 1);
+	write_locked("x", 1);
 	close(p[1]);
 	close(in[0]);
 	close(in[1]);
 }
 
+static void set_flag(void *opaque)
+{
+	*(volatile int *)opaque = 1;
+}
+
 static void stuck_reader_can_be_given_up(void **state)
 {
 	volatile int cancel = 0;
+	struct loop_timer timer = { .fn = set_flag, .opaque = (void *)&cancel };
 	int p[2], in[2];
 	(void)state;
 	assert_int_equal(pipe(p), 0);
 	assert_int_equal(pipe(in), 0);
 	start(in[0], p[1]);
 	con.cancel = &cancel;
-	console_write(&con, (const uint8_t *)"fits", 4);
-	cancel = 1;
-	console_write(&con, big, BIG); /* nobody reads */
+	write_locked("fits", 4);
+	/* Nobody reads, but the loop still gets the lock, and its timer ends the wait. */
+	pthread_mutex_lock(&lock);
+	loop_timer_set(&loop, &timer, clock_ns() + 50000000);
+	pthread_mutex_unlock(&lock);
+	write_locked(big, BIG);
+	assert_int_equal(cancel, 1);
 	assert_false(con.broken);
 	close(p[0]);
 	close(p[1]);

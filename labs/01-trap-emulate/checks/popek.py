@@ -111,13 +111,14 @@ def popf_verify(results, params):
     widest = popf(FIXED, wide)
     narrow = popf(widest, word, size=2)
     found = [
-        reported(r, "if", sequence, "Each bit is IF as PUSHF showed it behind a POPF, the first in bit 0. Is every popf and pushf patched?"),
+        reported(r, "if", sequence,
+                 "Each bit is IF as PUSHF showed it behind a POPF, the first in bit 0. Is every popf and pushf patched?"),
         reported(r, "image", [popf(FIXED, image) for image in images],
                  "At CPL 0 POPFQ changes every flag but RF (which becomes 0), VM, VIF and VIP."),
-        reported(r, "image.rsp", [0x008] * 3, "RSP moves by 8 with each: the number is how far it was off behind POPFQ, then PUSHFQ's step."),
+        reported(r, "image.rsp", [8] * 3, "RSP moves by 8. In the number's low byte is PUSHFQ's step, above it how far POPFQ was off."),
         reported(r, "word", narrow, "With the prefix 66h POPF pops two bytes and changes the low 16 flags only."),
         reported(r, "word.stack", (narrow & 0xFFFF) << 48 | a & (1 << 48) - 1, "With the prefix 66h PUSHF writes two bytes and no more."),
-        reported(r, "word.rsp", 0x002, "With the prefix 66h RSP moves by 2."),
+        reported(r, "word.rsp", 2, "With the prefix 66h RSP moves by 2."),
         reported(r, "user", [popf(flags, user, cpl=3) for flags in rights],
                  "At CPL 3 IOPL never changes, and IF only when IOPL is 3. Without the right nothing is raised."),
         reported(r, "moved", popf(FIXED, images[0]), "This is patched code that the guest copied and ran elsewhere."),

@@ -258,7 +258,7 @@ def segments_verify(results, params):
     at("popw.at", 4, 1, hint=pop)
     probe("lfs", address=["rsi"], hint=far, rbx=lambda old: seed & MASK32)
     at("lfs.at", 5, hint=far)
-    probe("lgs", address=["r12"], hint=far, r11=lambda old: seed * 3 & MASK64)
+    probe("lgs", address=["r12"], hint=far, r11=lambda old: seed * 3 & MASK64 & ~(0xFFFF << 32) | D_LGS << 35)
     at("lgs.at", 6, 1, hint=far)
     probe("lgsw", address=["rbp"], hint=far, rcx=lambda old: low(old, 16, seed * 5 & 0xFFFF))
     at("lgsw.at", 7, 1, hint=far)

@@ -185,7 +185,7 @@ static void move(uint64_t image)
 {
 	uint8_t *to = elsewhere + params[OFFSET];
 
-	memcpy(to, moving, moving_end - moving);
+	memcpy(to, moving, (uint64_t)moving_end - (uint64_t)moving);
 	report("moved", ((uint64_t(*)(uint64_t))to)(image));
 }
 

@@ -1,11 +1,11 @@
 /*
- * Checkpoint 1.13: events that a program asks for: INT n, INT3, and single steps. MODE 1 has breakpoints by the debug registers.
+ * Checkpoint 1.13: events that a program asks for: INT n, INT3, and single steps. MODE 1 has gates that cannot be used.
  */
 #include "event.h"
 
 PARAMS;
 
-enum { SEED, CODE, STACK, VECTOR, GATE, ERROR_VECTOR, REFUSED, STEPS, STEPS_LENGTH = STEPS + 3 };
+enum { SEED, CODE, STACK, VECTOR, GATE, ERROR_VECTOR, REFUSED, STEPS, STEPS_LENGTH = STEPS + 3, MODE };
 
 #define VEC_BP 3
 
@@ -60,13 +60,19 @@ static void single_steps(void)
 	trial_run("stop");
 }
 
-int guest_main(void)
+static void manual(void)
+{
+	refused("absent", GATE_INTERRUPT, SEL_KCODE);
+	refused("call", GATE_PRESENT | 0xc, SEL_KCODE);
+	/* One byte short of a whole gate. */
+	set_gate(params[REFUSED], GATE_PRESENT | GATE_INTERRUPT, 0);
+	idt_load(params[REFUSED] * 16 + 14);
+	int_n("limit", params[REFUSED]);
+}
+
+static void agreed(void)
 {
 	unsigned good = GATE_PRESENT | GATE_INTERRUPT;
-
-	seed = params[SEED];
-	events_begin();
-	tables_load();
 
 	set_gate(params[VECTOR], params[GATE], 0);
 	int_n("int", params[VECTOR]);
@@ -76,19 +82,26 @@ int guest_main(void)
 	trial_run("int3");
 	int_n("long3", VEC_BP);
 
-	refused("absent", GATE_INTERRUPT, SEL_KCODE);
-	refused("call", GATE_PRESENT | 0xc, SEL_KCODE);
 	refused("null", good, 0);
 	refused("codeabsent", good, SEL_ABSENT_CODE);
 	refused("data", good, SEL_KDATA);
-	/* One byte short of a whole gate. */
+	/* The last gate that there is. */
 	set_gate(params[REFUSED], good, 0);
-	idt_load(params[REFUSED] * 16 + 14);
-	int_n("limit", params[REFUSED]);
 	idt_load(params[REFUSED] * 16 + 15);
 	int_n("fits", params[REFUSED]);
 	idt_load(sizeof idt - 1);
 
 	single_steps();
+}
+
+int guest_main(void)
+{
+	seed = params[SEED];
+	events_begin();
+	tables_load();
+	if (params[MODE])
+		manual();
+	else
+		agreed();
 	return 0;
 }

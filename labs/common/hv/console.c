@@ -189,10 +189,13 @@ void console_stop(struct console *con)
 void console_write(struct console *con, const uint8_t *data, size_t len)
 {
 	while (len && !con->broken) {
-		/* Wait in poll(2) with a limit, not in write(2): a reader that stopped must not keep hv from ending. */
 		struct pollfd pfd = { .fd = con->out_fd, .events = POLLOUT };
-		int ready = poll(&pfd, 1, CANCEL_POLL_MS);
-		if (ready <= 0) {
+		if (poll(&pfd, 1, 0) <= 0) {
+			/* Wait here with a limit and without the lock, not in write(2): a reader that has stopped must keep
+			 * neither the loop from its work nor hv from ending. */
+			pthread_mutex_unlock(con->loop->lock);
+			poll(&pfd, 1, CANCEL_POLL_MS);
+			pthread_mutex_lock(con->loop->lock);
 			if (con->cancel && *con->cancel)
 				return;
 			continue;

@@ -44,7 +44,10 @@ int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd)
 void console_stop(struct console *con);
 /* Restores the terminal from a signal handler (async-signal-safe); works on the console that was started last. */
 void console_restore_terminal(void);
-/* Writes guest output, whole, however small the pieces that the descriptor takes. */
+/*
+ * Writes guest output, whole, however small the pieces that the descriptor takes. Called with the lock held; while the
+ * reader at the other end is slow, the lock is given up, so that time-outs, signals and Ctrl-A x go on working.
+ */
 void console_write(struct console *con, const uint8_t *data, size_t len);
 /* The receiver has room again: hand over what waits. */
 void console_kick(struct console *con);

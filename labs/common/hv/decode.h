@@ -24,7 +24,9 @@ enum insn_op {
 	INSN_INT, INSN_INT3, INSN_INT1,
 	INSN_SYSCALL, INSN_SYSRET, INSN_SYSENTER, INSN_SYSEXIT,
 	/* Only for accesses to memory-mapped devices: */
-	INSN_MOV, INSN_MOVZX, INSN_MOVSX, INSN_STOS, INSN_LODS, INSN_MOVS
+	INSN_MOV, INSN_MOVZX, INSN_MOVSX, INSN_STOS, INSN_LODS, INSN_MOVS,
+	/* Only to be patched (patch.h): sensitive, and no machine refuses them at CPL 3. A trap at one of them is about its stack. */
+	INSN_PUSHF, INSN_POPF
 };
 
 struct operand {

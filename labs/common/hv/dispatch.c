@@ -97,6 +97,7 @@ enum emu dispatch(struct vcpu *v, const struct insn *insn)
 	case INSN_IRET: return emulate_iret(v, insn);
 	case INSN_SYSCALL: case INSN_SYSRET: return emulate_syscall(v, insn);
 	case INSN_CPUID: return emulate_cpuid(v);
+	case INSN_PUSHF: case INSN_POPF: return emulate_patched(v, insn);
 	default: return emulate_simple(v, insn);
 	}
 	raise_error(v, VEC_GP, 0);

@@ -5,14 +5,12 @@
 #include <errno.h>
 #include <string.h>
 
-/* More than any sensible linker script makes; a bound keeps the overlap test from becoming slow on a hostile file. */
-#define ELF_SEGMENTS 64
-
 struct elf_segment {
 	unsigned index; /* of its program header: what readelf -l would number it */
 	const uint8_t *src;
 	uint8_t *dst;
 	uint64_t filesz, lo, hi;
+	int executable;
 };
 
 int elf_probe(const uint8_t *image, size_t len)
@@ -89,7 +87,7 @@ static int check_segment(const struct guest_mem *mem, const uint8_t *image, size
 		return boot_fail(err, errlen, -ENOMEM, "segment %u at 0x%llx-0x%llx lies outside guest memory of %llu MiB",
 				 index, (unsigned long long)lo, (unsigned long long)hi,
 				 (unsigned long long)(mem->size / MiB));
-	*seg = (struct elf_segment){ index, image + ph->p_offset, dst, ph->p_filesz, lo, hi };
+	*seg = (struct elf_segment){ index, image + ph->p_offset, dst, ph->p_filesz, lo, hi, ph->p_flags & PF_X };
 	return 0;
 }
 
@@ -144,10 +142,12 @@ int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boo
 				 (unsigned long long)eh.e_entry);
 
 	/* Nothing is written before everything has been checked. */
+	*boot = (struct boot_state){ .kind = "ELF64", .entry = eh.e_entry, .load_lo = lo, .load_hi = hi };
 	for (int i = 0; i < n; i++) {
 		memcpy(seg[i].dst, seg[i].src, seg[i].filesz);
 		memset(seg[i].dst + seg[i].filesz, 0, seg[i].hi - seg[i].lo - seg[i].filesz); /* .bss */
+		if (seg[i].executable)
+			boot->code[boot->ncode++] = (struct boot_code){ seg[i].lo, seg[i].lo + seg[i].filesz };
 	}
-	*boot = (struct boot_state){ .kind = "ELF64", .entry = eh.e_entry, .load_lo = lo, .load_hi = hi };
 	return 0;
 }

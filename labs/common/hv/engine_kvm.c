@@ -10,13 +10,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-/* How often a halted guest is looked at: one that halted with interrupts off will never wake. */
-#define HALT_CHECK_NS 300000000ull
+/* How often the vCPU is looked at, see look_after(). */
+#define LOOK_AFTER_NS 100000000ull
 
 struct kvm_engine {
 	struct machine m;
-	struct loop_timer halt_timer;
-	volatile bool halt_check;
+	struct loop_timer look_timer;
+	volatile bool look_due;
 };
 
 static int write_registers(struct kvm_engine *e, const struct boot_state *boot)
@@ -70,14 +70,14 @@ static int create_chips(struct machine *m)
 	return 0;
 }
 
-static void halt_tick(void *opaque)
+static void look_tick(void *opaque)
 {
 	struct vm *vm = opaque;
 	struct kvm_engine *e = vm->engine_state;
 
-	e->halt_check = true;
+	e->look_due = true;
 	vm_kick(vm);
-	loop_timer_set(&vm->loop, &e->halt_timer, clock_ns() + HALT_CHECK_NS);
+	loop_timer_set(&vm->loop, &e->look_timer, clock_ns() + LOOK_AFTER_NS);
 }
 
 static int kvm_create(struct vm *vm, const struct boot_state *boot)
@@ -90,12 +90,13 @@ static int kvm_create(struct vm *vm, const struct boot_state *boot)
 	if (machine_open(&e->m, vm) || machine_create(&e->m) || create_chips(&e->m) ||
 	    machine_add_memory(&e->m, 0, 0, vm->mem.hva, vm->mem.size) || machine_add_vcpu(&e->m))
 		return -ECANCELED;
+	machine_native_tsc(&e->m);
 	e->m.run->kvm_valid_regs = KVM_SYNC_X86_REGS;
 	if (write_registers(e, boot))
 		return -ECANCELED;
-	e->halt_timer.fn = halt_tick;
-	e->halt_timer.opaque = vm;
-	loop_timer_set(&vm->loop, &e->halt_timer, clock_ns() + HALT_CHECK_NS);
+	e->look_timer.fn = look_tick;
+	e->look_timer.opaque = vm;
+	loop_timer_set(&vm->loop, &e->look_timer, clock_ns() + LOOK_AFTER_NS);
 	return 0;
 }
 
@@ -105,7 +106,7 @@ static void kvm_destroy(struct vm *vm)
 
 	if (!e)
 		return;
-	loop_timer_set(&vm->loop, &e->halt_timer, 0);
+	loop_timer_set(&vm->loop, &e->look_timer, 0);
 	machine_close(&e->m);
 	free(e);
 	vm->engine_state = NULL;
@@ -179,12 +180,19 @@ static int explain_shutdown(struct vm *vm, struct kvm_engine *e)
 		       v.idtr.limit, (unsigned long long)v.gpr[RSP], (unsigned long long)v.cr2);
 }
 
-/* HLT with interrupts off ends nowhere: KVM would wait in the kernel for ever. */
-static int check_halted(struct vm *vm, struct kvm_engine *e)
+/*
+ * A few times a second. Two things would otherwise go unnoticed:
+ * HLT with interrupts off ends nowhere, and KVM would wait in the kernel for ever.
+ * On a machine that is itself nested and emulated, the exit that says "the guest takes interrupts again" can get lost. KVM then
+ * holds a pending interrupt for ever (seen in the test host: the 8259's request set, nothing masked, IF on, and Linux waiting
+ * for its first tick in calibrate_delay). Registers that are written, even unchanged, make KVM look at pending events again.
+ */
+static int look_after(struct vm *vm, struct kvm_engine *e)
 {
 	struct kvm_mp_state mp;
 
-	e->halt_check = false;
+	e->look_due = false;
+	e->m.run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
 	if (ioctl(e->m.vcpu_fd, KVM_GET_MP_STATE, &mp) < 0 || mp.mp_state != KVM_MP_STATE_HALTED)
 		return 0;
 	if (e->m.run->s.regs.regs.rflags & FLAG_IF)
@@ -219,7 +227,7 @@ static enum run_result kvm_run(struct vm *vm)
 			break;
 		case MACHINE_KICKED:
 			trace_count(vm->trace.kind, "interrupted");
-			if (e->halt_check && check_halted(vm, e))
+			if (e->look_due && look_after(vm, e))
 				return RUN_STOPPED;
 			break;
 		case MACHINE_DEBUG:

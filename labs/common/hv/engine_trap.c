@@ -32,8 +32,10 @@ static int handle_debug(struct vcpu *v, struct trap_engine *e, bool *debugger)
 		}
 		v->shadow = false;
 		*debugger = e->debug_step;
-		if (!(v->rflags & FLAG_TF) && !(d.dr6 & 0xf))
+		if (!(v->rflags & FLAG_TF) && !(d.dr6 & 0xf)) {
+			e->debugregs_changed = true; /* BS in the machine's DR6 is about hv's step: take it back */
 			return 0;
+		}
 	}
 	v->dr[6] = d.dr6;
 	raise_exception(v, VEC_DB);
@@ -72,6 +74,41 @@ static bool syscall_without_privilege(struct vcpu *v, const struct trap_frame *f
 	v->rip = v->gpr[RCX] - 2;
 	v->rflags = (v->rflags & (FLAG_IF | FLAG_IOPL)) | (v->gpr[R11] & ~(FLAG_IF | FLAG_IOPL));
 	return true;
+}
+
+/*
+ * The guest single-steps, and hv has emulated the instruction at rip: the machine stepped over nothing, so the #DB behind the
+ * instruction is up to hv. TF counts as it was before the instruction. (SDM vol. 3, 17.3.1.4)
+ */
+static void step_over_emulated(struct vcpu *v, uint64_t rip, bool tf)
+{
+	uint8_t bytes[INSN_MAX];
+	unsigned n = INSN_MAX;
+	struct insn insn;
+
+	if (v->event.pending || !(tf || (v->rflags & FLAG_TF)))
+		return;
+	while (n && guest_read(&v->vm->mem, rip, bytes, n))
+		n--;
+	if (insn_decode(bytes, n, &insn))
+		return;
+	switch (insn.op) {
+	case INSN_INT: case INSN_INT3: case INSN_INT1: /* the handler is not stepped */
+		return;
+	case INSN_SYSCALL: case INSN_SYSRET: /* these two look at the new flags: the kernel is not stepped, its caller is */
+		tf = v->rflags & FLAG_TF;
+		break;
+	case INSN_MOV_TO_SREG: /* the shadow of a load of SS keeps debug exceptions off too (SDM vol. 3, 6.8.3) */
+		tf = tf && insn.dst.reg != SS;
+		break;
+	default:
+		break;
+	}
+	if (!tf)
+		return;
+	v->dr[6] = (v->dr[6] & ~0xfull) | DR6_BS; /* no breakpoint was it (SDM vol. 3, 17.2.3) */
+	trap_debugregs_changed(v);
+	raise_exception(v, VEC_DB);
 }
 
 /* One trap, from the monitor's stub `vector`. */
@@ -124,9 +161,13 @@ static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, 
 		/* The guest's own page fault, as its own tables would have raised it: the page is absent, and what the machine
 		 * saw as an access from CPL 3 came from the guest's own level. */
 		v->cr2 = cr2;
-		error = (error & (PF_W | PF_I)) | (v->cpl == 3 ? PF_U : 0);
+		error = (error & (PF_W | (v->efer & EFER_NXE ? PF_I : 0))) | (v->cpl == 3 ? PF_U : 0);
 	}
-	return handle_trap(v, vector, error);
+	bool tf = v->rflags & FLAG_TF;
+	int err = handle_trap(v, vector, error);
+	if (!err)
+		step_over_emulated(v, e->rip, tf);
+	return err;
 }
 
 static void describe(struct vcpu *v, struct trap_engine *e)
@@ -144,7 +185,7 @@ static void describe(struct vcpu *v, struct trap_engine *e)
 	unsigned n = INSN_MAX;
 	while (n && guest_read(&v->vm->mem, gpa, bytes, n))
 		n--;
-	if (n && !insn_decode(bytes, n, &insn))
+	if ((n && !insn_decode(bytes, n, &insn)) || patch_fetch(v, &insn))
 		insn_text(&insn, v->rip, e->text, sizeof e->text);
 }
 
@@ -302,7 +343,9 @@ static int trap_create(struct vm *vm, const struct boot_state *boot)
 	if (!e)
 		return -ENOMEM;
 	vm->engine_state = e;
-	return trap_machine_create(e, vm, boot);
+	if (trap_machine_create(e, vm, boot))
+		return -ECANCELED;
+	return vm->opt.patch ? patch_image(&vm->vcpu, boot) : 0;
 }
 
 static void trap_destroy(struct vm *vm)

@@ -60,7 +60,7 @@ enum gdb_event gdb_read_byte(struct gdb_reader *r, uint8_t byte)
 		return GDB_NOTHING;
 	case READ_SUM_HIGH:
 		r->damaged |= value < 0;
-		r->sum -= (uint8_t)(value << 4);
+		r->sum -= (uint8_t)((unsigned)value << 4);
 		r->state = READ_SUM_LOW;
 		return GDB_NOTHING;
 	case READ_SUM_LOW:

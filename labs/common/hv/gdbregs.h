@@ -1,6 +1,6 @@
 /*
  * The guest's registers as the debugger sees them: numbers, widths and names are told to it in a target description
- * (GDB manual, appendix G), so this table is the only place that knows them.
+ * (GDB manual, appendix G), so the table in gdbregs.c is the only place that knows them.
  */
 #ifndef HV_GDBREGS_H
 #define HV_GDBREGS_H
@@ -9,8 +9,6 @@
 
 #include <stddef.h>
 
-/* All registers as bytes in the order of the "g" packet. */
-#define GDB_REGS_MAX 512
 /* The longest register, of the x87 stack. */
 #define GDB_REG_BYTES_MAX 10
 #define GDB_XML_MAX 8192

@@ -55,22 +55,30 @@ static void mmio(struct vm *vm, uint64_t gpa, uint8_t *buf, unsigned len, bool w
 	pthread_mutex_unlock(&vm->lock);
 }
 
-static bool access_gva(struct vcpu *v, uint64_t gva, void *buf, unsigned len, bool write, bool user)
+/* Both ends are looked at before anything is written: an access that faults half way has no effect. */
+static bool check_gva(struct vcpu *v, uint64_t gva, unsigned len, bool write, bool user, uint64_t *gpa)
 {
-	uint64_t first, last = gva + len - 1;
-	struct guest_mem *mem = &v->vm->mem;
+	uint64_t last = gva + len - 1;
 
-	if (!len)
-		return true;
 	if (!canonical(gva) || !canonical(last))
 		return raise_error(v, VEC_GP, 0);
-	/* Both ends are looked at before anything is written: an access that faults half way has no effect. */
 	uint32_t error = (write ? PF_W : 0) | (user ? PF_U : 0);
-	if (gva_translate(v, gva, &first))
+	if (gva_translate(v, gva, gpa))
 		return raise_page_fault(v, gva, error);
 	if (last < gva || gva_translate(v, last, &last))
 		return raise_page_fault(v, (gva & ~0xfffull) + 0x1000, error);
+	return true;
+}
 
+static bool access_gva(struct vcpu *v, uint64_t gva, void *buf, unsigned len, bool write, bool user)
+{
+	struct guest_mem *mem = &v->vm->mem;
+	uint64_t first;
+
+	if (!len)
+		return true;
+	if (!check_gva(v, gva, len, write, user, &first))
+		return false;
 	uint8_t *p = guest_range(mem, first, len);
 	if (p && write)
 		memcpy(p, buf, len);
@@ -89,6 +97,13 @@ bool gva_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len)
 bool gva_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
 {
 	return access_gva(v, gva, (void *)src, len, true, v->cpl == 3);
+}
+
+bool gva_writable(struct vcpu *v, uint64_t gva, unsigned len)
+{
+	uint64_t gpa;
+
+	return check_gva(v, gva, len, true, v->cpl == 3, &gpa);
 }
 
 bool gva_read_system(struct vcpu *v, uint64_t gva, void *dst, unsigned len)
@@ -111,6 +126,12 @@ static struct cached {
 	struct insn insn;
 } cache[CACHE_SLOTS];
 
+static bool fetch_fault(struct vcpu *v, uint64_t gva)
+{
+	/* Without NX a CPU does not say that it was a fetch (SDM vol. 3, 4.7). */
+	return raise_page_fault(v, gva, (v->efer & EFER_NXE ? PF_I : 0) | (v->cpl == 3 ? PF_U : 0));
+}
+
 bool insn_fetch(struct vcpu *v, struct insn *insn)
 {
 	struct guest_mem *mem = &v->vm->mem;
@@ -119,7 +140,7 @@ bool insn_fetch(struct vcpu *v, struct insn *insn)
 	if (!canonical(v->rip))
 		return raise_error(v, VEC_GP, 0);
 	if (gva_translate(v, v->rip, &gpa))
-		return raise_page_fault(v, v->rip, PF_I | (v->cpl == 3 ? PF_U : 0));
+		return fetch_fault(v, v->rip);
 	if (gpa >= mem->size) {
 		vm_stop(v->vm, HV_STOPPED, "the guest jumped to 0x%llx, where there is no memory", (unsigned long long)v->rip);
 		return false;
@@ -137,7 +158,7 @@ bool insn_fetch(struct vcpu *v, struct insn *insn)
 		c->insn = *insn;
 		return true;
 	case -E2BIG:
-		return raise_page_fault(v, mem->size, PF_I | (v->cpl == 3 ? PF_U : 0));
+		return fetch_fault(v, mem->size);
 	default:
 		return raise_exception(v, VEC_UD);
 	}

@@ -11,6 +11,7 @@
 #include "decode.h"
 #include "gva.h"
 #include "machine.h"
+#include "patch.h"
 #include "protect.h"
 #include "trapengine.h"
 #include "vcpu.h"
@@ -90,5 +91,28 @@ struct cpuid_result {
  * of the hypervisor, and the bits that mirror control registers follow the guest's own. (SDM vol. 2, CPUID)
  */
 struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, struct cpuid_result host);
+
+/* What a sensitive instruction did when a guest at virtual CPL 0 executed it on the trap engine: did hv hear of it? */
+enum popek_answer { POPEK_UNKNOWN, POPEK_TRAPS, POPEK_SILENT };
+
+#define POPEK_INSNS 26
+/* The report on guests/popek.S, which says what stands behind each name. `hv report` prints it. */
+extern const struct popek_entry {
+	const char *insn;
+	enum popek_answer answer;
+} popek_report[POPEK_INSNS];
+
+/*
+ * --patch on: called once for each instruction that was found in the image, before the guest runs. When it is one that lies
+ * instead of trapping (INSN_PUSHF, INSN_POPF), the opcode byte at gpa and on is replaced by PATCHED_PUSHF or PATCHED_POPF;
+ * prefixes stay, and so does the length. True when something was replaced.
+ */
+bool patch_instruction(struct vcpu *v, uint64_t gpa, const struct insn *insn);
+
+/*
+ * The guest came to a patched instruction, and the machine raised #UD. insn is the instruction as it was before the patch:
+ * INSN_PUSHF or INSN_POPF with an operand size of 2 or 8. It is carried out on the virtual flags. (SDM vol. 2, PUSHF, POPF)
+ */
+enum emu emulate_patched(struct vcpu *v, const struct insn *insn);
 
 #endif

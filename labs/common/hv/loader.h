@@ -34,11 +34,18 @@ struct boot_request {
 	const char *append;  /* command line, or NULL for an empty one */
 };
 
+/* More segments than any sensible linker script makes; a bound keeps the test for overlaps from becoming slow on a hostile file. */
+#define ELF_SEGMENTS 64
+
 struct boot_state {
 	const char *kind; /* "ELF64" or "Linux bzImage" */
 	uint64_t entry;   /* initial RIP */
 	uint64_t rsi, rbx;
 	uint64_t load_lo, load_hi; /* gpa range that the image occupies (hi exclusive) */
+	struct boot_code {
+		uint64_t lo, hi;
+	} code[ELF_SEGMENTS]; /* ELF64: where the bytes of its executable segments lie */
+	unsigned ncode;
 };
 
 /*

@@ -55,6 +55,8 @@ void machine_close(struct machine *m);
 int machine_error(struct machine *m, const char *call);
 /* For MACHINE_FAILED: turns run->exit_reason (FAIL_ENTRY, INTERNAL_ERROR, UNKNOWN...) into a sentence and stops the VM. */
 void machine_explain(struct machine *m);
+/* Makes the new vCPU's time stamp counter run at the host's speed, whatever KVM took that to be when it was loaded. */
+void machine_native_tsc(struct machine *m);
 
 /* --- Lab 1, machine.c ------------------------------------------------------------------------------------------------ */
 

@@ -67,6 +67,14 @@ void machine_close(struct machine *m)
 	*m = (struct machine){ .kvm_fd = -1, .vm_fd = -1, .vcpu_fd = -1 };
 }
 
+void machine_native_tsc(struct machine *m)
+{
+	/* On a host whose kernel measured its clock again after KVM had been loaded, KVM wants to scale the counter, cannot where
+	 * the CPU has no scaling, and from then on reads every counter as if it stood still. 0 means: as fast as the host's.
+	 * It matters nowhere else, so a refusal does not either. */
+	ioctl(m->vcpu_fd, KVM_SET_TSC_KHZ, 0);
+}
+
 int machine_error(struct machine *m, const char *call)
 {
 	int err = errno ? errno : EIO;

@@ -2,6 +2,7 @@
  * The command line of hv.
  */
 #include "engine.h"
+#include "report.h"
 #include "vm_life.h"
 
 #include <errno.h>
@@ -17,7 +18,9 @@ static void usage(FILE *out)
 {
 	fprintf(out,
 		"usage: hv run [options] IMAGE\n"
-		"Runs a guest: an ELF64 image of the course, or a Linux bzImage.\n\n"
+		"       hv report\n"
+		"run: runs a guest, an ELF64 image of the course or a Linux bzImage. report: prints the table of checkpoint 1.21,\n"
+		"which says of each sensitive instruction whether it traps.\n\n"
 		"  --engine trap|kvm   how guest code is run (default: trap)\n"
 		"      trap              %s\n"
 		"      kvm               %s\n"
@@ -28,7 +31,8 @@ static void usage(FILE *out)
 		"  --trace exits       one line on stderr for each exit: kind, address, instruction, what was done\n"
 		"  --stats json        one line of JSON on stderr at the end: exits, emulated instructions, time\n"
 		"  --gdb PORT          wait for gdb on 127.0.0.1:PORT before the first instruction\n"
-		"  --mirror-if on|off  trap engine: pushf shows the virtual interrupt flag (default: on)\n\n"
+		"  --mirror-if on|off  trap engine: pushf shows the virtual interrupt flag (default: on)\n"
+		"  --patch on|off      trap engine: make pushf and popf of an ELF64 image trap (default: off)\n\n"
 		"On a terminal Ctrl-A x leaves, Ctrl-A a sends Ctrl-A.\n"
 		"Exit status: 0 the guest ended well, 1 it ended with an exit code, 2 wrong usage or file, 3 the host lacks\n"
 		"something, 4 the guest had to be stopped, 5 a lab step is not written, 124 timeout, 130 interrupted.\n",
@@ -80,13 +84,19 @@ static int parse_port(const char *s, int *port)
 	return 0;
 }
 
+static int parse_switch(const char *fmt, const char *s, bool *on)
+{
+	*on = !strcmp(s, "on");
+	return *on || !strcmp(s, "off") ? 0 : bad(fmt, s);
+}
+
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, HELP };
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
-		{ "mirror-if", 1, 0, MIRROR }, { "help", 0, 0, HELP }, { 0 }
+		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "help", 0, 0, HELP }, { 0 }
 	};
 	int c, err = 0;
 
@@ -113,11 +123,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 				err = bad("--stats takes \"json\", not \"%s\"", optarg);
 			break;
 		case GDB: err = parse_port(optarg, &o->gdb_port); break;
-		case MIRROR:
-			o->mirror_if = !strcmp(optarg, "on");
-			if (!o->mirror_if && strcmp(optarg, "off"))
-				err = bad("--mirror-if takes on or off, not \"%s\"", optarg);
-			break;
+		case MIRROR: err = parse_switch("--mirror-if takes on or off, not \"%s\"", optarg, &o->mirror_if); break;
+		case PATCH: err = parse_switch("--patch takes on or off, not \"%s\"", optarg, &o->patch); break;
 		case HELP: usage(stdout); exit(HV_OK);
 		case ':': err = bad("%s needs a value", argv[optind - 1]); break;
 		default: err = bad("there is no option %s", argv[optind - 1]);
@@ -130,6 +137,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 	if (optind + 1 < argc)
 		return bad("one image is enough: what is \"%s\"", argv[optind + 1]);
 	o->image = argv[optind];
+	if (o->patch && strcmp(o->engine, engine_trap.name))
+		return bad("--patch on is for the trap engine: in the %s engine popf needs no patch", o->engine);
 	return 0;
 }
 
@@ -146,6 +155,8 @@ int main(int argc, char **argv)
 		puts("hv " VERSION);
 		return HV_OK;
 	}
+	if (argc == 2 && !strcmp(argv[1], "report"))
+		return report_main();
 	if (argc < 2 || strcmp(argv[1], "run")) {
 		if (argc < 2)
 			bad("%s", "a command is missing: hv run [options] IMAGE");

@@ -74,9 +74,9 @@ static uint32_t full_count(const struct pit_counter *c)
 }
 
 /*
- * Lets a count that was waiting for the end of the present cycle take over, when that time has come. Everything below wants
- * a counter that is settled for the time it asks about. For counter 0 the change never comes after the edge that its timer is
- * set for (next_rise), so one who reads the counter before a late timer ran does not take that edge away.
+ * Lets a count that was waiting for the end of the present cycle take over, when that time has come. Everything below
+ * wants a counter that is settled for the time it asks about. For counter 0 the change never comes after the edge that its
+ * timer is set for (see next_rise), so reading the counter before a late timer has run does not take that edge away.
  */
 static void settle(struct pit_counter *c, uint64_t now)
 {

@@ -19,6 +19,14 @@ bool port_allowed(struct vcpu *v, uint16_t port, unsigned size)
 	return true;
 }
 
+bool mark_accessed(struct vcpu *v, struct descriptor *d)
+{
+	if (d->lo >> 40 & 1)
+		return true;
+	d->lo |= 1ull << 40;
+	return gva_write_system(v, d->gva, &d->lo, 8);
+}
+
 bool load_data_segment(struct vcpu *v, unsigned sreg, uint16_t selector)
 {
 	struct descriptor d;
@@ -42,17 +50,28 @@ bool load_data_segment(struct vcpu *v, unsigned sreg, uint16_t selector)
 			return raise_error(v, VEC_GP, selector & 0xfffc);
 		if (!(attr & SEG_P))
 			return raise_error(v, sreg == SS ? VEC_SS : VEC_NP, selector & 0xfffc);
-		if (!(d.lo >> 40 & 1)) { /* the CPU marks what it loads as accessed */
-			d.lo |= 1ull << 40;
-			if (!gva_write_system(v, d.gva, &d.lo, 8))
-				return false;
-		}
+		if (!mark_accessed(v, &d))
+			return false;
 		segment_from_descriptor(&v->seg[sreg], selector, &d);
 	}
 	if (sreg == SS)
 		v->shadow = true; /* the next instruction usually loads RSP (SDM vol. 3, 6.8.3) */
 	if (sreg == FS || sreg == GS)
 		trap_special_changed(v);
+	return true;
+}
+
+bool load_return_stack(struct vcpu *v, uint16_t selector)
+{
+	bool shadow = v->shadow;
+
+	if (!(selector & 0xfffc) && v->cpl != 3) {
+		v->seg[SS] = (struct segment){ .selector = selector };
+		return true;
+	}
+	if (!load_data_segment(v, SS, selector))
+		return false;
+	v->shadow = shadow;
 	return true;
 }
 
@@ -67,6 +86,8 @@ bool load_code_segment(struct vcpu *v, uint16_t selector, uint64_t rip)
 	unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5;
 	if (!(attr & SEG_S) || !(attr & 8) || ((attr & 4) ? dpl > v->cpl : dpl != v->cpl || (selector & 3) > v->cpl))
 		return raise_error(v, VEC_GP, selector & 0xfffc);
+	if ((attr & SEG_L) && (attr & SEG_DB)) /* reserved for both at once */
+		return raise_error(v, VEC_GP, selector & 0xfffc);
 	if (!(attr & SEG_P))
 		return raise_error(v, VEC_NP, selector & 0xfffc);
 	if (!(attr & SEG_L)) {
@@ -76,6 +97,8 @@ bool load_code_segment(struct vcpu *v, uint16_t selector, uint64_t rip)
 	}
 	if (!canonical(rip))
 		return raise_error(v, VEC_GP, 0);
+	if (!mark_accessed(v, &d))
+		return false;
 	segment_from_descriptor(&v->seg[CS], (selector & ~3) | v->cpl, &d);
 	v->rip = rip;
 	return true;
@@ -88,7 +111,8 @@ static enum emu raised_or_stopped(const struct vcpu *v)
 
 int far_transfer(struct vcpu *v, const struct insn *insn)
 {
-	uint64_t next = v->rip + insn->len, rsp = v->gpr[RSP], frame[2] = { 0 };
+	uint64_t here = v->rip, next = here + insn->len, rsp = v->gpr[RSP], frame[2] = { 0 };
+	struct segment old = v->seg[CS];
 	unsigned n = insn->opsize;
 
 	if (insn->op == INSN_FAR_RET) {
@@ -98,18 +122,23 @@ int far_transfer(struct vcpu *v, const struct insn *insn)
 		if ((frame[1] & 3) > v->cpl) { /* to an outer level: RSP and SS follow on the stack */
 			uint64_t outer[2] = { 0 };
 			uint64_t top = rsp + 2 * n + pop;
-			unsigned old = v->cpl;
+			unsigned old_cpl = v->cpl;
 			if (!gva_read(v, top, &outer[0], n) || !gva_read(v, top + n, &outer[1], n))
 				return EMU_RAISED;
 			v->cpl = frame[1] & 3;
-			if (!load_code_segment(v, (uint16_t)frame[1], frame[0]) || !load_data_segment(v, SS, (uint16_t)outer[1])) {
-				v->cpl = old;
-				v->rip = next - insn->len;
+			if (!load_code_segment(v, (uint16_t)frame[1], frame[0]) || !load_return_stack(v, (uint16_t)outer[1])) {
+				v->cpl = old_cpl;
+				v->seg[CS] = old;
+				v->rip = here;
 				return raised_or_stopped(v);
 			}
 			v->gpr[RSP] = outer[0] + pop;
 			trap_special_changed(v);
 			return EMU_JUMPED;
+		}
+		if ((frame[1] & 3) < v->cpl) { /* never to an inner level */
+			raise_error(v, VEC_GP, frame[1] & 0xfffc);
+			return EMU_RAISED;
 		}
 		if (!load_code_segment(v, (uint16_t)frame[1], frame[0]))
 			return raised_or_stopped(v);
@@ -118,18 +147,20 @@ int far_transfer(struct vcpu *v, const struct insn *insn)
 	}
 	/* Only through memory in 64-bit mode: the offset first, the selector behind it. */
 	uint64_t gva = operand_gva(v, insn, &insn->src), offset = 0;
-	uint16_t selector, old = v->seg[CS].selector;
+	uint16_t selector;
 	if (!gva_read(v, gva, &offset, n) || !gva_read(v, gva + n, &selector, 2))
 		return EMU_RAISED;
-	if (insn->op == INSN_FAR_CALL) {
-		uint64_t slot = old;
-		if (!gva_write(v, rsp - n, &slot, n) || !gva_write(v, rsp - 2 * n, &next, n))
-			return EMU_RAISED;
-	}
 	if (!load_code_segment(v, selector, offset))
 		return raised_or_stopped(v);
-	if (insn->op == INSN_FAR_CALL)
+	if (insn->op == INSN_FAR_CALL) { /* the target is good: only now may the stack change */
+		uint64_t slot = old.selector;
+		if (!gva_write(v, rsp - n, &slot, n) || !gva_write(v, rsp - 2 * n, &next, n)) {
+			v->seg[CS] = old;
+			v->rip = here;
+			return EMU_RAISED;
+		}
 		v->gpr[RSP] = rsp - 2 * n;
+	}
 	return EMU_JUMPED;
 }
 static bool msr_is_address(uint32_t index)

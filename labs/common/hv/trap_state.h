@@ -20,7 +20,7 @@ struct trap_engine {
 	enum where where;
 	bool under_way;         /* a kick came between an exception and its stub's out: the trap is still to be reported */
 	struct special {
-		uint64_t cr0, cr4, fs, gs;
+		uint64_t cr0, cr4, efer, fs, gs;
 	} special; /* what of the special registers follows the guest, as the machine has it */
 	uint64_t gpr_in[16];    /* general registers as they came out, to see whether any must go back */
 	bool special_changed, debugregs_changed;

@@ -8,7 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-/* The machine's MSRs. syscall must arrive, so SCE is always on there; CPUID at CPL 3 faults where KVM offers that. */
+/* The machine's MSRs. A syscall arrives through LSTAR; CPUID at CPL 3 faults where KVM offers that. */
 #define MSR_MISC_FEATURES_ENABLES 0x140
 #define CPUID_FAULTING 1
 
@@ -60,7 +60,7 @@ static int write_sregs(struct trap_engine *e, uint64_t cr3)
 	s.cs.l = 1;
 	if (ioctl(e->m.vcpu_fd, KVM_SET_SREGS, &s) < 0)
 		return machine_error(&e->m, "KVM_SET_SREGS");
-	e->special = (struct special){ .cr0 = s.cr0, .cr4 = s.cr4 };
+	e->special = (struct special){ .cr0 = s.cr0, .cr4 = s.cr4, .efer = s.efer };
 	e->special_changed = true; /* what the guest has beyond that: in trap_enter() */
 	return 0;
 }
@@ -107,6 +107,7 @@ int trap_machine_create(struct trap_engine *e, struct vm *vm, const struct boot_
 	if (machine_create(m) || machine_add_memory(m, 0, 0, e->mon, MONITOR_SIZE + POOL_SIZE) ||
 	    machine_add_memory(m, 1, GUEST_MA, vm->mem.hva, vm->mem.size) || machine_add_vcpu(m))
 		return -ECANCELED;
+	machine_native_tsc(m);
 	if (write_msrs(e) || write_sregs(e, cr3))
 		return -ECANCELED;
 	m->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
@@ -141,6 +142,8 @@ static int put_special(struct vcpu *v, struct trap_engine *e)
 		.cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE | CR0_WP | (v->cr0 & (CR0_TS | CR0_EM | CR0_MP)) |
 		       (v->cpl == 3 ? v->cr0 & CR0_AM : 0),
 		.cr4 = CR4_PAE | (v->cr4 & (CR4_DE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_TSD)),
+		/* Only a syscall that the guest may use can be told from one that it may not: RCX and R11 are lost otherwise. */
+		.efer = EFER_LME | EFER_LMA | EFER_NXE | (v->efer & EFER_SCE),
 		.fs = v->seg[FS].base,
 		.gs = v->seg[GS].base,
 	};
@@ -154,6 +157,7 @@ static int put_special(struct vcpu *v, struct trap_engine *e)
 		return machine_error(&e->m, "KVM_GET_SREGS");
 	s.cr0 = want.cr0;
 	s.cr4 = want.cr4;
+	s.efer = want.efer;
 	s.fs.base = want.fs;
 	s.gs.base = want.gs;
 	if (ioctl(e->m.vcpu_fd, KVM_SET_SREGS, &s) < 0)

@@ -162,7 +162,7 @@ static void transmit(struct uart *u, uint8_t byte)
 		receive_byte(u, byte);
 	} else {
 		u->tx_bytes++;
-		console_write(u->con, &byte, 1);
+		console_write(u->con, &byte, 1); /* may let receive() in meanwhile, which does not touch the transmitter */
 	}
 	u->thr_irq = true;
 	update_irq(u);

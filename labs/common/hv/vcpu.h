@@ -69,6 +69,7 @@ enum vector {
 #define CR4_OSXSAVE (1ull << 18)
 #define CR4_SMEP (1ull << 20)
 #define CR4_SMAP (1ull << 21)
+#define DR6_BS (1ull << 14) /* single step (SDM vol. 3, 17.2.3) */
 #define EFER_SCE (1ull << 0)
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)

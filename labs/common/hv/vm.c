@@ -87,6 +87,7 @@ int vm_create_devices(struct vm *vm)
 	bus_init(&vm->mmio, "address");
 	vm->con.quit = console_quit;
 	vm->con.quit_opaque = vm;
+	vm->con.cancel = &vm->stopping;
 	uart_init(&vm->uart, uart_irq, &vm->con);
 	cmos_init(&vm->cmos, vm->mem.size);
 	debugdev_init(&vm->debug, &vm->con, guest_exit, vm);

@@ -39,6 +39,7 @@ struct vm_options {
 	bool trace_exits, stats_json;
 	int gdb_port; /* -1 = none */
 	bool mirror_if; /* trap engine: the machine's RFLAGS.IF follows the virtual one, so that pushf tells the truth */
+	bool patch; /* trap engine: pushf and popf in the image are replaced by instructions that trap (patch.h) */
 };
 
 struct vm {

@@ -140,6 +140,17 @@ static int set_up(struct vm *vm)
 	return 0;
 }
 
+/* A guest that was ended from outside: where it was is the first thing that somebody wants to know. */
+static void say_where(struct vm *vm)
+{
+	struct vcpu v = { .vm = vm };
+	size_t used = strlen(vm->reason);
+
+	if ((vm->status == HV_TIMEOUT || vm->status == HV_INTERRUPTED) && !vm->engine->get_state(vm, &v))
+		snprintf(vm->reason + used, sizeof vm->reason - used, "; it was at rip 0x%llx, CPL %u, interrupts %s",
+			 (unsigned long long)v.rip, v.cpl, v.rflags & FLAG_IF ? "on" : "off");
+}
+
 static void run(struct vm *vm)
 {
 	if (vm->gdb && !gdbstub_serve(vm, true))
@@ -169,6 +180,7 @@ int vm_main(struct vm *vm)
 			vm_stop(vm, HV_HOST, "the console or the event loop could not be started");
 		else
 			run(vm);
+		say_where(vm);
 		pthread_mutex_lock(&vm->lock);
 		vm->vcpu_running = false;
 		loop_timer_set(&vm->loop, &end.grace, 0);

@@ -1,0 +1,54 @@
+/*
+ * Into a step and out of it. Unlike the runtime's stubs these leave the interrupted stack at once: what lies on it is compared,
+ * so no C function may run there.
+ */
+#include "regs.inc"
+
+	.text
+	.globl	enter
+enter:
+	push	%rbx
+	push	%rbp
+	push	%r12
+	push	%r13
+	push	%r14
+	push	%r15
+	mov	%rsp, runner_rsp
+	jmp	trap_return
+
+	.balign	16
+	.globl	stubs
+stubs:
+	.set	vector, 0
+	.rept	256
+	.balign	16
+	.if	vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+	.else
+	push	$0
+	.endif
+	push	$vector
+	jmp	common
+	.set	vector, vector + 1
+	.endr
+
+common:
+	PUSH_REGS
+	cld
+	mov	%rsp, %rdi
+	mov	runner_rsp, %rsp
+	cli				/* a trap gate leaves interrupts on */
+	call	on_event
+	pop	%r15
+	pop	%r14
+	pop	%r13
+	pop	%r12
+	pop	%rbp
+	pop	%rbx
+	ret
+
+	.bss
+	.balign	8
+runner_rsp:
+	.skip	8
+
+	.section .note.GNU-stack, "", @progbits

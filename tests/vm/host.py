@@ -1,0 +1,152 @@
+"""What the tests of virtual machines share: building, many commands in one boot of the test host, guests on bare QEMU.
+
+Every command's output comes back compressed and in base64, so that a guest may print whatever it likes.
+"""
+
+import base64
+import gzip
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+HV = TOP / "build/reference/hv"
+HV_SAN = TOP / "build/san-reference/hv"
+GUESTS = TOP / "build/guests"
+VM_GUESTS = TOP / "build/vm"
+
+sys.path.insert(0, str(TOP / "grader/lib"))
+
+# Exit statuses of hv (labs/common/hv/vm.h).
+OK, GUEST_FAILED, USAGE, HOST, STOPPED, TODO, TIMEOUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 124, 130
+DOCUMENTED = {OK, GUEST_FAILED, USAGE, HOST, STOPPED, TODO, TIMEOUT, INTERRUPTED}
+
+# What the sanitizers and a crash of hv leave on stderr.
+CRASH = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|runtime error:|crashed in its own code|"
+                   r"Segmentation fault|Aborted|core dumped|hv: bug")
+
+# One line frames a result, the others are base64. A KILL is for an hv that does not even obey its own --timeout.
+SCRIPT = """
+run() {
+    name=$1 limit=$2; shift 2
+    time -v -o /tmp/time timeout -s KILL $limit "$@" >/tmp/out 2>/tmp/err
+    echo "@case $name $?"
+    gzip -c /tmp/out | base64; echo "@err"; gzip -c /tmp/err | base64; echo "@time"; gzip -c /tmp/time | base64; echo "@end"
+}
+"""
+
+
+@dataclass
+class Command:
+    """argv in the test host, where the files that go along are in the working directory and on the search path."""
+
+    argv: list
+    stdin: bytes = b""
+    limit: float = 60.0  # seconds after which it is killed
+
+
+@dataclass
+class Result:
+    status: int
+    stdout: bytes
+    stderr: str
+    maxrss_kib: int = 0  # the largest resident set
+    argv: list = field(default_factory=list)
+
+    @property
+    def signal(self):
+        """Which signal ended the program; 0 for none."""
+        return self.status - 128 if 128 < self.status < 193 and self.status != INTERRUPTED else 0
+
+    @property
+    def sentences(self):
+        """hv's own words: the lines of stderr that begin with its name."""
+        return [line for line in self.stderr.splitlines() if line.startswith("hv: ")]
+
+
+def build(*targets):
+    """Makes targets of the Makefile, quickly when everything is up to date."""
+    files = ["-f", "Makefile", "-f", "tests/vm/vm.mk"]
+    for target in targets:
+        done = subprocess.run(["make", "-s", *files, *target.split()], cwd=TOP, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"make {target} failed:\n{done.stdout}{done.stderr}")
+
+
+def _unpack(text):
+    return gzip.decompress(base64.b64decode(text))
+
+
+def _results(console, commands):
+    pattern = r"^@case (\S+) (\d+)\n(.*?)^@err\n(.*?)^@time\n(.*?)^@end$"
+    names, found = list(commands), {}
+    for number, status, out, err, time in re.findall(pattern, console, re.M | re.S):
+        name = names[int(number)]
+        rss = re.search(r"Maximum resident set size \(kbytes\): (\d+)", _unpack(time).decode(errors="replace"))
+        found[name] = Result(int(status), _unpack(out), _unpack(err).decode(errors="replace"), int(rss[1]) if rss else 0,
+                             commands[name].argv)
+    return found
+
+
+def _boot(commands, files, mem, timeout):
+    script = SCRIPT
+    for number, (name, command) in enumerate(commands.items()):
+        stdin = f"printf %b {shlex.quote(''.join(f'{chr(92)}0{byte:03o}' for byte in command.stdin))} | " if command.stdin else ""
+        script += f"{stdin}run {number} {command.limit:g} {shlex.join(map(str, command.argv))}\n"
+    arguments = [word for file in files for word in ("--file", str(file))]
+    done = subprocess.run([TOP / "scripts/testhost-run", "--mem", str(mem), "--timeout", f"{timeout:g}", *arguments, "--", script],
+                          stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    console = done.stdout.decode(errors="replace").replace("\r\n", "\n")
+    return _results(console, commands), console[-2000:] + done.stderr.decode(errors="replace")[-2000:]
+
+
+def run(commands, files, mem=512, timeout=300):
+    """Runs commands (name -> Command) one after another in one boot of the test host. Returns name -> Result.
+
+    The QEMU that the test host runs in can abort when a nested guest writes CR8 while an interrupt is pending. That is not the
+    guest's fault, so what was not reached then is tried once more.
+    """
+    results, trouble = _boot(commands, files, mem, timeout)
+    missing = {name: command for name, command in commands.items() if name not in results}
+    if missing:
+        again, trouble = _boot(missing, files, mem, timeout)
+        results.update(again)
+    missing = [name for name in commands if name not in results]
+    if missing:
+        raise RuntimeError(f"the test host did not come to: {', '.join(map(str, missing))}\n{trouble}")
+    return results
+
+
+def qemu(image, append="", stdin=b"", mem=64, seconds=60.0):
+    """A guest on bare QEMU: no hypervisor of ours. Serial port and debug console go to the same place, as under hv.
+
+    The status is QEMU's: 2N+1 for exit code N, 0 for a reset, None when it was stopped.
+    """
+    command = ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", str(mem), "-nodefaults", "-nic", "none",
+               "-vga", "none", "-display", "none", "-no-reboot", "-chardev", "stdio,id=console,mux=on,signal=off",
+               "-serial", "chardev:console", "-device", "isa-debugcon,iobase=0xe9,chardev=console",
+               "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(image), "-append", append]
+    with tempfile.TemporaryFile() as out:
+        # The pipe stays open: QEMU's serial port would take its end for a hang-up.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE) as process:
+            try:
+                process.stdin.write(stdin)
+                process.stdin.flush()
+                process.wait(seconds)
+                status = process.returncode
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = None
+            err = process.stderr.read().decode(errors="replace")
+        out.seek(0)
+        return Result(status, out.read(), err, argv=command)
+
+
+def seed_from_environment(random):
+    """A fresh seed, or TRAPDOOR_SEED."""
+    return int(os.environ.get("TRAPDOOR_SEED") or random.SystemRandom().randrange(1, 1 << 32))

@@ -1,0 +1,25 @@
+# Guests of the tests in tests/vm: `make vmguests`. The Makefile reads this with `-include tests/vm/vm.mk`; without that line
+# `make -f Makefile -f tests/vm/vm.mk vmguests` does the same. A guest is NAME.c, and NAME-*.S and NAME-*.c belong to it.
+
+ifndef vm_guests
+vm_guests := diff hostile
+vm_sources = $(wildcard tests/vm/guests/$(1).c tests/vm/guests/$(1)-*.c tests/vm/guests/$(1)-*.S)
+
+.PHONY: vmguests
+vmguests: tools $(vm_guests:%=build/vm/%.elf) ## the guests of the tests in tests/vm
+
+build/vm/obj/%.o: tests/vm/guests/%.c Makefile
+	$(build_guest_object)
+build/vm/obj/%.o: tests/vm/guests/%.S Makefile
+	$(build_guest_object)
+
+define vm_guest_rule
+build/vm/$(1).elf: $(patsubst tests/vm/guests/%,build/vm/obj/%.o,$(basename $(call vm_sources,$(1)))) \
+		build/guests/libguest.a labs/common/guest/guest.ld
+	@echo "  LD   $$@"
+	@$$(CC) $$(GUEST_LDFLAGS) -o $$@ $$(filter %.o %.a,$$^)
+endef
+$(foreach g,$(vm_guests),$(eval $(call vm_guest_rule,$(g))))
+
+-include $(wildcard build/vm/obj/*.d)
+endif
