@@ -324,7 +324,7 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 		mask &= ~FLAG_IF;
 	/* What the more privileged level had in its segment registers is none of the outer one's business. */
 	for (unsigned s = ES; s <= GS && cpl > old_cpl; s++)
-		if (s != CS && s != SS && (v->seg[s].attr & SEG_P) && (v->seg[s].attr & SEG_DPL) >> 5 < cpl &&
+		if (s != CS && s != SS && (v->seg[s].attr & SEG_P) && (v->seg[s].attr & SEG_DPL) < cpl << 5 &&
 		    (v->seg[s].attr & (SEG_S | 8 | 4)) != (SEG_S | 8 | 4))
 			v->seg[s] = (struct segment){ .base = v->seg[s].base };
 	// STARTER 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks against v->cpl.

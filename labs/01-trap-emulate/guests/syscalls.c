@@ -74,6 +74,7 @@ static void agreed(void)
 	sysret("return", params[CODE] + 128);
 	PLACE(params[CODE], do_sysret);
 	start(true, FLAGS_IF);
+	trial.in.r[R_CX] = params[CODE] + 128;
 	finish("user");
 
 	/* Forth and back without an exception in between. */

@@ -17,6 +17,8 @@ struct kvm_engine {
 	struct machine m;
 	struct loop_timer look_timer;
 	volatile bool look_due;
+	bool int3_exits; /* a breakpoint's int3 comes back to hv; otherwise breakpoints are found by single-stepping */
+	bool debug_step; /* the debugger asked for one instruction */
 };
 
 static int write_registers(struct kvm_engine *e, const struct boot_state *boot)
@@ -51,6 +53,28 @@ static int write_registers(struct kvm_engine *e, const struct boot_state *boot)
 	if (ioctl(e->m.vcpu_fd, KVM_SET_REGS, &r) < 0)
 		return machine_error(&e->m, "KVM_SET_REGS");
 	return 0;
+}
+
+/*
+ * Does an int3 come back as an exit when KVM_SET_GUEST_DEBUG asks for it? Not on a machine that cannot intercept it (QEMU 7.2's
+ * emulated SVM), and the only way to know is to try: one int3 without an IDT either exits or ends in a triple fault.
+ */
+static bool probe_int3(struct vm *vm, struct kvm_engine *e, const struct boot_state *boot)
+{
+	const uint64_t scratch = BOOT_STACK & ~0xfffull; /* nobody has used the boot stack yet */
+	const uint8_t int3 = 0xcc, zero = 0;
+	struct boot_state there = { .entry = scratch };
+	struct kvm_guest_debug on = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP }, off = { 0 };
+	struct machine_exit x = { .kind = MACHINE_FAILED };
+
+	if (guest_write(&vm->mem, scratch, &int3, 1) || write_registers(e, &there) ||
+	    ioctl(e->m.vcpu_fd, KVM_SET_GUEST_DEBUG, &on) < 0)
+		return false;
+	int err = machine_run(&e->m, &x);
+	ioctl(e->m.vcpu_fd, KVM_SET_GUEST_DEBUG, &off);
+	guest_write(&vm->mem, scratch, &zero, 1);
+	write_registers(e, boot);
+	return !err && x.kind == MACHINE_DEBUG;
 }
 
 /* In-kernel 8259s, IOAPIC, local APIC and 8254, on the addresses that Intel's VT-x needs to be told. */
@@ -94,6 +118,8 @@ static int kvm_create(struct vm *vm, const struct boot_state *boot)
 	e->m.run->kvm_valid_regs = KVM_SYNC_X86_REGS;
 	if (write_registers(e, boot))
 		return -ECANCELED;
+	if (vm->opt.gdb_port >= 0)
+		e->int3_exits = probe_int3(vm, e, boot);
 	e->look_timer.fn = look_tick;
 	e->look_timer.opaque = vm;
 	loop_timer_set(&vm->loop, &e->look_timer, clock_ns() + LOOK_AFTER_NS);
@@ -232,7 +258,9 @@ static enum run_result kvm_run(struct vm *vm)
 			break;
 		case MACHINE_DEBUG:
 			trace_count(vm->trace.kind, "debug");
-			return RUN_DEBUG;
+			if (e->int3_exits || e->debug_step || gdbstub_has_breakpoint(vm, e->m.run->s.regs.regs.rip))
+				return RUN_DEBUG;
+			break;
 		case MACHINE_SHUTDOWN:
 			explain_shutdown(vm, e);
 			break;
@@ -285,10 +313,13 @@ static int kvm_translate(struct vm *vm, uint64_t gva, uint64_t *gpa)
 static int kvm_set_debug(struct vm *vm, bool single, bool breakpoints)
 {
 	struct kvm_engine *e = vm->engine_state;
+	bool step = single || (breakpoints && !e->int3_exits);
 	struct kvm_guest_debug dbg = {
-		.control = (single || breakpoints ? KVM_GUESTDBG_ENABLE : 0) | (single ? KVM_GUESTDBG_SINGLESTEP : 0) |
+		.control = (single || breakpoints ? KVM_GUESTDBG_ENABLE : 0) | (step ? KVM_GUESTDBG_SINGLESTEP : 0) |
 			   (breakpoints ? KVM_GUESTDBG_USE_SW_BP : 0)
 	};
+
+	e->debug_step = single;
 	return ioctl(e->m.vcpu_fd, KVM_SET_GUEST_DEBUG, &dbg) < 0 ? -errno : 0;
 }
 

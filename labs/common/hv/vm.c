@@ -21,6 +21,9 @@ int vm_stop(struct vm *vm, int status, const char *fmt, ...)
 		va_start(ap, fmt);
 		vsnprintf(vm->reason, sizeof vm->reason, fmt, ap);
 		va_end(ap);
+		for (char *c = vm->reason; *c; c++)
+			if ((unsigned char)*c < ' ' || *c == 0x7f)
+				*c = '?'; /* of a file's name, say: it must not reach the terminal */
 		vm->stopping = 1;
 		vm_kick(vm);
 	}

@@ -8,7 +8,6 @@
 #define CR0_START 0x80010031ull  /* PG WP NE ET PE */
 #define CR4_START 0x620ull       /* OSXMMEXCPT OSFXSR PAE */
 #define EFER_START 0x501ull      /* LMA LME SCE */
-#define PAT_START 0x0007040600070406ull
 #define STAR_START ((uint64_t)SEL_USER_BASE << 48 | (uint64_t)SEL_KCODE << 32)
 
 #define DESC_BASE(base) (((base) & 0xffffff) << 16 | ((base) >> 24 & 0xff) << 56)
@@ -197,7 +196,7 @@ static void reset_registers(void)
 	} msrs[] = {
 		{ 0xc0000080, EFER_START }, { 0xc0000081, STAR_START }, { 0xc0000082, (uint64_t)landing },
 		{ 0xc0000083, (uint64_t)landing }, { 0xc0000084, SFMASK_START }, { 0xc0000102, 0x1111 }, { 0x174, 0 }, { 0x175, 0 },
-		{ 0x176, 0 }, { 0x277, PAT_START },
+		{ 0x176, 0 },
 	};
 
 	load_table(true, arena.gdt[0], sizeof(arena.gdt[0]) - 1);

@@ -149,7 +149,7 @@ static void random_frame(struct trap_frame *f, const struct fragment *fragment)
 	f->rsp = (uint64_t)arena.stack[level ? STACK_USER : STACK_KERNEL] + STACK_SIZE / 2 + 8 * below(32);
 	if (one_in(4))
 		f->rsp += below(8);
-	else if (one_in(16) && !(fragment->flags & GOOD_RSP))
+	else if (one_in(16) && !(fragment->flags & GOOD_RSP) && !irq_raised) /* or nobody would acknowledge the interrupt */
 		f->rsp = one_in(2) ? ABOVE_4G + 0x1000 : NON_CANONICAL + 8 * below(4);
 	f->rflags = (f->rflags & (FLAG_STATUS | FLAG_IF | FLAG_ID)) | RFLAGS_FIXED;
 	if (one_in(4))
