@@ -42,12 +42,16 @@ static bool is_fault(const struct event *e)
 /* Step 1: the gate. (SDM vol. 3, 6.10, 6.14.1) */
 static bool find_gate(struct vcpu *v, const struct event *e, struct gate *g)
 {
-	// TODO 1.11: read the event's gate from the guest's IDT (v->idtr) and check its type. Hint: 16 bytes each in 64-bit mode.
+	// TODO 1.11: read the event's gate from the guest's IDT (v->idtr) and check its type. Hint: 16 bytes each in
+	// 64-bit mode.
 	(void)e, (void)g, (void)gate_type;
-	return lab_todo(v->vm, "1.11", "find_gate() in deliver.c: read the event's gate from the guest's IDT"), false;
-	// TODO 1.13: may the program use this gate with `int n`? Hint: compare the gate's DPL with the CPL, for software events only.
+	return lab_todo(v->vm, "1.11",
+			"find_gate() in deliver.c: read the event's gate from the guest's IDT"), false;
+	// TODO 1.13: may the program use this gate with `int n`? Hint: compare the gate's DPL with the CPL, for
+	// software events only.
 	if (e->kind == EVENT_SOFTWARE && gate_dpl(g) < v->cpl)
-		return lab_todo(v->vm, "1.13", "find_gate() in deliver.c: a software interrupt needs a gate with DPL >= CPL"), false;
+		return lab_todo(v->vm, "1.13",
+				"find_gate() in deliver.c: a software interrupt needs a gate with DPL >= CPL"), false;
 	if (!gate_present(g))
 		return raise_error(v, VEC_NP, e->vector * 8 + ERROR_IDT + ext_bit(e));
 	return true;
@@ -56,9 +60,11 @@ static bool find_gate(struct vcpu *v, const struct event *e, struct gate *g)
 /* Step 2: the code segment that the gate names, and the level that the handler runs at. (SDM vol. 3, 6.12.1) */
 static bool handler_segment(struct vcpu *v, const struct event *e, const struct gate *g, struct descriptor *d, unsigned *new_cpl)
 {
-	// TODO 1.11: find the gate's code segment in the guest's GDT with descriptor_read(). Hint: its DPL is the handler's level.
+	// TODO 1.11: find the gate's code segment in the guest's GDT with descriptor_read(). Hint: its DPL is the
+	// handler's level.
 	(void)e, (void)g, (void)d, (void)new_cpl, (void)gate_selector;
-	return lab_todo(v->vm, "1.11", "handler_segment() in deliver.c: the code segment that the gate names"), false;
+	return lab_todo(v->vm, "1.11",
+			"handler_segment() in deliver.c: the code segment that the gate names"), false;
 }
 
 /* Step 3: the stack that the handler runs on, before anything is pushed. (SDM vol. 3, 6.14.2, 6.14.5, figure 7-11) */
@@ -67,32 +73,37 @@ static bool handler_stack(struct vcpu *v, const struct event *e, const struct ga
 	unsigned offset = 0; /* of the stack pointer in the TSS; 0 stands for the present stack */
 
 	*rsp = v->gpr[RSP];
-	// TODO 1.14: a handler at a more privileged level runs on that level's stack from the TSS. Hint: RSP0 lies at offset 4.
+	// TODO 1.14: a handler at a more privileged level runs on that level's stack from the TSS. Hint: RSP0 lies at
+	// offset 4.
 	if (new_cpl < v->cpl)
-		return lab_todo(v->vm, "1.14", "handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the TSS"), false;
-	// TODO 1.15: a gate can ask for a stack of the TSS's interrupt stack table. Hint: number 1 lies at offset 0x24, and it always wins.
+		return lab_todo(v->vm, "1.14",
+				"handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the TSS"), false;
+	// TODO 1.15: a gate can ask for a stack of the TSS's interrupt stack table. Hint: number 1 lies at offset
+	// 0x24, and it always wins.
 	if (gate_ist(g))
-		return lab_todo(v->vm, "1.15", "handler_stack() in deliver.c: a gate with an IST number switches to that stack"), false;
+		return lab_todo(v->vm, "1.15",
+				"handler_stack() in deliver.c: a gate with an IST number switches to that stack"), false;
 	if (offset) {
 		if (offset + 7 > v->tr.limit)
 			return raise_error(v, VEC_TS, (v->tr.selector & 0xfffc) | ext_bit(e));
 		if (!gva_read_system(v, v->tr.base + offset, rsp, 8))
 			return false;
-		if (!canonical(*rsp))
-			return raise_error(v, VEC_SS, ext_bit(e));
 	}
-	return true;
+	return canonical((*rsp & ~15ull) - 8) || raise_error(v, VEC_SS, ext_bit(e));
 }
 
 /* Step 4: the frame, from a stack aligned to 16 bytes: ss, rsp, rflags, cs, rip and perhaps an error code. (SDM vol. 3, 6.14.2) */
 static bool push_frame(struct vcpu *v, const struct event *e, uint64_t *rsp)
 {
-	// TODO 1.11: write ss, rsp, rflags, cs and rip below *rsp. Hint: the CPU clears the low four bits of RSP before it pushes.
+	// TODO 1.11: write ss, rsp, rflags, cs and rip below *rsp. Hint: the CPU clears the low four bits of RSP
+	// before it pushes.
 	(void)rsp, (void)is_fault;
-	return lab_todo(v->vm, "1.11", "push_frame() in deliver.c: write the five words of the frame below *rsp"), false;
+	return lab_todo(v->vm, "1.11",
+			"push_frame() in deliver.c: write the five words of the frame below *rsp"), false;
 	// TODO 1.12: some exceptions push an error code last. Hint: it takes 8 bytes like everything else on the stack.
 	if (e->has_error)
-		return lab_todo(v->vm, "1.12", "push_frame() in deliver.c: an exception with an error code pushes it below rip"), false;
+		return lab_todo(v->vm, "1.12",
+				"push_frame() in deliver.c: an exception with an error code pushes it below rip"), false;
 	// TODO 1.11: put the frame into guest memory. Hint: gva_write_system() writes as the CPU itself does.
 	return false;
 }
@@ -100,7 +111,8 @@ static bool push_frame(struct vcpu *v, const struct event *e, uint64_t *rsp)
 /* Step 5: the jump. From here on nothing can fail. */
 static void enter_handler(struct vcpu *v, const struct gate *g, const struct descriptor *d, unsigned new_cpl, uint64_t rsp)
 {
-	// TODO 1.11: the guest stands at the handler's first instruction: CS, CPL, SS, RSP, RIP, RFLAGS. Hint: which gate clears IF?
+	// TODO 1.11: the guest stands at the handler's first instruction: CS, CPL, SS, RSP, RIP, RFLAGS. Hint: which
+	// gate clears IF?
 	(void)g, (void)d, (void)new_cpl, (void)rsp, (void)gate_target;
 	lab_todo(v->vm, "1.11", "enter_handler() in deliver.c: cs, rip, rsp, rflags of the handler");
 }
@@ -130,8 +142,10 @@ int deliver_event(struct vcpu *v)
 		if (v->vm->stopping)
 			return -ECANCELED;
 		/* Delivering e raised another exception, which is now in v->event. */
-		// TODO 1.16: when do two exceptions make a double fault? Hint: SDM vol. 3, table 6-5; and what follows a failed #DF?
-		return lab_todo(v->vm, "1.16", "deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
+		// TODO 1.16: when do two exceptions make a double fault? Hint: SDM vol. 3, table 6-5; and what follows
+		// a failed #DF?
+		return lab_todo(v->vm, "1.16",
+				"deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
 		e = v->event;
 	}
 }
@@ -145,10 +159,12 @@ bool interrupt_window_open(const struct vcpu *v)
 
 enum emu emulate_int(struct vcpu *v, const struct insn *insn)
 {
-	// TODO 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the instruction's address or
+	// TODO 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the
+	// instruction's address or
 	// the next one's? And which of the two when the gate refuses?
 	(void)insn;
-	return lab_todo(v->vm, "1.13", "emulate_int() in deliver.c: int n and int3 are delivered with rip behind the instruction");
+	return lab_todo(v->vm, "1.13",
+			"emulate_int() in deliver.c: int n and int3 are delivered with rip behind the instruction");
 }
 
 enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
@@ -158,12 +174,15 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 	uint16_t cs;
 	unsigned cpl;
 
-	// TODO 1.11: undo what delivery did: read the five words at RSP and check CS. Hint: its RPL is the level to return to.
+	// TODO 1.11: undo what delivery did: read the five words at RSP and check CS. Hint: its RPL is the level to
+	// return to.
 	(void)insn;
 	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
-	// TODO 1.14: iretq to another level loads SS, and protects some flags. Hint: load_data_segment() checks against v->cpl.
+	// TODO 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks
+	// against v->cpl.
 	if (cpl != v->cpl)
-		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
+		return lab_todo(v->vm, "1.14",
+				"emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
 	// TODO 1.11: load what was read. Hint: RFLAGS by the mask: some bits are not the guest's to set.
 	(void)f, (void)mask, (void)d, (void)cs;
 	return EMU_RAISED;

@@ -51,16 +51,20 @@ static bool find_gate(struct vcpu *v, const struct event *e, struct gate *g)
 		return false;
 	if (gate_type(g) != GATE_INTERRUPT && gate_type(g) != GATE_TRAP)
 		return raise_error(v, VEC_GP, error);
-	// STARTER 1.11: read the event's gate from the guest's IDT (v->idtr) and check its type. Hint: 16 bytes each in 64-bit mode.
+	// STARTER 1.11: read the event's gate from the guest's IDT (v->idtr) and check its type. Hint: 16 bytes each in
+	// 64-bit mode.
 	//	(void)e, (void)g, (void)gate_type;
-	//	return lab_todo(v->vm, "1.11", "find_gate() in deliver.c: read the event's gate from the guest's IDT"), false;
+	//	return lab_todo(v->vm, "1.11",
+	//			"find_gate() in deliver.c: read the event's gate from the guest's IDT"), false;
 	// END
 	// SOLUTION 1.13
 	if (e->kind == EVENT_SOFTWARE && gate_dpl(g) < v->cpl) /* or a program could raise any exception by hand */
 		return raise_error(v, VEC_GP, e->vector * 8 + ERROR_IDT);
-	// STARTER 1.13: may the program use this gate with `int n`? Hint: compare the gate's DPL with the CPL, for software events only.
+	// STARTER 1.13: may the program use this gate with `int n`? Hint: compare the gate's DPL with the CPL, for
+	// software events only.
 	//	if (e->kind == EVENT_SOFTWARE && gate_dpl(g) < v->cpl)
-	//		return lab_todo(v->vm, "1.13", "find_gate() in deliver.c: a software interrupt needs a gate with DPL >= CPL"), false;
+	//		return lab_todo(v->vm, "1.13",
+	//				"find_gate() in deliver.c: a software interrupt needs a gate with DPL >= CPL"), false;
 	// END
 	if (!gate_present(g))
 		return raise_error(v, VEC_NP, e->vector * 8 + ERROR_IDT + ext_bit(e));
@@ -86,9 +90,11 @@ static bool handler_segment(struct vcpu *v, const struct event *e, const struct 
 		return raise_error(v, VEC_NP, selector | ext_bit(e));
 	*new_cpl = (attr & 4) ? v->cpl : dpl; /* a conforming segment keeps the level */
 	return true;
-	// STARTER 1.11: find the gate's code segment in the guest's GDT with descriptor_read(). Hint: its DPL is the handler's level.
+	// STARTER 1.11: find the gate's code segment in the guest's GDT with descriptor_read(). Hint: its DPL is the
+	// handler's level.
 	//	(void)e, (void)g, (void)d, (void)new_cpl, (void)gate_selector;
-	//	return lab_todo(v->vm, "1.11", "handler_segment() in deliver.c: the code segment that the gate names"), false;
+	//	return lab_todo(v->vm, "1.11",
+	//			"handler_segment() in deliver.c: the code segment that the gate names"), false;
 	// END
 }
 
@@ -101,16 +107,20 @@ static bool handler_stack(struct vcpu *v, const struct event *e, const struct ga
 	// SOLUTION 1.14
 	if (new_cpl < v->cpl)
 		offset = 4 + 8 * new_cpl;
-	// STARTER 1.14: a handler at a more privileged level runs on that level's stack from the TSS. Hint: RSP0 lies at offset 4.
+	// STARTER 1.14: a handler at a more privileged level runs on that level's stack from the TSS. Hint: RSP0 lies at
+	// offset 4.
 	//	if (new_cpl < v->cpl)
-	//		return lab_todo(v->vm, "1.14", "handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the TSS"), false;
+	//		return lab_todo(v->vm, "1.14",
+	//				"handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the TSS"), false;
 	// END
 	// SOLUTION 1.15
 	if (gate_ist(g))
 		offset = 0x24 + 8 * (gate_ist(g) - 1);
-	// STARTER 1.15: a gate can ask for a stack of the TSS's interrupt stack table. Hint: number 1 lies at offset 0x24, and it always wins.
+	// STARTER 1.15: a gate can ask for a stack of the TSS's interrupt stack table. Hint: number 1 lies at offset
+	// 0x24, and it always wins.
 	//	if (gate_ist(g))
-	//		return lab_todo(v->vm, "1.15", "handler_stack() in deliver.c: a gate with an IST number switches to that stack"), false;
+	//		return lab_todo(v->vm, "1.15",
+	//				"handler_stack() in deliver.c: a gate with an IST number switches to that stack"), false;
 	// END
 	if (offset) {
 		if (offset + 7 > v->tr.limit)
@@ -128,9 +138,11 @@ static bool push_frame(struct vcpu *v, const struct event *e, uint64_t *rsp)
 	uint64_t rflags = v->rflags | (is_fault(e) ? FLAG_RF : 0);
 	uint64_t frame[6] = { 0, v->rip, v->seg[CS].selector, rflags, v->gpr[RSP], v->seg[SS].selector };
 	unsigned first = 1; /* of the six, the first that is pushed: 0 with an error code */
-	// STARTER 1.11: write ss, rsp, rflags, cs and rip below *rsp. Hint: the CPU clears the low four bits of RSP before it pushes.
+	// STARTER 1.11: write ss, rsp, rflags, cs and rip below *rsp. Hint: the CPU clears the low four bits of RSP
+	// before it pushes.
 	//	(void)rsp, (void)is_fault;
-	//	return lab_todo(v->vm, "1.11", "push_frame() in deliver.c: write the five words of the frame below *rsp"), false;
+	//	return lab_todo(v->vm, "1.11",
+	//			"push_frame() in deliver.c: write the five words of the frame below *rsp"), false;
 	// END
 	// SOLUTION 1.12
 	if (e->has_error) {
@@ -139,7 +151,8 @@ static bool push_frame(struct vcpu *v, const struct event *e, uint64_t *rsp)
 	}
 	// STARTER 1.12: some exceptions push an error code last. Hint: it takes 8 bytes like everything else on the stack.
 	//	if (e->has_error)
-	//		return lab_todo(v->vm, "1.12", "push_frame() in deliver.c: an exception with an error code pushes it below rip"), false;
+	//		return lab_todo(v->vm, "1.12",
+	//				"push_frame() in deliver.c: an exception with an error code pushes it below rip"), false;
 	// END
 	// SOLUTION 1.11
 	*rsp = (*rsp & ~15ull) - (6 - first) * 8;
@@ -165,7 +178,8 @@ static void enter_handler(struct vcpu *v, const struct gate *g, const struct des
 	v->rflags &= ~(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | (gate_type(g) == GATE_INTERRUPT ? FLAG_IF : 0));
 	v->shadow = false;
 	trap_special_changed(v);
-	// STARTER 1.11: the guest stands at the handler's first instruction: CS, CPL, SS, RSP, RIP, RFLAGS. Hint: which gate clears IF?
+	// STARTER 1.11: the guest stands at the handler's first instruction: CS, CPL, SS, RSP, RIP, RFLAGS. Hint: which
+	// gate clears IF?
 	//	(void)g, (void)d, (void)new_cpl, (void)rsp, (void)gate_target;
 	//	lab_todo(v->vm, "1.11", "enter_handler() in deliver.c: cs, rip, rsp, rflags of the handler");
 	// END
@@ -222,8 +236,10 @@ int deliver_event(struct vcpu *v)
 				       (unsigned long long)v->idtr.base, v->idtr.limit, (unsigned long long)v->gpr[RSP]);
 		if (makes_double_fault(&e, &v->event))
 			raise_error(v, VEC_DF, 0);
-		// STARTER 1.16: when do two exceptions make a double fault? Hint: SDM vol. 3, table 6-5; and what follows a failed #DF?
-		//	return lab_todo(v->vm, "1.16", "deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
+		// STARTER 1.16: when do two exceptions make a double fault? Hint: SDM vol. 3, table 6-5; and what follows
+		// a failed #DF?
+		//	return lab_todo(v->vm, "1.16",
+		//			"deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
 		// END
 		e = v->event;
 	}
@@ -266,10 +282,12 @@ enum emu emulate_int(struct vcpu *v, const struct insn *insn)
 	}
 	v->rip = here;
 	return v->vm->stopping ? EMU_STOP : EMU_RAISED;
-	// STARTER 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the instruction's address or
+	// STARTER 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the
+	// instruction's address or
 	// the next one's? And which of the two when the gate refuses?
 	//	(void)insn;
-	//	return lab_todo(v->vm, "1.13", "emulate_int() in deliver.c: int n and int3 are delivered with rip behind the instruction");
+	//	return lab_todo(v->vm, "1.13",
+	//			"emulate_int() in deliver.c: int n and int3 are delivered with rip behind the instruction");
 	// END
 }
 
@@ -306,7 +324,8 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 		return vm_stop(v->vm, HV_STOPPED, "iretq to 32-bit code (selector 0x%x): the trap engine runs 64-bit code only", cs);
 	if (!canonical(f[0]))
 		return raise_gp(v, 0);
-	// STARTER 1.11: undo what delivery did: read the five words at RSP and check CS. Hint: its RPL is the level to return to.
+	// STARTER 1.11: undo what delivery did: read the five words at RSP and check CS. Hint: its RPL is the level to
+	// return to.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
 	// END
@@ -327,9 +346,11 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 		if (s != CS && s != SS && (v->seg[s].attr & SEG_P) && (v->seg[s].attr & SEG_DPL) < cpl << 5 &&
 		    (v->seg[s].attr & (SEG_S | 8 | 4)) != (SEG_S | 8 | 4))
 			v->seg[s] = (struct segment){ .base = v->seg[s].base };
-	// STARTER 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks against v->cpl.
+	// STARTER 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks
+	// against v->cpl.
 	//	if (cpl != v->cpl)
-	//		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
+	//		return lab_todo(v->vm, "1.14",
+	//				"emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
 	// END
 	// SOLUTION 1.11
 	v->rflags = (v->rflags & ~mask) | (f[2] & mask) | FLAG_FIXED;

@@ -70,7 +70,8 @@ struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t s
 	default: /* everything else does not exist, the hypervisor's own range at 0x40000000 above all */
 		return r;
 	}
-	// STARTER 1.20: ask, analyse, construct, return. Hint: begin with an answer of zeros and let through what the guest's CPU really has;
+	// STARTER 1.20: ask, analyse, construct, return. Hint: begin with an answer of zeros and let through what the
+	// guest's CPU really has;
 	// bit 31 of ECX in leaf 1 and the leaves from 0x40000000 on are how a guest finds out that it is one.
 	//	(void)leaf, (void)subleaf, (void)host;
 	//	lab_todo(v->vm, "1.20", "cpuid_policy() in sensitive.c: decide what the guest may know about its CPU");
@@ -91,7 +92,8 @@ const struct popek_entry popek_report[POPEK_INSNS] = {
 	/* Privileged. */
 	{ "cli", POPEK_TRAPS }, { "sti", POPEK_TRAPS }, { "hlt", POPEK_TRAPS },
 	{ "in", POPEK_TRAPS }, { "out", POPEK_TRAPS }, { "mov-cr", POPEK_TRAPS },
-	// STARTER 1.21: put POPEK_TRAPS or POPEK_SILENT beside each instruction. Hint: run guests/popek.S with --trace exits and look
+	// STARTER 1.21: put POPEK_TRAPS or POPEK_SILENT beside each instruction. Hint: run guests/popek.S with --trace
+	// exits and look
 	// between the two markers of each.
 	//	{ "sgdt", POPEK_UNKNOWN }, { "sidt", POPEK_UNKNOWN }, { "sldt", POPEK_UNKNOWN }, { "str", POPEK_UNKNOWN },
 	//	{ "smsw", POPEK_UNKNOWN }, { "pushf", POPEK_UNKNOWN }, { "popf", POPEK_UNKNOWN },
@@ -116,10 +118,12 @@ bool patch_instruction(struct vcpu *v, uint64_t gpa, const struct insn *insn)
 	}
 	/* Neither has operands in its bytes, so whatever the prefixes are, the opcode comes last. */
 	return !guest_write(&v->vm->mem, gpa + insn->len - 1, &opcode, 1);
-	// STARTER 1.22: replace the opcode byte of pushf and popf, and touch nothing else. Hint: 0x9d may occur in any instruction,
+	// STARTER 1.22: replace the opcode byte of pushf and popf, and touch nothing else. Hint: 0x9d may occur in any
+	// instruction,
 	// so ask insn->op. Where among insn->len bytes does the opcode lie when there are prefixes?
 	//	(void)gpa, (void)insn;
-	//	lab_todo(v->vm, "1.22", "patch_instruction() in sensitive.c: make pushf and popf trap by replacing one byte");
+	//	lab_todo(v->vm, "1.22",
+	//			"patch_instruction() in sensitive.c: make pushf and popf trap by replacing one byte");
 	//	return false;
 	// END
 }
@@ -182,8 +186,10 @@ enum emu emulate_patched(struct vcpu *v, const struct insn *insn)
 	v->dr[6] |= 1 << 14; /* BS */
 	raise_exception(v, VEC_DB);
 	return EMU_JUMPED;
-	// STARTER 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL and on the
-	// operand size; pushf never shows VM and RF; the stack may fault; a guest that single-steps itself still expects its #DB.
+	// STARTER 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL
+	// and on the
+	// operand size; pushf never shows VM and RF; the stack may fault; a guest that single-steps itself still expects
+	// its #DB.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.22", "emulate_patched() in sensitive.c: pushf and popf on the virtual flags");
 	// END

@@ -96,7 +96,7 @@ def msr_verify(r, params):
 (ABSENT_DATA, ABSENT_USER, ABSENT_CODE, READ_ONLY, USER_DATA, KERNEL_DATA, EXECUTE_ONLY, EXECUTE_ABSENT, USER_CODE, LONG_AND_32,
  TSS_BUSY) = range(4, 15)
 TSS_ABSENT, LDT, LDT_ABSENT, TSS_CUT, GDT_SIZE = range(16, 25, 2)
-L_DATA, L_CUT = 1, 2
+L_DATA, L_TSS, L_LDT, L_CUT = 1, 2, 4, 6
 KCODE = 0x10
 
 
@@ -114,10 +114,10 @@ def seg_verify(r, params):
     far = "A far transfer needs a present 64-bit code segment of the guest's own level and a canonical target."
     ldt = "The LDT has a limit of its own, and none at all after a null selector went into LDTR."
     cases = (
-        ("ltrnull", GP, 0, null), ("ltrldt", GP, L_DATA * 8 | 4, tss), ("ltrbusy", GP, TSS_BUSY * 8, tss),
+        ("ltrnull", GP, 0, null), ("ltrldt", GP, L_TSS * 8 | 4, tss), ("ltrbusy", GP, TSS_BUSY * 8, tss),
         ("ltrabsent", NP, TSS_ABSENT * 8, order), ("ltrtype", GP, LDT * 8, tss), ("ltrcut", GP, TSS_CUT * 8, tss),
         ("ltroutside", GP, outside, code), ("lldttype", GP, TSS_BUSY * 8, tss), ("lldtabsent", NP, LDT_ABSENT * 8, order),
-        ("lldtldt", GP, L_DATA * 8 | 4, tss), ("lgdt", GP, 0, base), ("lidt", GP, 0, base),
+        ("lldtldt", GP, L_LDT * 8 | 4, tss), ("lgdt", GP, 0, base), ("lidt", GP, 0, base),
         ("absent", NP, ABSENT_USER * 8, order), ("execute", GP, EXECUTE_ONLY * 8, order), ("executeabsent", GP, EXECUTE_ABSENT * 8, order),
         ("system", GP, TSS_BUSY * 8, order), ("level", GP, KERNEL_DATA * 8, order), ("outside", GP, outside, code),
         ("ldtcut", GP, L_CUT * 8 | 4, ldt), ("fs", NP, ABSENT_USER * 8, order),

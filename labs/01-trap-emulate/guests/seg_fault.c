@@ -14,8 +14,8 @@ enum { SEED, BAD_ADDRESS, OUTSIDE, RPL };
 /* The GDT's entries behind the loader's. The last one, a TSS, is cut in half by the table's limit. */
 enum { ABSENT_DATA = 4, ABSENT_USER, ABSENT_CODE, READ_ONLY, USER_DATA, KERNEL_DATA, EXECUTE_ONLY, EXECUTE_ABSENT, USER_CODE, LONG_AND_32,
        TSS_BUSY, TSS_ABSENT = TSS_BUSY + 2, LDT = TSS_ABSENT + 2, LDT_ABSENT = LDT + 2, TSS_CUT = LDT_ABSENT + 2, GDT_SIZE = TSS_CUT + 2 };
-/* And the LDT's. Its limit is one byte less than the last one needs. */
-enum { L_DATA = 1, L_CUT, LDT_SIZE };
+/* And the LDT's. Neither a TSS nor an LDT is ever looked for there. The limit is one byte less than the last entry needs. */
+enum { L_DATA = 1, L_TSS, L_LDT = L_TSS + 2, L_CUT = L_LDT + 2, LDT_SIZE };
 
 #define FLAT 0x00cf00000000ffffull      /* base 0, 4 GiB */
 #define FLAT_LONG 0x00af00000000ffffull /* the same with L */
@@ -55,7 +55,12 @@ static uint64_t gdt[GDT_SIZE] = {
 	[LDT_ABSENT] = SYSTEM(0x02, LDT_SIZE * 8 - 1),
 	[TSS_CUT] = SYSTEM(0x89, 0x67),
 };
-static uint64_t ldt[LDT_SIZE] = { [L_DATA] = FLAT | TYPE(0x92), [L_CUT] = FLAT | TYPE(0x92) };
+static uint64_t ldt[LDT_SIZE] = {
+	[L_DATA] = FLAT | TYPE(0x92),
+	[L_TSS] = SYSTEM(0x89, 0x67),
+	[L_LDT] = SYSTEM(0x82, 0xff),
+	[L_CUT] = FLAT | TYPE(0x92),
+};
 static uint64_t gdt_was[GDT_SIZE], ldt_was[LDT_SIZE];
 static uint8_t operand[16];
 static struct regs in;
@@ -112,7 +117,7 @@ static void far_back(const char *name, uint64_t rip, uint64_t cs)
 static void table_registers(unsigned rpl)
 {
 	IN_REGISTER("ltrnull", do_ltr, R_BX, rpl);
-	IN_REGISTER("ltrldt", do_ltr, R_BX, L_DATA * 8 | 4 | rpl);
+	IN_REGISTER("ltrldt", do_ltr, R_BX, L_TSS * 8 | 4 | rpl);
 	IN_REGISTER("ltrbusy", do_ltr, R_BX, TSS_BUSY * 8 | rpl);
 	IN_REGISTER("ltrabsent", do_ltr, R_BX, TSS_ABSENT * 8 | rpl);
 	IN_REGISTER("ltrtype", do_ltr, R_BX, LDT * 8);
@@ -120,7 +125,7 @@ static void table_registers(unsigned rpl)
 	IN_REGISTER("ltroutside", do_ltr, R_BX, params[OUTSIDE] | rpl);
 	IN_MEMORY("lldttype", do_lldt, 0, 0, TSS_BUSY * 8 | rpl);
 	IN_MEMORY("lldtabsent", do_lldt, 0, 0, LDT_ABSENT * 8);
-	IN_MEMORY("lldtldt", do_lldt, 0, 0, L_DATA * 8 | 4);
+	IN_MEMORY("lldtldt", do_lldt, 0, 0, L_LDT * 8 | 4);
 	bad_table("lgdt", do_lgdt, do_lgdt_at);
 	bad_table("lidt", do_lidt, do_lidt_at);
 }

@@ -1,16 +1,17 @@
 /*
  * The fragments. Left out on purpose:
- *  - what a deprivileged guest is known to see differently (docs: Popek and Goldberg): popf that changes IF, pushf under another
- *    IOPL than 0, reading a selector, sgdt sidt sldt smsw str, lar lsl verr verw;
+ *  - what a deprivileged guest is known to see differently: popf that changes IF, pushf under another IOPL than 0, reading a
+ *    selector, sgdt sidt sldt smsw str, lar lsl verr verw (Robin and Irvine, 2000);
  *  - what the trap engine refuses in a sentence: 32-bit code, call gates; hlt with nothing that could ever wake it;
- *  - what differs from host to host: cpuid, time stamps, mwait, vmmcall, the other SVM and VMX instructions;
- *  - what TCG 7.2 does not do as the manuals say: int1 stops QEMU itself; non-canonical values for LGDT, LIDT, WRMSR, SYSRET, for
- *    RIP in IRETQ and for stacks in a TSS are not refused; CR8 takes any
- *    value; the PAT is not switched between guest and host; SYSENTER_CS has 16 bits; neither is LTR with a null selector (QEMU aborts at the next use);
- *    LSS, LFS and LGS with REX.W read 32 bits, as AMD's CPUs do; SYSCALL clears the flags that programs use whatever SFMASK says; #GP instead of #SS for stack accesses that hv emulates;
- *  - single steps over STI (its shadow keeps #DB off on AMD's CPUs, not on Intel's) and, because KVM does them in one go, over
- *    repeated string I/O;
- *  - where KVM errs on AMD CPUs without decode assists: bits above 31 in CR0 and CR4 are ignored, sysenter cannot be emulated.
+ *  - what differs from host to host: cpuid, time stamps, mwait, vmmcall and the other SVM and VMX instructions; MOV to SS of null
+ *    with another RPL than the level's (refused by the SDM, taken by TCG); single steps over STI (its shadow keeps #DB off on
+ *    AMD's CPUs, not on Intel's) and over LSS; LSS, LFS and LGS with REX.W (64 bits on Intel's CPUs);
+ *  - what TCG 7.2 does not do as the manuals say. int1 stops QEMU itself. LTR of null is not refused, and QEMU aborts soon after.
+ *    Not refused either: non-canonical values for LGDT, LIDT, WRMSR, SYSRET, for RIP in IRETQ, for stacks in a TSS; too large
+ *    ones for CR8. SYSENTER_CS has 16 bits. The PAT is not switched between a nested guest and its host. SYSCALL clears the status
+ *    flags whatever SFMASK says. Stack accesses raise #GP instead of #SS;
+ *  - where KVM errs on AMD CPUs without decode assists: bits above 31 in CR0 and CR4 are ignored, sysenter cannot be emulated, a
+ *    single step over INS or OUTS ends one instruction or one repetition late.
  */
 #include "diff.h"
 
@@ -154,8 +155,8 @@ static void prepare_selector(struct trap_frame *f)
 static void prepare_ss(struct trap_frame *f)
 {
 	prepare_selector(f);
-	if (one_in(2))
-		f->rax = f->ss;
+	if (one_in(2) || !(f->rax & 0xfffc)) /* null is fine with the RPL of the level, but TCG takes any RPL */
+		f->rax = one_in(4) && f->cs != SEL_UCODE ? f->cs & 3 : f->ss;
 	*data(8) = f->rax;
 }
 
@@ -176,7 +177,12 @@ static void far_pointer(struct trap_frame *f, uint64_t offset, uint16_t sel, uns
 
 static void prepare_load_pointer32(struct trap_frame *f) { far_pointer(f, random64(), selector(), 4); }
 static void prepare_load_pointer16(struct trap_frame *f) { far_pointer(f, random64(), selector(), 2); }
-static void prepare_load_ss(struct trap_frame *f) { far_pointer(f, random64(), one_in(2) ? f->ss : selector(), 4); }
+static void prepare_load_ss(struct trap_frame *f)
+{
+	uint16_t s = selector();
+
+	far_pointer(f, random64(), one_in(2) || !(s & 0xfffc) ? f->ss : s, 4);
+}
 
 /* --- far transfers -------------------------------------------------------------------------------------------------------- */
 
@@ -258,7 +264,7 @@ static void prepare_sysret(struct trap_frame *f)
 static void prepare_rdmsr(struct trap_frame *f)
 {
 	static const uint32_t msrs[] = { 0xc0000080, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102,
-					 0x174, 0x175, 0x176, 0x277, 0x12345678 };
+					 0x174, 0x175, 0x176, 0x12345678 };
 
 	f->rcx = (f->rcx & ~0xffffffffull) | PICK(msrs);
 }
@@ -408,12 +414,13 @@ static void prepare_data(struct trap_frame *f)
 	X(pop_fs, prepare_pop_selector, ALL, GOOD_RSP, "pop %fs")                                                             \
 	X(pop_gs, prepare_pop_selector, ALL, GOOD_RSP, "pop %gs")                                                             \
 	X(pop_fs16, prepare_pop_selector, ALL, GOOD_RSP, "popw %fs")                                                          \
-	X(lss, prepare_load_ss, ALL, 0, "lss (%rbx), %ecx; nop")                                                              \
+	X(lss, prepare_load_ss, ALL, NO_TF, "lss (%rbx), %ecx; nop")                                                          \
 	X(lss_sti, prepare_load_ss, L0, NO_TF, "cli; sti; lss (%rbx), %ecx; nop; nop")                                        \
 	X(lfs, prepare_load_pointer32, ALL, 0, "lfs (%rbx), %ecx")                                                            \
 	X(lgs, prepare_load_pointer32, ALL, 0, "lgs (%rbx), %ecx")                                                            \
 	X(lgs16, prepare_load_pointer16, ALL, 0, "lgs (%rbx), %cx")                                                           \
-	X(fs_access, prepare_data, ALL, 0, "mov $0xc0000100, %ecx; mov %ebx, %eax; xor %edx, %edx; wrmsr; addq $3, %fs:8; outb %al, $0x80")\
+	X(fs_access, prepare_data, ALL, 0, "mov $0xc0000100, %ecx; mov %ebx, %eax; xor %edx, %edx; wrmsr; addq $3, %fs:8;"  \
+	  "outb %al, $0x80")                                                                                                  \
 	X(gs_outs, prepare_data, L0, 0, "mov $0xc0000101, %ecx; mov %ebx, %eax; xor %edx, %edx; wrmsr; mov $16, %esi;"        \
 	  "mov $0x3ff, %edx; .byte 0x65; outsb; in %dx, %al")                                                                 \
 	X(ljmp32, prepare_far32, ALL, GOOD_RSP, "ljmp *(%rbx)")                                                               \
@@ -440,18 +447,18 @@ static void prepare_data(struct trap_frame *f)
 	X(out_ax, prepare_port, ALL, 0, "out %ax, %dx")                                                                       \
 	X(out_eax, prepare_port, ALL, 0, "out %eax, %dx")                                                                     \
 	X(out_imm, NULL, ALL, 0, "out %al, $0x80; out %ax, $0x81; out %eax, $0x80")                                           \
-	X(insb, prepare_port, ALL, 0, "insb")                                                                                 \
+	X(insb, prepare_port, ALL, NO_TF, "insb")                                                                             \
 	X(insw, prepare_port, ALL, NO_TF, "rep insw")                                                                         \
 	X(insl, prepare_port, ALL, NO_TF, "rep insl")                                                                         \
-	X(outsb, prepare_port, ALL, 0, "outsb; in %dx, %al")                                                                  \
+	X(outsb, prepare_port, ALL, NO_TF, "outsb; in %dx, %al")                                                              \
 	X(rep_outsb, prepare_port, ALL, NO_TF, "rep outsb; in %dx, %al")                                                      \
 	X(rep_outsw, prepare_port, ALL, NO_TF, "rep outsw")                                                                   \
 	X(rep_insb32, prepare_port32, ALL, NO_TF, "rep insb %dx, %es:(%edi)")                                                 \
 	X(rep_outsl32, prepare_port32, ALL, NO_TF, "rep outsl %ds:(%esi), %dx")                                               \
-	X(insb_fault, prepare_port_fault, ALL, 0, "insb")                                                                     \
-	X(rep_insw_fault, prepare_port_fault, ALL, 0, "rep insw")                                                             \
-	X(outsb_fault, prepare_port_fault, ALL, 0, "outsb")                                                                   \
-	X(rep_outsl_fault, prepare_port_fault, ALL, 0, "rep outsl")                                                           \
+	X(insb_fault, prepare_port_fault, ALL, NO_TF, "insb")                                                                 \
+	X(rep_insw_fault, prepare_port_fault, ALL, NO_TF, "rep insw")                                                         \
+	X(outsb_fault, prepare_port_fault, ALL, NO_TF, "outsb")                                                               \
+	X(rep_outsl_fault, prepare_port_fault, ALL, NO_TF, "rep outsl")                                                       \
 	X(invlpg, NULL, ALL, 0, "invlpg (%rax)")                                                                              \
 	X(wbinvd, NULL, ALL, 0, "wbinvd")                                                                                     \
 	X(invd, NULL, 14, 0, "invd")                                                                                          \
@@ -503,7 +510,7 @@ static void prepare_data(struct trap_frame *f)
 	  READ_MSR("0xc0000080", "r8") READ_MSR("0xc0000081", "r9") READ_MSR("0xc0000082", "r10") READ_MSR("0xc0000083", "r11") \
 	  READ_MSR("0xc0000084", "r12") READ_MSR("0xc0000100", "r13") READ_MSR("0xc0000101", "r14") READ_MSR("0xc0000102", "r15")) \
 	X(see_msr2, NULL, L0, 0,                                                                                              \
-	  READ_MSR("0x174", "r8") READ_MSR("0x175", "r9") READ_MSR("0x176", "r10") READ_MSR("0x277", "r11")                    \
+	  READ_MSR("0x174", "r8") READ_MSR("0x175", "r9") READ_MSR("0x176", "r10")                    \
 	  "mov $0x3ff, %edx; in %dx, %al")
 #define READ_MSR(number, to) "mov $" number ", %ecx; rdmsr; shl $32, %rdx; or %rdx, %rax; mov %rax, %" to ";"
 
