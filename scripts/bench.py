@@ -17,15 +17,14 @@ COMMAND = f"for i in {' '.join(map(str, range(ROUNDS)))}; do probe cost {TRAPS};
 
 
 def report(where, output):
-    """One line about one machine, or why there is none."""
+    """One row about one machine, or why there is none."""
     least = [float(text) for text in re.findall(r"^(\d+\.\d+)$", output, re.M)]
     runs = [json.loads(text) for text in re.findall(r"^{.*}$", output, re.M)]
     costs = [(run["guest_ms"] + run["hv_ms"]) * 1000 / run["exits"] for run in runs if run["exits"] >= TRAPS]
     if not least or not costs:
-        print(f"{where}: not measured ({output.splitlines()[-1] if output else 'no output'})")
+        print(f"# {where}: not measured ({output.splitlines()[-1] if output else 'no output'})")
         return False
-    ratio = min(costs) / min(least)
-    print(f"{where}: one trap costs {min(costs):.1f} us in hv, {min(least):.1f} us with nothing done; ratio {ratio:.2f} (aim: {AIM})")
+    print(f"{where}\tcli\t{TRAPS}\t{min(least):.2f}\t{min(costs):.2f}\t{min(costs) / min(least):.2f}", flush=True)
     return True
 
 
@@ -33,9 +32,12 @@ def main():
     files = ("build/reference/hv", "build/probe", "build/guests/bench.elf")
     subprocess.run(["make", "-s", "-C", TOP, "hv", "build/probe", "build/guests/bench.elf"], check=True)
     arguments = [word for file in files for word in ("--file", TOP / file)]
+    print(f"# The cost of one trap, the best of {ROUNDS} runs each. raw_us: the trap and nothing done about it. hv_us: decoded, emulated,\n"
+          f"# counted, resumed. The aim for the ratio is {AIM}.")
+    print("machine\tinstruction\ttraps\traw_us\thv_us\tratio", flush=True)
     measured = []
-    for where, command in (("in the test host", [TOP / "scripts/testhost-run", *arguments, "--", COMMAND]),
-                           ("on this machine", ["env", f"PATH={TOP}/build:{TOP}/build/reference:/usr/bin:/bin", "sh", "-c",
+    for where, command in (("testhost", [TOP / "scripts/testhost-run", *arguments, "--", COMMAND]),
+                           ("native", ["env", f"PATH={TOP}/build:{TOP}/build/reference:/usr/bin:/bin", "sh", "-c",
                                                 f"cd {TOP}/build/guests && {COMMAND}"])):
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               check=False)

@@ -284,7 +284,8 @@ def segments_verify(results, params):
         found += [reported(r, key + ".rip", 0, calls), reported(r, key + ".cs", cs, calls), reported(r, key + ".pushed", pushed, calls),
                   reported(r, key + ".back", back, calls)]
     found.append(reported(r, "ret.sp", 0, calls))
-    marks = "Loading a descriptor sets its accessed bit (bit 40) in the guest's table, and changes nothing else in it (SDM vol. 3, 3.4.5.1)."
+    marks = ("Loading a descriptor sets its accessed bit (bit 40) in the guest's table, and changes nothing else in it (SDM vol. 3, "
+             "3.4.5.1).")
     found.append(reported(r, "gdt", [0 if i in (D_UNUSED, D_LDT, D_LDT + 1) else ACCESSED for i in range(D_FS, D_LDT + 2)], marks))
     found.append(reported(r, "ldt", [ACCESSED if i in (D_FS, L_DATA, L_CODE) else 0 for i in range(D_FS, LDT_SIZE)], marks))
     # Besides the probes: LGDT and LLDT, 3 POPs, 3 jumps, 6 calls, 7 returns.
@@ -370,7 +371,8 @@ def cpuid_judge(r, guest, host):
     for register in "bdc":
         if basic[register] != host[0, 0][register]:
             yield Failure(show(0, register, host[0, 0][register]), show(0, register, basic[register]),
-                          "Leaf 0 names the maker of the CPU. Programs choose instructions by it, so it must be the host's.", name, exact=True)
+                          "Leaf 0 names the maker of the CPU. Programs choose instructions by it, so it must be the host's.", name,
+                          exact=True)
     if guest[1, 0]["a"] != host[1, 0]["a"]:
         yield Failure(show(1, "a", host[1, 0]["a"]), show(1, "a", guest[1, 0]["a"]), "Family, model and stepping are the host's.", name,
                       exact=True)

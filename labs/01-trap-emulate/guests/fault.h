@@ -26,13 +26,13 @@ extern uint64_t fault_sp, fault_next; /* RSP in front of the instruction, and wh
 	      #name "_at: " insn "\n" #name "_next:\n" behind)
 #define FAULT_PROBE(name, insn) FAULT_PROBE_AROUND(name, "", insn, "")
 
-/* The IDT, with a handler for the exceptions that are expected here. */
 static inline void catch_fault(struct trap_frame *f)
 {
 	fault = (struct fault){ f->vector, f->error, f->rip, f->rsp };
 	f->rip = fault_next;
 }
 
+/* The IDT, with a handler for the exceptions that are expected here. */
 static inline void fault_init(void)
 {
 	static const uint8_t vectors[] = { 1, 6, 11, 12, 13, 14 };

@@ -4,7 +4,7 @@
  *    selector, sgdt sidt sldt smsw str, lar lsl verr verw (Robin and Irvine, 2000);
  *  - what the trap engine refuses in a sentence: 32-bit code, call gates; hlt with nothing that could ever wake it;
  *  - what differs from host to host: cpuid, time stamps, mwait, vmmcall and the other SVM and VMX instructions; MOV to SS of null
- *    with another RPL than the level's (refused by the SDM, taken by TCG); single steps over STI (its shadow keeps #DB off on
+ *    with another RPL than the level's (refused by the SDM; TCG takes it, and it leads to CPL 0); single steps over STI (its shadow keeps #DB off on
  *    AMD's CPUs, not on Intel's) and over LSS; LSS, LFS and LGS with REX.W (64 bits on Intel's CPUs);
  *  - what TCG 7.2 does not do as the manuals say. int1 stops QEMU itself. LTR of null is not refused, and QEMU aborts soon after.
  *    Not refused either: non-canonical values for LGDT, LIDT, WRMSR, SYSRET, for RIP in IRETQ, for stacks in a TSS; too large
@@ -155,8 +155,8 @@ static void prepare_selector(struct trap_frame *f)
 static void prepare_ss(struct trap_frame *f)
 {
 	prepare_selector(f);
-	if (one_in(2) || !(f->rax & 0xfffc)) /* null is fine with the RPL of the level, but TCG takes any RPL */
-		f->rax = one_in(4) && f->cs != SEL_UCODE ? f->cs & 3 : f->ss;
+	if (one_in(2) || !(f->rax & 0xfffc)) /* TCG takes null with any RPL, and makes CPL 0 of it */
+		f->rax = one_in(4) && f->cs == SEL_KCODE ? 0 : f->ss;
 	*data(8) = f->rax;
 }
 
