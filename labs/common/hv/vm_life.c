@@ -1,4 +1,5 @@
 #include "vm_life.h"
+#include "decode.h"
 #include "engine.h"
 #include "gdbstub.h"
 #include "loader.h"
@@ -140,15 +141,40 @@ static int set_up(struct vm *vm)
 	return 0;
 }
 
-/* A guest that was ended from outside: where it was is the first thing that somebody wants to know. */
+/* The instruction at a guest's rip, for people; empty when there is none to be seen. */
+static void text_at(struct vm *vm, uint64_t rip, char *buf, size_t len)
+{
+	uint8_t bytes[INSN_MAX];
+	unsigned n = INSN_MAX;
+	struct insn insn;
+	uint64_t gpa;
+
+	buf[0] = 0;
+	if (vm->engine->translate(vm, rip, &gpa))
+		return;
+	while (n && guest_read(&vm->mem, gpa, bytes, n))
+		n--;
+	if (n && !insn_decode(bytes, n, &insn))
+		insn_text(&insn, rip, buf, len);
+}
+
+/* Where a guest was that did not end by itself is the first thing that somebody wants to know. */
 static void say_where(struct vm *vm)
 {
 	struct vcpu v = { .vm = vm };
-	size_t used = strlen(vm->reason);
+	size_t used = strlen(vm->reason), left = sizeof vm->reason - used;
+	bool outside = vm->status == HV_TIMEOUT || vm->status == HV_INTERRUPTED;
+	char text[96];
 
-	if ((vm->status == HV_TIMEOUT || vm->status == HV_INTERRUPTED) && !vm->engine->get_state(vm, &v))
-		snprintf(vm->reason + used, sizeof vm->reason - used, "; it was at rip 0x%llx, CPL %u, interrupts %s",
-			 (unsigned long long)v.rip, v.cpl, v.rflags & FLAG_IF ? "on" : "off");
+	/* A backtick: the sentence has the instruction already. */
+	if ((!outside && vm->status != HV_STOPPED) || strchr(vm->reason, '`') || vm->engine->get_state(vm, &v))
+		return;
+	text_at(vm, v.rip, text, sizeof text);
+	if (outside)
+		snprintf(vm->reason + used, left, "; it was at rip 0x%llx (`%s`), CPL %u, interrupts %s", (unsigned long long)v.rip, text,
+			 v.cpl, v.rflags & FLAG_IF ? "on" : "off");
+	else if (text[0])
+		snprintf(vm->reason + used, left, "; the instruction at rip 0x%llx is `%s`", (unsigned long long)v.rip, text);
 }
 
 static void run(struct vm *vm)
