@@ -15,6 +15,8 @@ from signatures import describe_end
 # "checks" itself is the name of one of the grader's modules, so this is not a package.
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "checks"))
 
+from events import CHECKPOINTS as EVENTS  # noqa: E402
+from popek import CHECKPOINTS as POPEK  # noqa: E402
 from probes import MASK64, after, low, registers, u64  # noqa: E402
 from system import CHECKPOINTS as SYSTEM  # noqa: E402
 
@@ -300,4 +302,4 @@ CHECKPOINTS = [
 ]
 
 # The files are by topic, the ladder is by number.
-CHECKPOINTS = sorted(CHECKPOINTS + SYSTEM, key=lambda c: [int(n) for n in c.id.split(".")])
+CHECKPOINTS = sorted(CHECKPOINTS + SYSTEM + EVENTS + POPEK, key=lambda c: [int(n) for n in c.id.split(".")])

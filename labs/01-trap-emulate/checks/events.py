@@ -1,6 +1,15 @@
 """Checkpoints 1.11 to 1.19: all about events. Those of 1.18 and 1.19, interrupts, are here."""
 
-IMPORTS
+import os
+import re
+
+from checks import first, printed_by_traps, reported, trapped
+from elf import Elf
+from exceptions import CHECKPOINTS as EXCEPTIONS
+from levels import CHECKPOINTS as LEVELS
+from model import Checkpoint, Failure, Run
+from probes import MASK64
+from trials import EXT, IDT, IF, NP, UCODE, UD, UDATA, Trials, base_params, differs, guest, place
 
 # --- 1.18 -----------------------------------------------------------------------------------------------------------------
 
@@ -58,7 +67,7 @@ def interrupts_verify(results, params):
     t.expect("close", t.event(UD, 4), hint="STI; CLI opens nothing: the CLI runs in the shadow of the STI.")
     pic_state(t, "close", 1, 0)
     waits("twice", 2, "An STI casts a shadow only when IF was 0 before it.")
-    waits("halt", 2, "STI; HLT with an interrupt waiting: HLT begins in the shadow, ends at once, and the frame points behind it.")
+    waits("halt", 2, "STI; HLT with an interrupt waiting: HLT begins in the shadow and ends at once; the frame points behind it.")
     t.start(0)
     t.expect("fault", t.event(UD, 1, flags=t.flags | IF), t.event(irq, 3, flags=t.flags | IF), hint=shadow)
 
@@ -73,15 +82,17 @@ def interrupts_verify(results, params):
     t.start(IF)
     t.expect("first", t.event(irq, 1), t.event(UD, 2), hint="It strikes once, and IRETQ goes on where it struck.", **raise_it)
     t.start(0)
-    t.expect("noeoi", t.event(UD, 3, flags=t.flags | IF), hint="Until the EOI the line is in service, and holds back its next request.")
+    t.expect("noeoi", t.event(UD, 3, flags=t.flags | IF),
+             hint="Until the EOI the line is in service, and holds back its next request.")
     t.start(0)
     t.expect("eoi", t.event(irq, 2, flags=t.flags | IF), hint=shadow)
     t.start(IF, True)
-    t.expect("user", t.event(irq, 0), hint="IRETQ that sets IF casts no shadow; an interrupt does not ask for the gate's DPL.")
+    t.expect("user", t.event(irq, 0), hint="IRETQ that sets IF casts no shadow, and the gate's DPL is for INT n alone.")
 
     for i in range(3):
         t.start(0)
-        t.expect("sleep%d_" % i, t.event(base + IRQ_TIMER, 2, flags=t.flags | IF), hint="HLT ends when an interrupt comes; the frame points behind it.")
+        t.expect("sleep%d_" % i, t.event(base + IRQ_TIMER, 2, flags=t.flags | IF),
+                 hint="HLT ends when an interrupt comes; the frame points behind it.")
     failure = t.verdict(t.all_printed())
     if failure:
         return failure
@@ -102,27 +113,31 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", ".."
 
 
 def preempt_params(rng):
-    return base_params(rng) + [place(rng, 32, 34), rng.randrange(0x20, 0xF8, 8), rng.randrange(20, 60), rng.randrange(150, 400),
-                               rng.getrandbits(32) | 1]
+    return base_params(rng) + [place(rng, 32, 34), rng.randrange(0x20, 0xF8, 8), rng.randrange(20, 60),
+                               rng.randrange(150, 400), rng.getrandbits(32) | 1]
 
 
 def preempt_verify(results, params):
     r, p = results["loop"], params["loop"]
     _, code, stack, rsp0, _, ticks, _, step = p[:8]
     lines, key = r.lines, "loop0"
-    found = [reported(r, "ticks", ticks, "Each tick is one interrupt, acknowledged by the guest's EOI."), reported(r, "loop.events", 1)]
+    found = [reported(r, "ticks", ticks, "Each tick is one interrupt, acknowledged by the guest's EOI."),
+             reported(r, "loop.events", 1)]
     frame = lines.get(key + ".frame", [0] * 6)
     rip, cs, rflags, rsp, ss = frame[:5]
     rax, rbx = lines.get(key + ".rax", [0])[0], lines.get(key + ".rbx", [0])[0]
     offset = rip - code
     if offset not in (0, 3, 6):
-        found.append(Failure("the program to be interrupted at %x, %x or %x" % (code, code + 3, code + 6), "at %x" % rip, run=r.name, exact=True))
+        found.append(Failure("the program to be interrupted at %x, %x or %x" % (code, code + 3, code + 6), "at %x" % rip,
+                             run=r.name))
     found += [differs(r, key, "cs", UCODE, cs), differs(r, key, "ss", UDATA, ss), differs(r, key, "rsp", stack, rsp),
-              differs(r, key, "at", (rsp0 & ~15) - 40, lines.get(key + ".at", [None])[0]), differs(r, key, "rflags (IF)", IF, rflags & IF)]
+              differs(r, key, "at", (rsp0 & ~15) - 40, lines.get(key + ".at", [None])[0]),
+              differs(r, key, "rflags (IF)", IF, rflags & IF)]
     rounds = rax - (offset == 3)
     if not rax:
         found.append(Failure("the loop to have gone round", "not one round", run=r.name))
-    found.append(differs(r, key, "rbx after %d rounds" % rounds, rounds * step & MASK64, rbx, "An interrupt changes no register of the program."))
+    found.append(differs(r, key, "rbx after %d rounds" % rounds, rounds * step & MASK64, rbx,
+                         "An interrupt changes no register of the program."))
     found.append(trapped(r, 2 * ticks, "an EOI and an IRETQ for each of %d ticks" % ticks))
     return first(*found, printed_by_traps(r, r.output)) or kernel_verify(results["kernel"], params["kernel"][0])
 
@@ -148,14 +163,16 @@ def function_range(name):
 
 
 def kernel_verify(r, n):
-    """labs/common/guest/kmain.c prints the same everywhere but for two addresses, which must lie in the functions at fault."""
+    """What kmain.c prints is the same everywhere but for two addresses, which must lie in the functions at fault."""
     text = r.output.replace(b"\r\n", b"\n").decode("ascii", "replace")
-    lines = ["course kernel: 64 bits, flat memory, at most 15 processes", "waiting for the timer ... it ticks, 100 times a second"]
+    lines = ["course kernel: 64 bits, flat memory, at most 15 processes",
+             "waiting for the timer ... it ticks, 100 times a second"]
     for pid in range(1, n + 1):
-        lines += ["%2d compute | %d primes below 20000, the same in every round" % (pid, primes_below(20000)), "%2d compute : exit code 0" % pid]
-    rogue, divide = (re.search(pattern, text) for pattern in (r"#GP general protection at rip 0x([0-9a-f]{1,16}),", r"#DE divide error at rip 0x([0-9a-f]{1,16}),"))
+        lines += ["%2d compute | %d primes below 20000, the same in every round" % (pid, primes_below(20000)),
+                  "%2d compute : exit code 0" % pid]
     at = []
-    for name, match in (("user_rogue", rogue), ("user_divide", divide)):
+    for name, what in (("user_rogue", "#GP general protection"), ("user_divide", "#DE divide error")):
+        match = re.search(what + r" at rip 0x([0-9a-f]{1,16}),", text)
         address = int(match[1], 16) if match else 0
         at.append(address if address in function_range(name) else function_range(name).start)
     lines += ["%2d writer  | line %d of process %d" % (n + 1, i, n + 1) for i in (1, 2, 3)]
@@ -175,8 +192,8 @@ def kernel_verify(r, n):
     for i, line in enumerate(lines + [""]):
         if i >= len(seen) or seen[i] != line:
             return Failure(line, seen[i] if i < len(seen) else "the end of the output",
-                           "Line %d of what the course kernel prints. Run it yourself: hv run --append procs=%d build/guests/kernel.elf" % (i + 1, n),
-                           r.name, exact=True)
+                           "Line %d of what the course kernel prints. Run it yourself: hv run --append procs=%d "
+                           "build/guests/kernel.elf" % (i + 1, n), r.name, exact=True)
     return first(trapped(r, 1000, "the course kernel's own instructions"), printed_by_traps(r, r.output))
 
 
@@ -185,15 +202,15 @@ CHECKPOINTS = EXCEPTIONS + LEVELS + [
         "1.18", "interrupts", 8,
         "An interrupt is taken when IF is set, but not directly behind an STI that set it or a load of SS. It ends HLT, and "
         "returns behind it. Until it is taken the PIC keeps it.",
-        "interrupt_window_open() decides; v->shadow tells of STI and SS. Look again at what STI and HLT do in emulate_flags().",
+        "interrupt_window_open() decides; v->shadow tells of STI and SS. Look again at STI and HLT in emulate_flags().",
         runs=[guest("interrupts", "interrupts", interrupts_params(0)), guest("interrupts", "manual", interrupts_params(1))],
         verify=interrupts_verify, depends=["1.16"]),
     Checkpoint(
         "1.19", "preemption: the course kernel runs", 8,
-        "A program that never gives up the CPU is interrupted by the timer and goes on as if nothing had happened; and the course "
-        "kernel, with several such processes, runs to its end and prints what it prints on any other machine.",
-        "Nothing new is to be written: if 1.11 to 1.18 pass and this fails, compare --trace exits with what the kernel does in "
-        "labs/common/guest.",
+        "A program that never gives up the CPU is interrupted by the timer and goes on as if nothing had happened; and the "
+        "course kernel, with several such processes, runs to its end and prints what it prints on any other machine.",
+        "Nothing new is to be written: if 1.11 to 1.18 pass and this fails, compare --trace exits with what the kernel does "
+        "in labs/common/guest.",
         runs=[guest("preempt", "loop", preempt_params),
               Run("kernel", "kernel.elf", args=kernel_args, params=lambda rng: [rng.randrange(2, 7)], timeout=20.0)],
         verify=preempt_verify, depends=["1.17", "1.18"]),

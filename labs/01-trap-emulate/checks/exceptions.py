@@ -1,11 +1,18 @@
 """Checkpoints 1.11 to 1.13: exceptions with and without an error code, and those that a program asks for."""
 
-IMPORTS
+from checks import trapped
+from model import Checkpoint
+from probes import MASK64, registers
+from system_faults import FAULT_RUNS, verify_faults
+from trials import (
+    ABSENT_CODE, ABSENT_DATA, BP, DB, DE, DFLAG, ERROR_CODE, EXT, FIXED, FLAGS_DEFINED, GP, IDT, IF, KDATA, NP, NT,
+    PF, RF, SS, TF, TR, UCODE, UD, UDATA, Event, Trials, base_params, beyond_memory, guest, non_canonical, place)
 
 # --- 1.11 -----------------------------------------------------------------------------------------------------------------
 
 # Opcodes that 64-bit mode does not have (SDM vol. 2, appendix A).
-INVALID = (b"\x0f\x0b", b"\x06", b"\x0e", b"\x16", b"\x1e", b"\x27", b"\x2f", b"\x37", b"\x3f", b"\x60", b"\x61", b"\xce", b"\xd4\x0a")
+INVALID = (b"\x0f\x0b", b"\x06", b"\x0e", b"\x16", b"\x1e", b"\x27", b"\x2f", b"\x37", b"\x3f", b"\x60", b"\x61", b"\xce",
+           b"\xd4\x0a")
 
 
 def exception_params(rng):
@@ -36,9 +43,10 @@ def exception_verify(results, params):
     t.expect("resume", t.event(UD), t.event(UD, 3), hint=back)
     t.start()
     flags = new_flags & FLAGS_DEFINED | FIXED
-    t.expect("edit", t.event(UD), Event(UD, t.code + other, new_stack, flags), hint=back, r8=t.code + other, r9=new_flags, r10=new_stack)
-    return t.verdict(trapped(r, 10, "one for each instruction that does not exist", UD), trapped(r, 1, "a division by zero", DE),
-                     t.all_printed())
+    t.expect("edit", t.event(UD), Event(UD, t.code + other, new_stack, flags), hint=back,
+             r8=t.code + other, r9=new_flags, r10=new_stack)
+    return t.verdict(trapped(r, 10, "one for each instruction that does not exist", UD),
+                     trapped(r, 1, "a division by zero", DE), t.all_printed())
 
 
 # --- 1.12 -----------------------------------------------------------------------------------------------------------------
@@ -46,8 +54,10 @@ def exception_verify(results, params):
 
 def errors_params(mode):
     def make(rng):
-        return base_params(rng) + [mode, non_canonical(rng), beyond_memory(rng), rng.randrange(0x90, 0x10000, 8) | rng.randrange(4),
-                                   rng.randrange(8, 0x10000, 8) | 4 | rng.randrange(4), rng.randrange(0x1000, 0x7000, 64)]
+        outside = rng.randrange(0x90, 0x10000, 8) | rng.randrange(4)
+        local = rng.randrange(8, 0x10000, 8) | 4 | rng.randrange(4)
+        port = rng.randrange(0x1000, 0x7000, 64)
+        return base_params(rng) + [mode, non_canonical(rng), beyond_memory(rng), outside, local, port]
 
     return make
 
@@ -76,13 +86,13 @@ def errors_verify(results, params):
     page_fault("pfx", 32, 0, fetch, rip=high + 32)
     page_fault("pfxn", 40, 16, fetch, rip=high + 40)
     page_fault("pfrn", 48, 0)
-    for name, vector, selector in (("outside", GP, outside), ("local", GP, local), ("system", GP, TR), ("absent", NP, ABSENT_DATA),
-                                   ("absentss", SS, ABSENT_DATA), ("userss", GP, UDATA)):
+    for name, vector, selector in (("outside", GP, outside), ("local", GP, local), ("system", GP, TR),
+                                   ("absent", NP, ABSENT_DATA), ("absentss", SS, ABSENT_DATA), ("userss", GP, UDATA)):
         t.one(name, vector, 0, selector & 0xFFFC, given={"rax": selector})
     for name, vector, selector in (("far", GP, KDATA), ("farabsent", NP, ABSENT_CODE), ("farnull", GP, 0)):
         t.one(name, vector, 0, selector, given={"rdx": port}, free=("rsi",))
-    for name, vector, error, flags in (("iretdata", GP, KDATA, 0), ("iretabsent", NP, ABSENT_CODE, 0), ("iretnull", GP, 0, 0),
-                                       ("irettask", GP, 0, NT)):
+    for name, vector, error, flags in (("iretdata", GP, KDATA, 0), ("iretabsent", NP, ABSENT_CODE, 0),
+                                       ("iretnull", GP, 0, 0), ("irettask", GP, 0, NT)):
         iretq(name, vector, error, flags)
     failure = t.verdict(trapped(r, 5, "page faults above 4 GiB", PF), t.all_printed())
     if failure:
@@ -104,8 +114,12 @@ def errors_verify(results, params):
 # --- 1.13 -----------------------------------------------------------------------------------------------------------------
 
 # Instructions for single steps: bytes and what they do. Of the second kind each traps and is emulated.
-NATIVE = ((b"\x90", {}), (b"\x48\x8d\x5b\x01", {"rbx": lambda r: r["rbx"] + 1 & MASK64}), (b"\x48\xf7\xd1", {"rcx": lambda r: r["rcx"] ^ MASK64}))
-EMULATED = ((b"\xfa", {}), (b"\x0f\x06", {}), (b"\xe4\x80", {"rax": lambda r: r["rax"] | 0xFF}), (b"\x44\x0f\x20\xc2", {"rdx": lambda r: 0}))
+NATIVE = (
+    (b"\x90", {}), (b"\x48\x8d\x5b\x01", {"rbx": lambda r: r["rbx"] + 1 & MASK64}),
+    (b"\x48\xf7\xd1", {"rcx": lambda r: r["rcx"] ^ MASK64}))
+EMULATED = (
+    (b"\xfa", {}), (b"\x0f\x06", {}), (b"\xe4\x80", {"rax": lambda r: r["rax"] | 0xFF}),
+    (b"\x44\x0f\x20\xc2", {"rdx": lambda r: 0}))
 CLI = b"\xfa"
 SET_TF = 9  # bytes of the instructions that set TF
 DR6_STEP = 0xFFFF4FF0
@@ -159,12 +173,12 @@ def traps_verify(results, params):
     t.one("noerror", error_vector, 2, hint="INT n never pushes an error code, whatever its vector (SDM vol. 3, 6.4.2).")
     t.one("int3", BP, 1)
     t.one("long3", BP, 2)
-    at_it = "An INT n that fails has not happened: the fault's frame points at it, and EXT is 0 because the program asked for it."
+    at_it = "An INT n that fails has not happened: the fault's frame points at it. EXT is 0, for the program asked for it."
     for name, v, error in (("null", GP, 0), ("codeabsent", NP, ABSENT_CODE), ("data", GP, KDATA)):
         t.one(name, v, 0, error, at_it)
     t.one("fits", refused, 2)
-    one = ("With TF set there is one #DB behind each instruction, also behind one that hv emulated: DR6.BS says why. (SDM vol. 3, "
-           "17.3.1.4)")
+    one = ("With TF set there is one #DB behind each instruction, also behind one that hv emulated: DR6.BS says why. "
+           "(SDM vol. 3, 17.3.1.4)")
     single_steps(t, "step", 5, one)
     single_steps(t, "stop", 2, one)
     failure = t.verdict(t.all_printed())
@@ -182,22 +196,24 @@ CHECKPOINTS = [
     Checkpoint(
         "1.11", "exceptions, and the way back by IRETQ", 8,
         "An exception goes through the guest's own IDT: old stack pointer, flags and rip are pushed on a stack aligned to 16 "
-        "bytes, the gate decides about IF, the handler runs with all registers as they were, and IRETQ takes back what it finds.",
-        "Write deliver.c from find_gate() to enter_handler(), then emulate_iret(). SDM vol. 3, 6.12 and 6.14, has the figures; what "
-        "the guest's tables say is read with gva_read_system().",
+        "bytes, the gate decides about IF, the handler runs with all registers as they were, and IRETQ takes back what it "
+        "finds.",
+        "Write deliver.c from find_gate() to enter_handler(), then emulate_iret(). SDM vol. 3, 6.12 and 6.14, has the "
+        "figures; what the guest's tables say is read with gva_read_system().",
         runs=[guest("exception", "exception", exception_params)], verify=exception_verify, depends=["1.8"]),
     Checkpoint(
         "1.12", "error codes", 6,
-        "#GP, #NP, #SS, #TS and #PF push an error code below rip: 0, a selector without its RPL, or the number of a gate; with "
-        "the EXT bit when another event was being delivered. A page fault also sets CR2.",
+        "#GP, #NP, #SS, #TS and #PF push an error code below rip: 0, a selector without its RPL, or the number of a gate; "
+        "with the EXT bit when another event was being delivered. A page fault also sets CR2.",
         "raise_error() already says what the code is; push_frame() has to put it on the stack as a sixth word.",
         runs=[guest("errors", "errors", errors_params(0)), guest("errors", "manual", errors_params(1)), *FAULT_RUNS],
         verify=errors_verify, depends=["1.11", "1.10"]),
     Checkpoint(
         "1.13", "INT n, INT3, single steps", 6,
-        "INT n and INT3 go through the IDT like exceptions, but the frame points behind the instruction and has no error code. "
-        "When the gate refuses, the instruction has not happened. With TF set, one #DB follows each instruction.",
-        "emulate_int(): step over the instruction first, and step back when try_deliver() fails. Single steps come by themselves "
-        "once 1.11 is right: the machine's own #DB, or the frame's when you emulated the instruction.",
-        runs=[guest("traps", "traps", traps_params), guest("traps", "manual", lambda rng: traps_params(rng, 1))], verify=traps_verify, depends=["1.12"]),
+        "INT n and INT3 go through the IDT like exceptions, but the frame points behind the instruction and has no error "
+        "code. When the gate refuses, the instruction has not happened. With TF set, one #DB follows each instruction.",
+        "emulate_int(): step over the instruction first, and step back when try_deliver() fails. Single steps come by "
+        "themselves once 1.11 is right: the machine's own #DB, or the frame's when you emulated the instruction.",
+        runs=[guest("traps", "traps", traps_params), guest("traps", "manual", lambda rng: traps_params(rng, 1))],
+        verify=traps_verify, depends=["1.12"]),
 ]

@@ -1,7 +1,7 @@
 /*
  * Checkpoint 1.16: an exception while another is delivered (SDM vol. 3, table 6-5). TRIPLE says whether, and in which of four
- * ways, the double fault's own handler cannot be reached at the end: then this guest never comes to its last line. MODE 1 has
- * #GP as the first exception, and pairs that are no double fault.
+ * ways, the double fault's own handler cannot be reached at the end: then this guest never comes to its last line. MODE 1
+ * has #GP as the first exception, and pairs that are no double fault.
  */
 #include "event.h"
 
@@ -89,7 +89,7 @@ static void agreed(void)
 	WITH("pfpf", read, R_SI, high);
 	gate(VEC_PF, 0);
 
-	/* #NP, then a page fault whose handler is missing: that and the #NP for it make a double fault, the first #NP is long gone. */
+	/* #NP, then a page fault whose handler is missing: that and the next #NP make a double fault, the first is long gone. */
 	gate(VEC_NP, IST_BAD);
 	absent(VEC_PF);
 	WITH("three", load_ds, R_AX, SEL_ABSENT_DATA);
@@ -99,17 +99,10 @@ static void agreed(void)
 static void triple(void)
 {
 	switch (params[TRIPLE]) {
-	case 1:
-		absent(VEC_DF);
-		break;
-	case 2:
-		gate(VEC_DF, IST_BAD);
-		break;
-	case 3:
-		idt_load(VEC_DF * 16 + 14);
-		break;
-	default:
-		idt_load(0);
+	case 1: absent(VEC_DF); break;
+	case 2: gate(VEC_DF, IST_BAD); break;
+	case 3: idt_load(VEC_DF * 16 + 14); break;
+	default: idt_load(0);
 	}
 	WITH("triple", load_ds, R_AX, SEL_ABSENT_DATA);
 	report("survived", 1);

@@ -1,6 +1,6 @@
 /*
- * Checkpoint 1.12: exceptions with an error code. MODE 1 has faults while another exception is delivered (the EXT bit), and IRETQ to
- * an address that is not canonical.
+ * Checkpoint 1.12: exceptions with an error code. MODE 1 has faults while another exception is delivered (the EXT bit), and
+ * IRETQ to an address that is not canonical.
  */
 #include "event.h"
 

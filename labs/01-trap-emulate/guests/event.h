@@ -6,11 +6,11 @@
  * on as planned: with another snippet, which plays the handler's part and finds registers and stack as the CPU left them, or
  * with the end of the trial. What was recorded is printed afterwards, raw.
  *
- * With MODE 0 in the params a guest reports the same on every engine of hv. MODE 1 has the cases in which the CPU below the kvm
- * engine deviates from the manual where that CPU is QEMU's TCG (7.2): error codes that name a gate are computed with 16 bytes a
- * gate and have no EXT bit; an IST clears SS at CPL 0 too; SYSCALL clears DF and the arithmetic flags; IRETQ and SYSRET accept
- * addresses that are not canonical, and SYSRET the flag VM; a #GP that KVM takes and gives back does not count for a double fault; a timer interrupt can
- * come in the shadow of STI or of a load of SS.
+ * With MODE 0 in the params a guest reports the same on every engine of hv. MODE 1 has the cases in which the CPU below the
+ * kvm engine deviates from the manual where that CPU is QEMU's TCG (7.2): error codes that name a gate are computed with 16
+ * bytes a gate and have no EXT bit; an IST clears SS at CPL 0 too; SYSCALL clears DF and the arithmetic flags; IRETQ and SYSRET
+ * accept addresses that are not canonical, and SYSRET the flag VM; a #GP that KVM takes and gives back does not count for a
+ * double fault; a timer interrupt can come in the shadow of STI or of a load of SS.
  */
 #ifndef GUEST_EVENT_H
 #define GUEST_EVENT_H
@@ -41,7 +41,7 @@ struct gate {
 
 static struct gate idt[256];
 
-/* The I/O permission map covers the first 2048 ports, and ends with the byte of ones that it must have (SDM vol. 1, 19.5.2). */
+/* The I/O permission map covers the first 2048 ports and ends with the byte of ones that it needs (SDM vol. 1, 19.5.2). */
 #define IO_MAP_PORTS 2048
 static struct __attribute__((packed)) {
 	uint32_t reserved0;
@@ -201,7 +201,7 @@ static inline void events_begin(void)
 	idt_load(sizeof idt - 1);
 }
 
-/* The limit decides how much of the TSS the CPU believes in. LTR wants a TSS that is not busy, so this can be called again. */
+/* The limit says how much of the TSS there is. The descriptor is written anew, because LTR refuses a busy one. */
 static inline void tss_load(unsigned limit)
 {
 	uint64_t base = (uint64_t)&tss;
@@ -222,8 +222,8 @@ static inline void tables_load(void)
 	tss_load(sizeof tss - 1);
 }
 
-/* Puts SS, IOPL and the other flags back after a trial that changed them: an interrupt from CPL 3 leaves a null selector in SS,
- * and only IRETQ changes IOPL. */
+/* Puts SS, IOPL and the other flags back after a trial that changed them: an event at CPL 3 leaves a null selector in SS, and
+ * only IRETQ changes IOPL. */
 static inline void reset_state(void)
 {
 	asm volatile("mov %%rsp, %%rax; push %0; push %%rax; push $2; push %1; lea 1f(%%rip), %%rax; push %%rax; iretq; 1:"
@@ -267,7 +267,7 @@ static inline void show_event(const char *name, unsigned i)
 	char key[24];
 	unsigned n = 0;
 
-	while (name[n] && n < sizeof key - 2) {
+	while (n < sizeof key - 2 && name[n]) {
 		key[n] = name[n];
 		n++;
 	}
@@ -285,8 +285,8 @@ static inline void show_event(const char *name, unsigned i)
 	report_regs(key, &trial.in, &e->regs);
 }
 
-/* Runs what trial_set() and its caller put into `trial` and `plan`, and prints what was seen. At CPL 0 the interrupt flag is set by
- * STI or CLI first: a deprivileged POPF cannot. */
+/* Runs what trial_set() and its caller put into `trial` and `plan`, and prints what was seen. At CPL 0 the interrupt flag is
+ * set by STI first: a deprivileged POPF cannot. */
 static inline void trial_run(const char *name)
 {
 	events = 0;

@@ -188,7 +188,7 @@ static void tick_gate(void)
 	g->offset_high = entry >> 32;
 }
 
-/* A loop that only interrupts can leave. Which places it is interrupted at depends on time, which places it is not does not. */
+/* A loop that only interrupts can leave. Where they strike depends on time, where they never may does not. */
 static void loop(const char *name, const uint8_t *from, const uint8_t *to)
 {
 	loop_begin = place_bytes(params[CODE], from, to - from);

@@ -1,6 +1,6 @@
 /*
- * Checkpoint 1.15: the interrupt stack table. MODE 1 has events in a handler on such a stack, an entry that the TSS does not have,
- * and an address that is not canonical.
+ * Checkpoint 1.15: the interrupt stack table. MODE 1 has events in a handler on such a stack, an entry that the TSS does not
+ * have, and an address that is not canonical.
  */
 #include "event.h"
 

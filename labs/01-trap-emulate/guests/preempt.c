@@ -1,5 +1,5 @@
 /*
- * Checkpoint 1.19: a user program that never gives up the CPU, interrupted by the PIT a number of times that the grader chose.
+ * Checkpoint 1.19: a user program that never gives up the CPU, interrupted by the PIT as often as the grader chose.
  * Each round of its loop adds one to RAX and STEP to RBX; where the last interrupt found it, the two must still agree.
  */
 #include "event.h"

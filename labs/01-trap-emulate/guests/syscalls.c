@@ -1,7 +1,7 @@
 /*
- * Checkpoint 1.17: SYSCALL and SYSRET. The code at LSTAR runs into an exception at once, whose frame shows what SYSCALL made of
- * CS, SS, RSP, RIP and RFLAGS; the registers show RCX and R11. MODE 1 has DF and the arithmetic flags as well, and what AMD and Intel do
- * differently, as Intel does it.
+ * Checkpoint 1.17: SYSCALL and SYSRET. The code at LSTAR runs into an exception at once, whose frame shows what SYSCALL made
+ * of CS, SS, RSP, RIP and RFLAGS; the registers show RCX and R11. MODE 1 has DF and the arithmetic flags as well, and what
+ * AMD and Intel do differently, as Intel does it.
  */
 #include "event.h"
 

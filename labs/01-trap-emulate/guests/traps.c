@@ -1,5 +1,7 @@
 /*
  * Checkpoint 1.13: events that a program asks for: INT n, INT3, and single steps. MODE 1 has gates that cannot be used.
+ *
+ * Breakpoints by DR0 to DR3 are not tried: QEMU's TCG (7.2) does not arm those that a nested machine brings along in its VMCB.
  */
 #include "event.h"
 

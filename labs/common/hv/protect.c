@@ -31,6 +31,8 @@ bool load_data_segment(struct vcpu *v, unsigned sreg, uint16_t selector)
 {
 	struct descriptor d;
 
+	if (sreg == FS || sreg == GS)
+		trap_refresh_segments(v); /* what hv knows of the base must be what is overwritten: see put_special() */
 	if (!(selector & 0xfffc)) {
 		/* A null selector is fine in 64-bit mode, in SS only below CPL 3 and with RPL == CPL (SDM vol. 2, MOV). */
 		if (sreg == SS && (v->cpl == 3 || (selector & 3) != v->cpl))

@@ -155,6 +155,11 @@ static int put_special(struct vcpu *v, struct trap_engine *e)
 	/* Read first: the machine may stand in a stub, at CPL 0, and its segment registers must stay as they are. */
 	if (ioctl(e->m.vcpu_fd, KVM_GET_SREGS, &s) < 0)
 		return machine_error(&e->m, "KVM_GET_SREGS");
+	/* A base that hv did not change may have been changed by the guest, with a null selector. */
+	if (want.fs == e->special.fs)
+		want.fs = v->seg[FS].base = s.fs.base;
+	if (want.gs == e->special.gs)
+		want.gs = v->seg[GS].base = s.gs.base;
 	s.cr0 = want.cr0;
 	s.cr4 = want.cr4;
 	s.efer = want.efer;

@@ -184,6 +184,14 @@ static void prepare_load_ss(struct trap_frame *f)
 	far_pointer(f, random64(), one_in(2) || !(s & 0xfffc) ? f->ss : s, 4);
 }
 
+/* Whether a second shadow follows the first is left open (SDM vol. 3, 6.8.3), so nothing may be waiting for its end. */
+static void prepare_ss_sti(struct trap_frame *f)
+{
+	prepare_ss(f);
+	if (irq_raised)
+		f->rip = (uint64_t)landing;
+}
+
 /* --- far transfers -------------------------------------------------------------------------------------------------------- */
 
 static uint16_t code_selector(const struct trap_frame *f)
@@ -366,12 +374,12 @@ static void prepare_data(struct trap_frame *f)
 	X(sti, NULL, ALL, NO_TF, "sti; nop; nop; nop")                                                                        \
 	X(sti_sti, NULL, ALL, NO_TF, "sti; sti; nop; nop")                                                                    \
 	X(sti_cli, NULL, ALL, NO_TF, "sti; cli; nop")                                                                         \
-	X(cli_sti_ss, prepare_ss, L0, NO_TF, "cli; sti; mov %eax, %ss; nop; nop")                                             \
+	X(cli_sti_ss, prepare_ss_sti, L0, NO_TF, "cli; sti; mov %eax, %ss; nop; nop")                                             \
 	X(raise, prepare_raise, L0, GOOD_RSP, "out %al, %dx; nop; nop")                                                       \
 	X(raise_sti, prepare_raise, L0, NO_TF | GOOD_RSP, "cli; out %al, %dx; nop; sti; nop; nop; nop")                       \
 	X(raise_hlt, prepare_raise, L0, NO_TF | GOOD_RSP, "cli; out %al, %dx; sti; hlt; nop; nop")                            \
 	X(hlt, NULL, 14, 0, "hlt")                                                                                            \
-	X(pushf, NULL, ALL, 0, "pushfq; andl $~0x3000, (%rsp); pop %rax")                                                     \
+	X(pushf, NULL, ALL, NO_TF, "pushfq; andl $~0x3000, (%rsp); pop %rax")                                                     \
 	X(popf, NULL, ALL, NO_TF, "pushfq; xorl $0x240cd5 & ~0x200, (%rsp); popfq; movq $0, -8(%rsp)")                        \
 	X(cr0_write, prepare_cr0, ALL, 0, "mov %rax, %cr0; mov %cr0, %rcx")                                                   \
 	X(cr0_write2, prepare_cr0, L0, 0, "mov %rax, %cr0; mov %cr0, %r9")                                                    \
@@ -408,7 +416,7 @@ static void prepare_data(struct trap_frame *f)
 	X(mov_fs, prepare_selector, ALL, 0, "mov %eax, %fs")                                                                  \
 	X(mov_gs, prepare_selector, ALL, 0, "mov %eax, %gs")                                                                  \
 	X(mov_ss, prepare_ss, ALL, 0, "mov %eax, %ss; nop; nop")                                                              \
-	X(mov_ss_sti, prepare_ss, L0, NO_TF, "sti; mov (%rbx), %ss; nop; nop")                                                \
+	X(mov_ss_sti, prepare_ss_sti, L0, NO_TF, "sti; mov (%rbx), %ss; nop; nop")                                                \
 	X(mov_cs, prepare_selector, ALL, 0, ".byte 0x8e, 0xc8")                                                               \
 	X(mov_fault, prepare_bad, ALL, 0, "mov (%rax), %es")                                                                  \
 	X(pop_fs, prepare_pop_selector, ALL, GOOD_RSP, "pop %fs")                                                             \

@@ -42,6 +42,10 @@ static void mix(uint64_t v)
 static void normalise(struct trap_frame *f)
 {
 	f->rflags &= ~FLAG_RF;
+	/* An IST alone does not change SS (SDM vol. 2, INT n, intra-privilege-level interrupt); TCG makes it null, as is seen here
+	 * when the next IRETQ into a step faults. */
+	if (f->rip >= (uint64_t)trap_return && f->rip < (uint64_t)trap_return + 64)
+		f->ss = 0;
 	if (f->vector >= 10 && f->vector <= 13)
 		f->error = f->error & 2 ? 2 : f->error & ~1ull;
 }
