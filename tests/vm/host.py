@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -85,9 +86,9 @@ def _unpack(text):
 def _results(console, commands):
     pattern = r"^@case (\S+) (\d+)\n(.*?)^@err\n(.*?)^@time\n(.*?)^@end$"
     names, found = list(commands), {}
-    for number, status, out, err, time in re.findall(pattern, console, re.M | re.S):
+    for number, status, out, err, usage in re.findall(pattern, console, re.M | re.S):
         name = names[int(number)]
-        rss = re.search(r"Maximum resident set size \(kbytes\): (\d+)", _unpack(time).decode(errors="replace"))
+        rss = re.search(r"Maximum resident set size \(kbytes\): (\d+)", _unpack(usage).decode(errors="replace"))
         found[name] = Result(int(status), _unpack(out), _unpack(err).decode(errors="replace"), int(rss[1]) if rss else 0,
                              commands[name].argv)
     return found
@@ -122,29 +123,30 @@ def run(commands, files, mem=512, timeout=300):
     return results
 
 
-def qemu(image, append="", stdin=b"", mem=64, seconds=60.0):
+def qemu(image, append="", stdin=b"", prompt=b"", mem=64, seconds=60.0):
     """A guest on bare QEMU: no hypervisor of ours. Serial port and debug console go to the same place, as under hv.
 
+    Input is typed once the guest has printed prompt, because QEMU's serial port loses what comes before the guest has set it up.
     The status is QEMU's: 2N+1 for exit code N, 0 for a reset, None when it was stopped.
     """
     command = ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", str(mem), "-nodefaults", "-nic", "none",
                "-vga", "none", "-display", "none", "-no-reboot", "-chardev", "stdio,id=console,mux=on,signal=off",
-               "-serial", "chardev:console", "-device", "isa-debugcon,iobase=0xe9,chardev=console",
+               "-device", "isa-debugcon,iobase=0xe9,chardev=console", "-device", "isa-serial,index=0,chardev=console",  # the last has the input
                "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(image), "-append", append]
-    with tempfile.TemporaryFile() as out:
-        # The pipe stays open: QEMU's serial port would take its end for a hang-up.
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE) as process:
-            try:
-                process.stdin.write(stdin)
-                process.stdin.flush()
-                process.wait(seconds)
-                status = process.returncode
-            except subprocess.TimeoutExpired:
-                process.kill()
-                status = None
-            err = process.stderr.read().decode(errors="replace")
+    end = time.monotonic() + seconds
+    with tempfile.NamedTemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err) as process:
+            while process.poll() is None and time.monotonic() < end:
+                if stdin and prompt in pathlib.Path(out.name).read_bytes():
+                    process.stdin.write(stdin)
+                    process.stdin.flush()
+                    stdin = b""
+                time.sleep(0.02)
+            status = process.poll()
+            process.kill()
         out.seek(0)
-        return Result(status, out.read(), err, argv=command)
+        err.seek(0)
+        return Result(status, out.read(), err.read().decode(errors="replace"), argv=command)
 
 
 def seed_from_environment(random):

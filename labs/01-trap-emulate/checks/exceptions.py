@@ -200,14 +200,14 @@ CHECKPOINTS = [
         "finds.",
         "Write deliver.c from find_gate() to enter_handler(), then emulate_iret(). SDM vol. 3, 6.12 and 6.14, has the "
         "figures; what the guest's tables say is read with gva_read_system().",
-        runs=[guest("exception", "exception", exception_params)], verify=exception_verify, depends=["1.8"]),
+        runs=[guest("exception", "exception", exception_params)], verify=exception_verify, depends=["1.4", "1.8"]),
     Checkpoint(
         "1.12", "error codes", 6,
         "#GP, #NP, #SS, #TS and #PF push an error code below rip: 0, a selector without its RPL, or the number of a gate; "
         "with the EXT bit when another event was being delivered. A page fault also sets CR2.",
         "raise_error() already says what the code is; push_frame() has to put it on the stack as a sixth word.",
         runs=[guest("errors", "errors", errors_params(0)), guest("errors", "manual", errors_params(1)), *FAULT_RUNS],
-        verify=errors_verify, depends=["1.11", "1.10"]),
+        verify=errors_verify, depends=["1.7", "1.9", "1.10", "1.11"]),
     Checkpoint(
         "1.13", "INT n, INT3, single steps", 6,
         "INT n and INT3 go through the IDT like exceptions, but the frame points behind the instruction and has no error "

@@ -288,7 +288,7 @@ CHECKPOINTS = [
         "handler_stack() reads RSP0 from the guest's TSS at v->tr.base. In emulate_iret(), check SS as the new level would "
         "load it, and leave v->cpl alone when the check fails.",
         runs=[guest("ring3", "ring3", ring3_params), guest("ring3", "manual", lambda rng: ring3_params(rng, 1))],
-        verify=ring3_verify, depends=["1.13"]),
+        verify=ring3_verify, depends=["1.3", "1.13"]),
     Checkpoint(
         "1.15", "interrupt stack table", 4,
         "A gate with an IST number from 1 to 7 switches to that stack of the TSS, at every level.",
