@@ -59,8 +59,10 @@ static int teardown(void **state)
 {
 	(void)state;
 	loop_stop(&loop);
+	pthread_mutex_lock(&lock);
 	console_stop(&con);
 	console_stop(&con);
+	pthread_mutex_unlock(&lock);
 	loop_destroy(&loop);
 	return 0;
 }
@@ -285,7 +287,41 @@ static void write_locked(const void *data, size_t len)
 {
 	pthread_mutex_lock(&lock);
 	console_write(&con, data, len);
+	console_flush(&con);
 	pthread_mutex_unlock(&lock);
+}
+
+static bool readable_within(int fd, int ms)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+	return poll(&pfd, 1, ms) > 0;
+}
+
+static void output_is_collected_until_a_line_ends(void **state)
+{
+	int in[2], out[2];
+	char text[8];
+	(void)state;
+	assert_int_equal(pipe(in), 0);
+	assert_int_equal(pipe(out), 0);
+	start(in[0], out[1]);
+	pthread_mutex_lock(&lock); /* which keeps the timer away */
+	console_write(&con, (const uint8_t *)"ab", 2);
+	assert_false(readable_within(out[0], 0));
+	console_write(&con, (const uint8_t *)"c\nd", 3);
+	assert_int_equal(read(out[0], text, sizeof text), 4);
+	assert_memory_equal(text, "abc\n", 4);
+	assert_false(readable_within(out[0], 0));
+	pthread_mutex_unlock(&lock);
+	assert_true(readable_within(out[0], 5000)); /* without an end of line it goes out by the timer */
+	assert_int_equal(read(out[0], text, sizeof text), 1);
+	pthread_mutex_lock(&lock);
+	console_write(&con, (const uint8_t *)"xyz", 3); /* and what is left at the end is not lost */
+	console_stop(&con);
+	pthread_mutex_unlock(&lock);
+	assert_int_equal(read(out[0], text, sizeof text), 3);
+	assert_memory_equal(text, "xyz", 3);
+	close(in[0]), close(in[1]), close(out[0]), close(out[1]);
 }
 
 #define BIG (1u << 20)
@@ -384,7 +420,7 @@ static void set_flag(void *opaque)
 
 static void stuck_reader_can_be_given_up(void **state)
 {
-	volatile int cancel = 0;
+	static volatile int cancel; /* looked at until the console is stopped */
 	struct loop_timer timer = { .fn = set_flag, .opaque = (void *)&cancel };
 	int p[2], in[2];
 	(void)state;
@@ -417,6 +453,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(terminal_is_raw_and_restored, setup, teardown),
 		cmocka_unit_test_setup_teardown(escape_keys, setup, teardown),
 		cmocka_unit_test_setup_teardown(background_job_is_not_stopped, setup, teardown),
+		cmocka_unit_test_setup_teardown(output_is_collected_until_a_line_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(output_is_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(reader_that_left_is_survived, setup, teardown),
 		cmocka_unit_test_setup_teardown(stuck_reader_can_be_given_up, setup, teardown),

@@ -31,13 +31,13 @@ DOCUMENTED = {OK, GUEST_FAILED, USAGE, HOST, STOPPED, TODO, TIMEOUT, INTERRUPTED
 CRASH = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|runtime error:|crashed in its own code|"
                    r"Segmentation fault|Aborted|core dumped|hv: bug")
 
-# One line frames a result, the others are base64. A KILL is for an hv that does not even obey its own --timeout.
+# One line frames a result, the others are base64. usage.c kills an hv that does not even obey its own --timeout.
 SCRIPT = """
 run() {
     name=$1 limit=$2; shift 2
-    time -v -o /tmp/time timeout -s KILL $limit "$@" >/tmp/out 2>/tmp/err
-    echo "@case $name $?"
-    gzip -c /tmp/out | base64; echo "@err"; gzip -c /tmp/err | base64; echo "@time"; gzip -c /tmp/time | base64; echo "@end"
+    /bin/usage $limit /tmp/usage "$@" >/tmp/out 2>/tmp/err
+    echo "@case $name $(cat /tmp/usage)"
+    gzip -c /tmp/out | base64; echo "@err"; gzip -c /tmp/err | base64; echo "@end"
 }
 """
 
@@ -48,21 +48,17 @@ class Command:
 
     argv: list
     stdin: bytes = b""
-    limit: float = 60.0  # seconds after which it is killed
+    limit: int = 60  # seconds after which it is killed, by SIGALRM
 
 
 @dataclass
 class Result:
-    status: int
+    status: int  # None when a signal ended it, or, with QEMU, when it was stopped
     stdout: bytes
     stderr: str
+    signal: int = 0
     maxrss_kib: int = 0  # the largest resident set
     argv: list = field(default_factory=list)
-
-    @property
-    def signal(self):
-        """Which signal ended the program; 0 for none."""
-        return self.status - 128 if 128 < self.status < 193 and self.status != INTERRUPTED else 0
 
     @property
     def sentences(self):
@@ -84,13 +80,12 @@ def _unpack(text):
 
 
 def _results(console, commands):
-    pattern = r"^@case (\S+) (\d+)\n(.*?)^@err\n(.*?)^@time\n(.*?)^@end$"
+    pattern = r"^@case (\d+) (exit|signal) (\d+) rss (\d+)\n(.*?)^@err\n(.*?)^@end$"
     names, found = list(commands), {}
-    for number, status, out, err, usage in re.findall(pattern, console, re.M | re.S):
+    for number, how, value, rss, out, err in re.findall(pattern, console, re.M | re.S):
         name = names[int(number)]
-        rss = re.search(r"Maximum resident set size \(kbytes\): (\d+)", _unpack(usage).decode(errors="replace"))
-        found[name] = Result(int(status), _unpack(out), _unpack(err).decode(errors="replace"), int(rss[1]) if rss else 0,
-                             commands[name].argv)
+        found[name] = Result(int(value) if how == "exit" else None, _unpack(out), _unpack(err).decode(errors="replace"),
+                             int(value) if how == "signal" else 0, int(rss), commands[name].argv)
     return found
 
 
@@ -98,8 +93,8 @@ def _boot(commands, files, mem, timeout):
     script = SCRIPT
     for number, (name, command) in enumerate(commands.items()):
         stdin = f"printf %b {shlex.quote(''.join(f'{chr(92)}0{byte:03o}' for byte in command.stdin))} | " if command.stdin else ""
-        script += f"{stdin}run {number} {command.limit:g} {shlex.join(map(str, command.argv))}\n"
-    arguments = [word for file in files for word in ("--file", str(file))]
+        script += f"{stdin}run {number} {command.limit} {shlex.join(map(str, command.argv))}\n"
+    arguments = [word for file in [*files, f"{VM_GUESTS / 'usage'}:/bin/usage"] for word in ("--file", str(file))]
     done = subprocess.run([TOP / "scripts/testhost-run", "--mem", str(mem), "--timeout", f"{timeout:g}", *arguments, "--", script],
                           stdin=subprocess.DEVNULL, capture_output=True, check=False)
     console = done.stdout.decode(errors="replace").replace("\r\n", "\n")

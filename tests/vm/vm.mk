@@ -6,7 +6,13 @@ vm_guests := diff hostile
 vm_sources = $(wildcard tests/vm/guests/$(1).c tests/vm/guests/$(1)-*.c tests/vm/guests/$(1)-*.S)
 
 .PHONY: vmguests
-vmguests: tools $(vm_guests:%=build/vm/%.elf) ## the guests of the tests in tests/vm
+vmguests: tools $(vm_guests:%=build/vm/%.elf) build/vm/usage ## the guests of the tests in tests/vm
+	@:
+
+build/vm/usage: tests/vm/usage.c Makefile
+	@mkdir -p $(@D)
+	@echo "  CC   $<"
+	@$(CC) -std=gnu17 -O2 $(WARN) -Werror -static -o $@ $<
 
 build/vm/obj/%.o: tests/vm/guests/%.c Makefile
 	$(build_guest_object)

@@ -10,10 +10,13 @@
 /* Small enough that a pipe or terminal that reported POLLOUT takes it without blocking (PIPE_BUF is at least 512). */
 #define WRITE_CHUNK 512
 #define CANCEL_POLL_MS 200
+#define FLUSH_NS 5000000ull
+#define LAST_POLLS 10 /* a reader that is slow gets that many more waits for the last line of a VM that has ended */
 
 /* What a signal handler needs to restore the terminal. Plain copies: the handler may not follow pointers into a VM. */
 static volatile sig_atomic_t tty_fd = -1;
 static struct termios tty_saved;
+static struct console *volatile last_started;
 
 /* tcsetattr() from a job that has been moved to the background stops the caller by SIGTTOU unless that is blocked. */
 static int set_terminal(int fd, const struct termios *mode)
@@ -34,6 +37,9 @@ static int set_terminal(int fd, const struct termios *mode)
 void console_restore_terminal(void)
 {
 	int fd = tty_fd, saved_errno = errno; /* the code that a signal interrupted may be about to look at errno */
+	struct console *con = last_started;
+	if (con && con->nout <= sizeof con->out && write(con->out_fd, con->out, con->nout) >= 0)
+		con->nout = 0;
 	if (fd >= 0)
 		set_terminal(fd, &tty_saved);
 	errno = saved_errno;
@@ -147,6 +153,8 @@ void console_kick(struct console *con)
 	update_events(con);
 }
 
+static void flush_timer(void *opaque) { console_flush(opaque); }
+
 int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd)
 {
 	con->loop = loop;
@@ -154,7 +162,11 @@ int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd)
 	con->out_fd = out_fd;
 	con->is_tty = isatty(in_fd);
 	con->raw = con->escape = con->eof = con->broken = false;
-	con->npending = 0;
+	con->npending = con->nout = 0;
+	con->sending = con->ending = false;
+	con->patience = 0;
+	con->flush_timer = (struct loop_timer){ .fn = flush_timer, .opaque = con };
+	last_started = con;
 
 	/* A reader of our output that goes away (`hv run ... | head`) must not kill us with the terminal in raw mode. */
 	signal(SIGPIPE, SIG_IGN);
@@ -181,23 +193,28 @@ void console_stop(struct console *con)
 {
 	if (!con->loop)
 		return;
+	con->ending = true;
+	con->patience = LAST_POLLS;
+	console_flush(con);
+	loop_timer_set(con->loop, &con->flush_timer, 0);
+	last_started = NULL;
 	if (!con->eof)
 		end_of_input(con);
 	leave_raw_mode(con);
 }
 
-void console_write(struct console *con, const uint8_t *data, size_t len)
+static void send_out(struct console *con, const uint8_t *data, size_t len)
 {
 	while (len && !con->broken) {
 		struct pollfd pfd = { .fd = con->out_fd, .events = POLLOUT };
 		if (poll(&pfd, 1, 0) <= 0) {
+			if ((con->ending || (con->cancel && *con->cancel)) && con->patience-- <= 0)
+				return;
 			/* Wait here with a limit and without the lock, not in write(2): a reader that has stopped must keep
 			 * neither the loop from its work nor hv from ending. */
 			pthread_mutex_unlock(con->loop->lock);
 			poll(&pfd, 1, CANCEL_POLL_MS);
 			pthread_mutex_lock(con->loop->lock);
-			if (con->cancel && *con->cancel)
-				return;
 			continue;
 		}
 		ssize_t n = write(con->out_fd, data, len < WRITE_CHUNK ? len : WRITE_CHUNK);
@@ -208,5 +225,42 @@ void console_write(struct console *con, const uint8_t *data, size_t len)
 			/* EPIPE, ENOSPC, EBADF, ...: the guest goes on as a machine does whose serial cable was pulled. */
 			con->broken = true;
 		}
+	}
+}
+
+void console_flush(struct console *con)
+{
+	uint8_t data[CONSOLE_OUT];
+	size_t len = con->nout;
+
+	if (con->sending || !len)
+		return;
+	/* A copy, because send_out() may give up the lock, and more output may come meanwhile. */
+	memcpy(data, con->out, len);
+	con->nout = 0;
+	con->sending = true;
+	send_out(con, data, len);
+	con->sending = false;
+}
+
+void console_write(struct console *con, const uint8_t *data, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		while (con->nout == sizeof con->out) {
+			if (con->broken || (con->cancel && *con->cancel))
+				return;
+			if (!con->sending) {
+				console_flush(con);
+				continue;
+			}
+			pthread_mutex_unlock(con->loop->lock); /* the other thread is at it */
+			poll(NULL, 0, 1);
+			pthread_mutex_lock(con->loop->lock);
+		}
+		if (!con->nout)
+			loop_timer_set(con->loop, &con->flush_timer, clock_ns() + FLUSH_NS);
+		con->out[con->nout++] = data[i];
+		if (data[i] == '\n')
+			console_flush(con);
 	}
 }

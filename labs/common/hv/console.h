@@ -16,6 +16,8 @@
 #include <stdint.h>
 #include <termios.h>
 
+#define CONSOLE_OUT 1024
+
 struct console {
 	struct loop *loop;
 	int in_fd, out_fd;
@@ -33,6 +35,12 @@ struct console {
 	void *quit_opaque;
 	uint8_t pending[256]; /* read but not yet taken by the receiver */
 	size_t npending;
+	uint8_t out[CONSOLE_OUT]; /* written by the guest, not yet passed on */
+	size_t nout;
+	bool ending;  /* console_stop() was called: */
+	int patience; /* a write still waits that often for its reader */
+	bool sending; /* somebody is passing output on and may have given up the lock */
+	struct loop_timer flush_timer;
 };
 
 /*
@@ -40,15 +48,20 @@ struct console {
  * (with their opaque pointers) are kept: set them before or after, or leave them NULL. SIGPIPE is ignored from here on.
  */
 int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd);
-/* Restores the terminal. Safe to call twice. With the lock held or after loop_stop(), before loop_destroy(). */
+/* Passes on the last output and restores the terminal. Safe to call twice. With the lock held, before loop_destroy(). */
 void console_stop(struct console *con);
-/* Restores the terminal from a signal handler (async-signal-safe); works on the console that was started last. */
+/* Passes on the last output and restores the terminal from a signal handler (async-signal-safe); works on the console that
+ * was started last. */
 void console_restore_terminal(void);
 /*
- * Writes guest output, whole, however small the pieces that the descriptor takes. Called with the lock held; while the
- * reader at the other end is slow, the lock is given up, so that time-outs, signals and Ctrl-A x go on working.
+ * Takes guest output. Guests print byte by byte, and passing each on by itself would cost more than the guest's own exit, so
+ * output is collected: it goes out at the end of a line, when the buffer is full, a few milliseconds later at the latest, and
+ * in console_stop(). Called with the lock held once; while the reader at the other end is slow the lock is given up, so
+ * that time-outs, signals and Ctrl-A x go on working.
  */
 void console_write(struct console *con, const uint8_t *data, size_t len);
+/* Passes on what was collected, whole, however small the pieces that the descriptor takes. With the lock held once. */
+void console_flush(struct console *con);
 /* The receiver has room again: hand over what waits. */
 void console_kick(struct console *con);
 

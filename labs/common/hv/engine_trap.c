@@ -62,13 +62,14 @@ static int handle_syscall(struct vcpu *v)
 
 /* Some software KVMs let `syscall` jump to LSTAR without leaving CPL 3, so that the monitor's page refuses it. Then the machine's
  * RCX and R11 tell where it came from, and the trap frame of the refusal is as good as any. */
-static bool syscall_without_privilege(struct vcpu *v, const struct trap_frame *f)
+static bool syscall_without_privilege(struct vcpu *v, const struct trap_engine *e, const struct trap_frame *f)
 {
 	static const uint8_t syscall[2] = { 0x0f, 0x05 };
 	uint8_t bytes[2];
 	uint64_t gpa;
 
-	if (f->rip != MONITOR_GVA + MON_SYSCALL || gva_translate(v, v->gpr[RCX] - 2, &gpa) ||
+	/* A guest that was sent there, by its own LSTAR for one, gets the page fault. */
+	if (f->rip != MONITOR_GVA + MON_SYSCALL || e->entry_rip == f->rip || gva_translate(v, v->gpr[RCX] - 2, &gpa) ||
 	    guest_read(&v->vm->mem, gpa, bytes, 2) || memcmp(bytes, syscall, 2))
 		return false;
 	v->rip = v->gpr[RCX] - 2;
@@ -146,7 +147,7 @@ static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, 
 	}
 	if (vector == VEC_DB)
 		return handle_debug(v, e, debugger);
-	if (vector == VEC_PF && syscall_without_privilege(v, f))
+	if (vector == VEC_PF && syscall_without_privilege(v, e, f))
 		return handle_syscall(v);
 	if (int3_behind(v, vector, (uint32_t)f->error))
 		e->rip = --v->rip;

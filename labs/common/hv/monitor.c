@@ -50,7 +50,6 @@ void monitor_write(uint8_t *mon)
 	uint64_t *idt = (uint64_t *)(mon + MON_IDT);
 	uint64_t tss = MONITOR_GVA + MON_TSS, rsp0 = MONITOR_GVA + MON_STACK_TOP;
 
-	memset(mon, 0, MONITOR_SIZE);
 	gdt[MON_CS / 8] = 0x00af9b000000ffff;   /* 64-bit code, DPL 0 */
 	gdt[MON_SS / 8] = 0x00cf93000000ffff;   /* data, DPL 0 */
 	gdt[GUEST_SS / 8] = 0x00cff3000000ffff; /* data, DPL 3; at syscall's place behind MON_SS */
@@ -78,7 +77,6 @@ uint64_t monitor_tables_write(uint8_t *pool, uint64_t guest_size)
 	uint64_t next = 0x1000; /* the first page is the PML4 */
 	uint64_t *pml4 = (uint64_t *)pool;
 
-	memset(pool, 0, POOL_SIZE);
 	/* Guest RAM: PDPT, page directories, and one page table where the size ends within 2 MiB. */
 	uint64_t *pdpt = (uint64_t *)(pool + next);
 	pml4[0] = (POOL_MA + next) | PTE_P | PTE_W | PTE_U;

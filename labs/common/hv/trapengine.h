@@ -42,9 +42,9 @@ struct trap_frame {
 	uint64_t rip, cs, rflags, rsp, ss;
 };
 
-/* Writes the monitor (GDT, TSS, IDT, stubs) into its memory. */
+/* Writes the monitor (GDT, TSS, IDT, stubs) into its memory, which is zeroed (as from mmap: touching all of it costs time). */
 void monitor_write(uint8_t *mon);
-/* Writes the machine's page tables into pool: guest RAM of guest_size bytes one to one from gva 0, the monitor at MONITOR_GVA.
+/* Writes the machine's page tables into pool (zeroed too): guest RAM of guest_size bytes one to one from gva 0, the monitor at MONITOR_GVA.
  * Returns the machine address for CR3. */
 uint64_t monitor_tables_write(uint8_t *pool, uint64_t guest_size);
 /* The frame of the last trap. */

@@ -212,7 +212,9 @@ int vm_main(struct vm *vm)
 		loop_timer_set(&vm->loop, &end.grace, 0);
 		pthread_mutex_unlock(&vm->lock);
 		loop_stop(&vm->loop);
+		pthread_mutex_lock(&vm->lock);
 		console_stop(&vm->con);
+		pthread_mutex_unlock(&vm->lock);
 	}
 	report(vm);
 	gdbstub_destroy(vm);
