@@ -23,12 +23,16 @@ import difflib
 import pathlib
 import re
 import sys
+import textwrap
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 
 # Anything that looks like a marker is one, so that a misspelt marker is an error and not solved code in a starter.
 MARKER = re.compile(r"^([ \t]*)//[ \t]*(SOLUTION|STARTER|END)\b(.*)$")
 STEP = r"(\d+\.\d+)"
+
+
+WIDTH = 120  # of the instructions, with tabs of 8
 
 
 class MarkerError(Exception):
@@ -56,7 +60,7 @@ def make_starter(text, name):
     """The starter of a solved file's text. Raises MarkerError; name is the file's name in its messages."""
     out = []
     state = None  # None, "SOLUTION" or "STARTER": the region that we are in
-    step = indent = None
+    step = indent = instruction = None
     start = 0
     starter = []
 
@@ -72,7 +76,7 @@ def make_starter(text, name):
                 if not line.lstrip(" \t").startswith("//"):
                     fail(number, f"this line of STARTER {step} is not a comment; the region must end with // END")
                 if indent and not starter and re.match(r"// \S", line.lstrip(" \t")):
-                    out.append(line.rstrip())  # the instruction goes on: code is further to the right
+                    instruction += " " + line.lstrip(" \t")[3:].strip()  # it goes on: code is further to the right
                 else:
                     starter.append(line)
             continue
@@ -95,12 +99,16 @@ def make_starter(text, name):
             if found.group(1) != step:
                 fail(number, f"STARTER {found.group(1)} ends SOLUTION {step} of line {start}; the numbers must agree")
             state = kind
-            out.append(f"{indent}// TODO {step}: {found.group(2).rstrip()}")
+            instruction = found.group(2).strip()
         else:
             if rest.strip():
                 fail(number, "an END marker is written '// END'")
             if state is None:
                 fail(number, "END without a SOLUTION before it")
+            if state == "STARTER":
+                width = WIDTH - 8 * len(indent)
+                out += [indent + part for part in textwrap.wrap(f"// TODO {step}: {instruction}", width, subsequent_indent="// ",
+                                                                 break_long_words=False, break_on_hyphens=False)]
             common = min((blanks_after_slashes(s) for s in starter if s.strip(" \t/")), default=0)
             out += [starter_line(s, indent, common) for s in starter]
             state = None

@@ -94,6 +94,14 @@ def grade(solution, good_status):
     return suite
 
 
+def mutants(log):
+    """One test for each mutant: it dies at the checkpoint that it names, and only there."""
+    status, output = run(log, "grader/mutants", "1")
+    killed = len(re.findall(r"  killed by \d", output))
+    wrong = len(re.findall(r"  WRONG: ", output))
+    return killed, wrong or int(status != 0)
+
+
 def suites():
     """(what is built first, what then runs two at a time), as name -> suite."""
     build = {"build": commands(["make", "-j2", "hv", "guests", "vmguests", "testhost", "build/probe", "build/guests/bench.elf"],
@@ -134,7 +142,7 @@ def main():
     LOGS.mkdir(parents=True, exist_ok=True)
     build, rest = suites()
     wanted = sys.argv[1:]
-    unknown = set(wanted) - set(build) - set(rest)
+    unknown = set(wanted) - set(build) - set(rest) - {"mutants", "bench"}
     if unknown:
         print(f"There is no suite {', '.join(sorted(unknown))}. Suites: {', '.join([*build, *rest])}", file=sys.stderr)
         return 2
@@ -143,6 +151,9 @@ def main():
     results = [run_suite(name, suite) for name, suite in build.items()]
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
         results += pool.map(lambda item: run_suite(*item), rest.items())
+    # Alone, because it grades two mutants at a time by itself.
+    if not wanted or "mutants" in wanted:
+        results.append(run_suite("mutants", mutants))
     if not wanted or "bench" in wanted:
         print("bench (measured alone, for information):")
         _, output = run(LOGS / "bench.log", sys.executable, "scripts/bench.py")

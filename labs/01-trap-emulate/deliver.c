@@ -61,7 +61,7 @@ static bool find_gate(struct vcpu *v, const struct event *e, struct gate *g)
 static bool handler_segment(struct vcpu *v, const struct event *e, const struct gate *g, struct descriptor *d, unsigned *new_cpl)
 {
 	// TODO 1.11: find the gate's code segment in the guest's GDT with descriptor_read(). Hint: its DPL is the
-	// handler's level.
+	// handler's level; descriptor_read() raises its exception without the EXT bit (1.12).
 	(void)e, (void)g, (void)d, (void)new_cpl, (void)gate_selector;
 	return lab_todo(v->vm, "1.11",
 			"handler_segment() in deliver.c: the code segment that the gate names"), false;
@@ -78,8 +78,8 @@ static bool handler_stack(struct vcpu *v, const struct event *e, const struct ga
 	if (new_cpl < v->cpl)
 		return lab_todo(v->vm, "1.14",
 				"handler_stack() in deliver.c: an event at CPL 3 switches to RSP0 of the TSS"), false;
-	// TODO 1.15: a gate can ask for a stack of the TSS's interrupt stack table. Hint: number 1 lies at offset
-	// 0x24, and it always wins.
+	// TODO 1.15: a gate can ask for a stack of the TSS's interrupt stack table. Hint: number 1 lies at offset 0x24,
+	// and it always wins.
 	if (gate_ist(g))
 		return lab_todo(v->vm, "1.15",
 				"handler_stack() in deliver.c: a gate with an IST number switches to that stack"), false;
@@ -95,8 +95,8 @@ static bool handler_stack(struct vcpu *v, const struct event *e, const struct ga
 /* Step 4: the frame, from a stack aligned to 16 bytes: ss, rsp, rflags, cs, rip and perhaps an error code. (SDM vol. 3, 6.14.2) */
 static bool push_frame(struct vcpu *v, const struct event *e, uint64_t *rsp)
 {
-	// TODO 1.11: write ss, rsp, rflags, cs and rip below *rsp. Hint: the CPU clears the low four bits of RSP
-	// before it pushes.
+	// TODO 1.11: write ss, rsp, rflags, cs and rip below *rsp. Hint: the CPU clears the low four bits of RSP before
+	// it pushes.
 	(void)rsp, (void)is_fault;
 	return lab_todo(v->vm, "1.11",
 			"push_frame() in deliver.c: write the five words of the frame below *rsp"), false;
@@ -135,17 +135,18 @@ int deliver_event(struct vcpu *v)
 {
 	struct event e = v->event;
 
-	for (;;) {
+	for (unsigned faults = 1;; faults++) {
 		v->event.pending = false;
 		if (try_deliver(v, &e))
 			return v->vm->stopping ? -ECANCELED : 0;
 		if (v->vm->stopping)
 			return -ECANCELED;
 		/* Delivering e raised another exception, which is now in v->event. */
-		// TODO 1.16: when do two exceptions make a double fault? Hint: SDM vol. 3, table 6-5; and what follows
-		// a failed #DF?
-		return lab_todo(v->vm, "1.16",
-				"deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
+		// TODO 1.16: so far it is simply delivered in e's place. Which pairs make a double fault instead? Hint:
+		// SDM vol. 3, table 6-5; and what follows when the double fault cannot be delivered either?
+		if (faults == 2)
+			return lab_todo(v->vm, "1.16",
+					"deliver_event() in deliver.c: faults while an exception is delivered");
 		e = v->event;
 	}
 }
@@ -160,8 +161,8 @@ bool interrupt_window_open(const struct vcpu *v)
 enum emu emulate_int(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the
-	// instruction's address or
-	// the next one's? And which of the two when the gate refuses?
+	// instruction's address or the next one's? And which of the two when the gate refuses? try_deliver() delivers
+	// at once, so that you can step back.
 	(void)insn;
 	return lab_todo(v->vm, "1.13",
 			"emulate_int() in deliver.c: int n and int3 are delivered with rip behind the instruction");
@@ -178,8 +179,8 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 	// return to.
 	(void)insn;
 	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
-	// TODO 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks
-	// against v->cpl.
+	// TODO 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks against
+	// v->cpl; a new CPL concerns the machine too: trap_special_changed().
 	if (cpl != v->cpl)
 		return lab_todo(v->vm, "1.14",
 				"emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");

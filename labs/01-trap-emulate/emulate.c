@@ -73,8 +73,7 @@ enum emu emulate_flags(struct vcpu *v, const struct insn *insn)
 enum emu emulate_string_io(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.5: ins and outs move data between a port and memory, one element or RCX of them. Hint: RDI or RSI
-	// steps by the
-	// element's size, in the direction that DF says; the width of the registers is insn->addrsize.
+	// steps by the element's size, in the direction that DF says; the width of the registers is insn->addrsize.
 	(void)insn;
 	return lab_todo(v->vm, "1.5",
 			"emulate_string_io() in emulate.c: ins and outs, with rep, DF and all three sizes");
@@ -83,8 +82,7 @@ enum emu emulate_string_io(struct vcpu *v, const struct insn *insn)
 enum emu emulate_cr(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.6: mov to and from CR0, CR2, CR3, CR4 and CR8, clts, lmsw. Hint: some values are refused with #GP(0);
-	// what the machine
-	// must know of a change it learns through trap_special_changed().
+	// what the machine must know of a change it learns through trap_special_changed().
 	(void)insn;
 	return lab_todo(v->vm, "1.6", "emulate_cr() in emulate.c: mov to and from control registers, clts, lmsw");
 }
@@ -100,8 +98,8 @@ enum emu emulate_dr(struct vcpu *v, const struct insn *insn)
 enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.8: lgdt, lidt, lldt and ltr load v->gdtr, v->idtr, v->ldtr and v->tr. Hint: descriptor_read() finds a
-	// descriptor;
-	// ltr marks the guest's TSS descriptor busy; which exceptions with which error code are in the manual's last table.
+	// descriptor; ltr marks the guest's TSS descriptor busy; which exceptions with which error code are in the
+	// manual's last table.
 	(void)insn;
 	return lab_todo(v->vm, "1.8", "emulate_tables() in emulate.c: lgdt and lidt first, then lldt and ltr");
 }
@@ -109,8 +107,8 @@ enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.9: rdmsr, wrmsr and swapgs. Hint: an MSR that the guest's CPU does not have raises #GP(0); FS and GS
-	// bases reach the
-	// machine through trap_special_changed(), and come from it with trap_refresh_segments().
+	// bases reach the machine through trap_special_changed(), and come from it with trap_refresh_segments(), before
+	// you read or replace one.
 	(void)insn;
 	return lab_todo(v->vm, "1.9", "emulate_msr() in emulate.c: rdmsr and wrmsr on v->msr, then swapgs");
 }
@@ -118,8 +116,8 @@ enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 enum emu emulate_segments(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.10: loads of segment registers and far jumps, calls and returns. Hint: type, privilege, present, in
-	// this order; the error
-	// code is the selector without its RPL; a load of SS holds interrupts off for one instruction.
+	// this order; the error code is the selector without its RPL; a load of SS holds interrupts off for one
+	// instruction.
 	(void)insn;
 	return lab_todo(v->vm, "1.10",
 			"emulate_segments() in emulate.c: mov to a segment register first, then far transfers");
@@ -128,7 +126,7 @@ enum emu emulate_segments(struct vcpu *v, const struct insn *insn)
 enum emu emulate_syscall(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.17: syscall and sysret change CS, SS, RIP and RFLAGS by STAR, LSTAR and SFMASK. Hint: neither touches
-	// RSP; EFER.SCE must be on.
+	// RSP; EFER.SCE must be on; a new CPL concerns the machine too: trap_special_changed().
 	(void)insn;
 	return lab_todo(v->vm, "1.17",
 			"emulate_syscall() in emulate.c: syscall and sysret by STAR, LSTAR and SFMASK");

@@ -14,8 +14,8 @@
 struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, struct cpuid_result host)
 {
 	// TODO 1.20: ask, analyse, construct, return. Hint: begin with an answer of zeros and let through what the
-	// guest's CPU really has;
-	// bit 31 of ECX in leaf 1 and the leaves from 0x40000000 on are how a guest finds out that it is one.
+	// guest's CPU really has; bit 31 of ECX in leaf 1 and the leaves from 0x40000000 on are how a guest finds out
+	// that it is one.
 	(void)leaf, (void)subleaf, (void)host;
 	lab_todo(v->vm, "1.20", "cpuid_policy() in sensitive.c: decide what the guest may know about its CPU");
 	return (struct cpuid_result){ 0 };
@@ -23,8 +23,7 @@ struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t s
 
 const struct popek_entry popek_report[POPEK_INSNS] = {
 	// TODO 1.21: put POPEK_TRAPS or POPEK_SILENT beside each instruction. Hint: run guests/popek.S with --trace
-	// exits and look
-	// between the two markers of each.
+	// exits and look between the two `rep outsb` around its name.
 	{ "sgdt", POPEK_UNKNOWN }, { "sidt", POPEK_UNKNOWN }, { "sldt", POPEK_UNKNOWN }, { "str", POPEK_UNKNOWN },
 	{ "smsw", POPEK_UNKNOWN }, { "pushf", POPEK_UNKNOWN }, { "popf", POPEK_UNKNOWN },
 	{ "lar", POPEK_UNKNOWN }, { "lsl", POPEK_UNKNOWN }, { "verr", POPEK_UNKNOWN }, { "verw", POPEK_UNKNOWN },
@@ -38,8 +37,7 @@ const struct popek_entry popek_report[POPEK_INSNS] = {
 bool patch_instruction(struct vcpu *v, uint64_t gpa, const struct insn *insn)
 {
 	// TODO 1.22: replace the opcode byte of pushf and popf, and touch nothing else. Hint: 0x9d may occur in any
-	// instruction,
-	// so ask insn->op. Where among insn->len bytes does the opcode lie when there are prefixes?
+	// instruction, so ask insn->op. Where among insn->len bytes does the opcode lie when there are prefixes?
 	(void)gpa, (void)insn;
 	lab_todo(v->vm, "1.22",
 			"patch_instruction() in sensitive.c: make pushf and popf trap by replacing one byte");
@@ -50,10 +48,9 @@ bool patch_instruction(struct vcpu *v, uint64_t gpa, const struct insn *insn)
 
 enum emu emulate_patched(struct vcpu *v, const struct insn *insn)
 {
-	// TODO 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL
-	// and on the
-	// operand size; pushf never shows VM and RF; the stack may fault; a guest that single-steps itself still expects
-	// its #DB.
+	// TODO 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL and
+	// on the operand size; pushf never shows VM and RF; the stack may fault; a guest that single-steps itself still
+	// expects its #DB.
 	(void)insn;
 	return lab_todo(v->vm, "1.22", "emulate_patched() in sensitive.c: pushf and popf on the virtual flags");
 }

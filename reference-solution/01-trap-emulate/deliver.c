@@ -91,7 +91,7 @@ static bool handler_segment(struct vcpu *v, const struct event *e, const struct 
 	*new_cpl = (attr & 4) ? v->cpl : dpl; /* a conforming segment keeps the level */
 	return true;
 	// STARTER 1.11: find the gate's code segment in the guest's GDT with descriptor_read(). Hint: its DPL is the
-	// handler's level.
+	// handler's level; descriptor_read() raises its exception without the EXT bit (1.12).
 	//	(void)e, (void)g, (void)d, (void)new_cpl, (void)gate_selector;
 	//	return lab_todo(v->vm, "1.11",
 	//			"handler_segment() in deliver.c: the code segment that the gate names"), false;
@@ -220,7 +220,7 @@ int deliver_event(struct vcpu *v)
 {
 	struct event e = v->event;
 
-	for (;;) {
+	for (unsigned faults = 1;; faults++) {
 		v->event.pending = false;
 		if (try_deliver(v, &e))
 			return v->vm->stopping ? -ECANCELED : 0;
@@ -236,10 +236,11 @@ int deliver_event(struct vcpu *v)
 				       (unsigned long long)v->idtr.base, v->idtr.limit, (unsigned long long)v->gpr[RSP]);
 		if (makes_double_fault(&e, &v->event))
 			raise_error(v, VEC_DF, 0);
-		// STARTER 1.16: when do two exceptions make a double fault? Hint: SDM vol. 3, table 6-5; and what follows
-		// a failed #DF?
-		//	return lab_todo(v->vm, "1.16",
-		//			"deliver_event() in deliver.c: a fault while an exception is delivered: double and triple fault");
+		// STARTER 1.16: so far it is simply delivered in e's place. Which pairs make a double fault instead? Hint: SDM vol. 3,
+		// table 6-5; and what follows when the double fault cannot be delivered either?
+		//	if (faults == 2)
+		//		return lab_todo(v->vm, "1.16",
+		//				"deliver_event() in deliver.c: faults while an exception is delivered");
 		// END
 		e = v->event;
 	}
@@ -284,7 +285,7 @@ enum emu emulate_int(struct vcpu *v, const struct insn *insn)
 	return v->vm->stopping ? EMU_STOP : EMU_RAISED;
 	// STARTER 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the
 	// instruction's address or
-	// the next one's? And which of the two when the gate refuses?
+	// the next one's? And which of the two when the gate refuses? try_deliver() delivers at once, so that you can step back.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.13",
 	//			"emulate_int() in deliver.c: int n and int3 are delivered with rip behind the instruction");
@@ -347,7 +348,7 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 		    (v->seg[s].attr & (SEG_S | 8 | 4)) != (SEG_S | 8 | 4))
 			v->seg[s] = (struct segment){ .base = v->seg[s].base };
 	// STARTER 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks
-	// against v->cpl.
+	// against v->cpl; a new CPL concerns the machine too: trap_special_changed().
 	//	if (cpl != v->cpl)
 	//		return lab_todo(v->vm, "1.14",
 	//				"emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");

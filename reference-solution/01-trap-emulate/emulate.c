@@ -464,7 +464,7 @@ enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 	return EMU_NEXT;
 	// STARTER 1.9: rdmsr, wrmsr and swapgs. Hint: an MSR that the guest's CPU does not have raises #GP(0); FS and GS
 	// bases reach the
-	// machine through trap_special_changed(), and come from it with trap_refresh_segments().
+	// machine through trap_special_changed(), and come from it with trap_refresh_segments(), before you read or replace one.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.9", "emulate_msr() in emulate.c: rdmsr and wrmsr on v->msr, then swapgs");
 	// END
@@ -551,7 +551,7 @@ enum emu emulate_syscall(struct vcpu *v, const struct insn *insn)
 	trap_note(v, "to 0x%llx", (unsigned long long)v->rip);
 	return EMU_JUMPED;
 	// STARTER 1.17: syscall and sysret change CS, SS, RIP and RFLAGS by STAR, LSTAR and SFMASK. Hint: neither touches
-	// RSP; EFER.SCE must be on.
+	// RSP; EFER.SCE must be on; a new CPL concerns the machine too: trap_special_changed().
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.17",
 	//			"emulate_syscall() in emulate.c: syscall and sysret by STAR, LSTAR and SFMASK");

@@ -70,7 +70,7 @@ class Generation(unittest.TestCase):
 
     def test_instruction_of_two_lines(self):
         self.assertEqual(make_starter("\t// SOLUTION 1.2\n\t// STARTER 1.2: Go. Hint: there\n\t// or here.\n\t//\ta();\n\t// END\n", "a.c"),
-                         "\t// TODO 1.2: Go. Hint: there\n\t// or here.\n\ta();\n")
+                         "\t// TODO 1.2: Go. Hint: there or here.\n\ta();\n")
 
     def test_word_in_a_sentence_is_no_marker(self):
         text = "// The SOLUTION 1.3 is elsewhere.\n// ENDED\n"

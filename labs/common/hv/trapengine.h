@@ -36,7 +36,7 @@
 /* The port that the syscall stub writes to; the exception stubs write to the port of their vector. */
 #define MON_PORT_SYSCALL 0xf0
 
-/* The trap frame as the CPU pushes it (SDM vol. 3, figure 6-8). */
+/* The trap frame as the CPU pushes it (SDM vol. 3, figure 6-9). */
 struct trap_frame {
 	uint64_t error; /* only where the vector has one */
 	uint64_t rip, cs, rflags, rsp, ss;
@@ -55,7 +55,8 @@ static inline struct trap_frame *monitor_frame(uint8_t *mon)
 
 /* Fetches what the guest can change without a trap (bases of FS and GS after loading a null selector) into v. */
 void trap_refresh_segments(struct vcpu *v);
-/* Say that state changed that the machine must know: control registers or segment bases; debug registers. */
+/* Say that state changed that the machine must know: control registers, segment bases or the CPL (CR0.AM counts at CPL 3 only);
+ * debug registers. */
 void trap_special_changed(struct vcpu *v);
 void trap_debugregs_changed(struct vcpu *v);
 /* The machine's time stamp counter now. */

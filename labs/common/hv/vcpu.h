@@ -142,7 +142,6 @@ struct vcpu {
 		uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
 		uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 		uint64_t pat, apic_base, tsc_aux, misc_enable;
-		int64_t tsc_offset; /* guest TSC = machine TSC + tsc_offset */
 	} msr;
 
 	struct event event;    /* waiting to be delivered, at most one */
