@@ -126,7 +126,8 @@ def qemu(image, append="", stdin=b"", prompt=b"", mem=64, seconds=60.0):
     """
     command = ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", str(mem), "-nodefaults", "-nic", "none",
                "-vga", "none", "-display", "none", "-no-reboot", "-chardev", "stdio,id=console,mux=on,signal=off",
-               "-device", "isa-debugcon,iobase=0xe9,chardev=console", "-device", "isa-serial,index=0,chardev=console",  # the last has the input
+               "-device", "isa-debugcon,iobase=0xe9,chardev=console",
+               "-device", "isa-serial,index=0,chardev=console",  # the last has the input
                "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(image), "-append", append]
     end = time.monotonic() + seconds
     with tempfile.NamedTemporaryFile() as out, tempfile.TemporaryFile() as err:

@@ -48,7 +48,8 @@ EXCEPTIONS = (
     Difference("1.9-msr", TCG, "(reset)?pat.*", "TCG does not switch the PAT between a nested guest and its host"),
     Difference("1.6-cr", "qemu", r"cr3(old|r)\.rdx=.*", "each loader puts its page tables elsewhere"),
     Difference("1.7-dr", TCG, r"r[4-7][a-z]?\..*", "TCG keeps bits of DR6 and DR7 that are always 0 (SDM vol. 3, figure 17-1)"),
-    Difference("1.10-segments", TCG, EVERYTHING, "TCG reads 32 bits for LFS and LGS with REX.W, as AMD's CPUs do, and applies the limit of a "
+    Difference("1.10-segments", TCG, EVERYTHING,
+               "TCG reads 32 bits for LFS and LGS with REX.W, as AMD's CPUs do, and applies the limit of a "
                "64-bit code segment to far calls with 32-bit operands"),
     Difference("1.12-dr_fault", TCG, EVERYTHING, "TCG has no general-detect exception (DR7.GD)"),
     Difference("1.12-msr_fault", TCG, EVERYTHING, "TCG refuses neither MSRs that do not exist nor addresses that are not canonical"),
@@ -56,7 +57,8 @@ EXCEPTIONS = (
     Difference(".*-manual", TCG, EVERYTHING, "trials that follow the manuals where TCG does not: error codes of gates (the vector times 16 "
                "instead of 8, never EXT), SS after a switch by IST, status flags after SYSCALL, the second shadow of STI and MOV SS"),
     Difference("1.14-ring3", "qemu", r"map\w*\.rax=.*", "ports that nothing answers under hv; QEMU's PC has more devices"),
-    Difference("1.18-interrupts", "qemu", EVERYTHING, "without nesting TCG looks at interrupts only between blocks of instructions, so those "
+    Difference("1.18-interrupts", "qemu", EVERYTHING,
+               "without nesting TCG looks at interrupts only between blocks of instructions, so those "
                "that an OUT raises come later"),
     Difference("bench", TCG, EVERYTHING, "bench.elf measures time"),
 )

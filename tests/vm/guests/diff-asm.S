@@ -36,6 +36,8 @@ common:
 	cld
 	mov	%rsp, %rdi
 	mov	runner_rsp, %rsp
+	pushfq				/* what the gate made of the flags; all but DF are still as it left them */
+	pop	%rsi
 	cli				/* a trap gate leaves interrupts on */
 	call	on_event
 	pop	%r15

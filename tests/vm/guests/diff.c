@@ -10,12 +10,13 @@
 #define FLAG_TF (1ull << 8)
 #define FLAG_IF (1ull << 9)
 #define FLAG_DF (1ull << 10)
+#define FLAG_IOPL (3ull << 12)
 #define FLAG_NT (1ull << 14)
 #define FLAG_RF (1ull << 16)
 #define FLAG_AC (1ull << 18)
 #define FLAG_ID (1ull << 21)
 
-static uint64_t random_state, hash, cr2;
+static uint64_t random_state, hash, cr2, handler_flags;
 static struct trap_frame event;
 static bool tracing;
 
@@ -50,7 +51,7 @@ static void normalise(struct trap_frame *f)
 		f->error = f->error & 2 ? 2 : f->error & ~1ull;
 }
 
-void on_event(struct trap_frame *f)
+void on_event(struct trap_frame *f, uint64_t flags)
 {
 	normalise(f);
 	event = *f;
@@ -60,6 +61,8 @@ void on_event(struct trap_frame *f)
 	for (const uint64_t *p = (const uint64_t *)&event; p < (const uint64_t *)(&event + 1); p++)
 		mix(*p);
 	mix(cr2);
+	handler_flags = flags & ~(uint64_t)FLAG_IOPL; /* IOPL is hidden from a deprivileged pushf */
+	mix(handler_flags);
 }
 
 /* Each exit costs more than everything else, so a line leaves in one string instruction. */
@@ -110,6 +113,7 @@ static void trace_step(unsigned number, const struct fragment *fragment, const s
 	for (unsigned i = 0; i < sizeof(names) / sizeof(*names); i++)
 		print_number(names[i], out[i], 16);
 	print_number(" cr2=", cr2, 16);
+	print_number(" handler=", handler_flags, 16);
 	for (unsigned i = 0; i < ARENA_PARTS; i++) {
 		print(" ");
 		print(arena_part_names[i]);

@@ -114,7 +114,7 @@ extern const uint8_t landing[]; /* int $END, for jumps */
 
 /* Enters the frame; returns when an event ends the step, after on_event(). */
 void enter(struct trap_frame *f);
-void on_event(struct trap_frame *f);
+void on_event(struct trap_frame *f, uint64_t handler_flags);
 extern const uint8_t stubs[256][16];
 
 #endif
