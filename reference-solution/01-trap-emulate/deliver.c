@@ -305,7 +305,7 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 			       (unsigned long long)v->rip);
 	if (v->rflags & FLAG_NT) /* task returns do not exist in 64-bit mode */
 		return raise_gp(v, 0);
-	if (!gva_read(v, v->gpr[RSP], f, sizeof f))
+	if (!stack_read(v, v->gpr[RSP], f, sizeof f))
 		return EMU_RAISED;
 	cs = (uint16_t)f[1];
 	cpl = cs & 3;

@@ -484,7 +484,7 @@ enum emu emulate_segments(struct vcpu *v, const struct insn *insn)
 		return EMU_NEXT;
 	case INSN_POP_SREG:
 		value = 0;
-		if (!gva_read(v, v->gpr[RSP], &value, 2) || !load_data_segment(v, sreg, (uint16_t)value))
+		if (!stack_read(v, v->gpr[RSP], &value, 2) || !load_data_segment(v, sreg, (uint16_t)value))
 			return EMU_RAISED;
 		v->gpr[RSP] += insn->opsize;
 		return EMU_NEXT;

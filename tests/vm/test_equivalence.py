@@ -54,8 +54,9 @@ EXCEPTIONS = (
     Difference("1.12-dr_fault", TCG, EVERYTHING, "TCG has no general-detect exception (DR7.GD)"),
     Difference("1.12-msr_fault", TCG, EVERYTHING, "TCG refuses neither MSRs that do not exist nor addresses that are not canonical"),
     Difference("1.12-seg_fault", TCG, EVERYTHING, "TCG takes a null selector in LTR and addresses that are not canonical in LGDT and LIDT"),
-    Difference(".*-manual", TCG, EVERYTHING, "trials that follow the manuals where TCG does not: error codes of gates (the vector times 16 "
-               "instead of 8, never EXT), SS after a switch by IST, status flags after SYSCALL, the second shadow of STI and MOV SS"),
+    Difference(".*-manual", TCG, EVERYTHING, "trials that follow the manuals where TCG does not: error codes of gates (the vector "
+               "times 16 instead of 8, never EXT), SS after a switch by IST, status flags after SYSCALL, a second shadow "
+               "behind the one of STI"),
     Difference("1.14-ring3", "qemu", r"map\w*\.rax=.*", "ports that nothing answers under hv; QEMU's PC has more devices"),
     Difference("1.18-interrupts", "qemu", EVERYTHING,
                "without nesting TCG looks at interrupts only between blocks of instructions, so those "

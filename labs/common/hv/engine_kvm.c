@@ -198,6 +198,10 @@ static int explain_shutdown(struct vm *vm, struct kvm_engine *e)
 
 	if (kvm_get_vcpu(&e->m, &v))
 		return vm_stop(vm, HV_STOPPED, "triple fault");
+	if (!(v.cr0 & CR0_PE)) /* on AMD's CPUs KVM resets the processor before it says so (APM vol. 2, 15.14.3) */
+		return vm_stop(vm, HV_STOPPED,
+			       "triple fault: an exception could not be delivered, nor the double fault that followed; "
+			       "this KVM does not tell where. The trap engine does");
 	text_at(vm, e, v.rip, text, sizeof text);
 	return vm_stop(vm, HV_STOPPED,
 		       "triple fault at rip 0x%llx%s%s%s: an exception could not be delivered, nor the double fault that followed; "

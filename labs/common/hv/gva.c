@@ -99,6 +99,18 @@ bool gva_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
 	return access_gva(v, gva, (void *)src, len, true, v->cpl == 3);
 }
 
+static bool stack_fault(struct vcpu *v)
+{
+	return v->event.vector == VEC_GP ? raise_error(v, VEC_SS, 0) : false;
+}
+
+bool stack_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len) { return gva_read(v, gva, dst, len) || stack_fault(v); }
+
+bool stack_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
+{
+	return gva_write(v, gva, src, len) || stack_fault(v);
+}
+
 bool gva_writable(struct vcpu *v, uint64_t gva, unsigned len)
 {
 	uint64_t gpa;
@@ -191,7 +203,8 @@ bool operand_read(struct vcpu *v, const struct insn *insn, const struct operand 
 		*value = o->imm;
 		return true;
 	case OPND_MEM:
-		return gva_read(v, operand_gva(v, insn, o), value, size);
+		/* RSP and RBP as base mean the stack (SDM vol. 1, table 3-5). */
+		return (o->segment == SS ? stack_read : gva_read)(v, operand_gva(v, insn, o), value, size);
 	default:
 		return raise_exception(v, VEC_UD);
 	}
@@ -207,7 +220,7 @@ bool operand_write(struct vcpu *v, const struct insn *insn, const struct operand
 			gpr_write(v, o->reg, size, value);
 		return true;
 	case OPND_MEM:
-		return gva_write(v, operand_gva(v, insn, o), &value, size);
+		return (o->segment == SS ? stack_write : gva_write)(v, operand_gva(v, insn, o), &value, size);
 	default:
 		return raise_exception(v, VEC_UD);
 	}

@@ -37,6 +37,9 @@ bool gva_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len);
 bool gva_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len);
 /* Would gva_write() succeed? For instructions that must know before they do something else. Nothing is written. */
 bool gva_writable(struct vcpu *v, uint64_t gva, unsigned len);
+/* The same on the stack, where an address that is not canonical is #SS(0). */
+bool stack_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len);
+bool stack_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len);
 /* The same as the CPU accesses its own tables (IDT, GDT, TSS, stack of a handler): as CPL 0 whatever v->cpl is. */
 bool gva_read_system(struct vcpu *v, uint64_t gva, void *dst, unsigned len);
 bool gva_write_system(struct vcpu *v, uint64_t gva, const void *src, unsigned len);

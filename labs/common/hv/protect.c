@@ -119,13 +119,13 @@ int far_transfer(struct vcpu *v, const struct insn *insn)
 
 	if (insn->op == INSN_FAR_RET) {
 		uint16_t pop = insn->src.kind == OPND_IMM ? (uint16_t)insn->src.imm : 0;
-		if (!gva_read(v, rsp, &frame[0], n) || !gva_read(v, rsp + n, &frame[1], n))
+		if (!stack_read(v, rsp, &frame[0], n) || !stack_read(v, rsp + n, &frame[1], n))
 			return EMU_RAISED;
 		if ((frame[1] & 3) > v->cpl) { /* to an outer level: RSP and SS follow on the stack */
 			uint64_t outer[2] = { 0 };
 			uint64_t top = rsp + 2 * n + pop;
 			unsigned old_cpl = v->cpl;
-			if (!gva_read(v, top, &outer[0], n) || !gva_read(v, top + n, &outer[1], n))
+			if (!stack_read(v, top, &outer[0], n) || !stack_read(v, top + n, &outer[1], n))
 				return EMU_RAISED;
 			v->cpl = frame[1] & 3;
 			if (!load_code_segment(v, (uint16_t)frame[1], frame[0]) || !load_return_stack(v, (uint16_t)outer[1])) {
@@ -156,7 +156,7 @@ int far_transfer(struct vcpu *v, const struct insn *insn)
 		return raised_or_stopped(v);
 	if (insn->op == INSN_FAR_CALL) { /* the target is good: only now may the stack change */
 		uint64_t slot = old.selector;
-		if (!gva_write(v, rsp - n, &slot, n) || !gva_write(v, rsp - 2 * n, &next, n)) {
+		if (!stack_write(v, rsp - n, &slot, n) || !stack_write(v, rsp - 2 * n, &next, n)) {
 			v->seg[CS] = old;
 			v->rip = here;
 			return EMU_RAISED;
