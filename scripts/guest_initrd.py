@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""guest_initrd.py OUTPUT: an initial RAM disk with busybox for a Linux guest, which then prints `uname -a` and powers off. With the
-word `shell` on the guest's command line a shell comes first."""
+"""guest_initrd.py OUTPUT: an initial RAM disk with busybox for a Linux guest, whose shell then runs `uname -a` and powers off. With the
+word `shell` on the guest's command line a shell for people comes first."""
 
 import pathlib
 import shutil
@@ -18,10 +18,8 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 case " $(cat /proc/cmdline) " in
 *" shell "*) setsid cttyhack sh ;;
 esac
-echo "/ # uname -a"
-uname -a
-echo "/ # poweroff"
-poweroff -f
+printf 'uname -a\\npoweroff -f\\n' >/tmp/commands
+exec sh -iv </tmp/commands
 """
 
 
