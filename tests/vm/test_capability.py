@@ -37,8 +37,8 @@ class Capability(unittest.TestCase):
         subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", SHIM, host.TOP / "tests/vm/refuse.c", "-ldl"],
                        check=True)
         commands = {
-            name: Command(["env", environment, "LD_PRELOAD=/work/refuse.so", "hv", "run", "--engine", engine, "--timeout", "20", "hello.elf"],
-                          limit=40)
+            name: Command(["env", environment, "LD_PRELOAD=/work/refuse.so",
+                           "hv", "run", "--engine", engine, "--timeout", "20", "hello.elf"], limit=40)
             for name, (environment, engine, _, _) in CASES.items()
         }
         commands["not a kvm"] = Command(["sh", "-c", "mv /dev/kvm /dev/k; ln -s null /dev/kvm; hv run hello.elf; s=$?; "
