@@ -41,6 +41,7 @@ class Grading:
         self.seconds = 0.0
         self.host_facts = {}
         self.errors_of_compiler = ""
+        self._images = {}  # (checkpoint id, run name) -> guest with its numbers, as it was booted
         os.makedirs(self.logs, exist_ok=True)
 
     def run(self):
@@ -105,6 +106,7 @@ class Grading:
                     image = self._guest(run.guest)
                     patched = run.params and not callable(run.args)
                     files["guest.elf"] = patch_params(image, params, run.guest) if patched else image
+                    self._images[checkpoint.id, run.name] = files["guest.elf"]
                 args = run.args(params) if callable(run.args) else run.args
                 argv = list(run.command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
                 stdin = run.stdin(params) if callable(run.stdin) else run.stdin
@@ -142,7 +144,19 @@ class Grading:
     def _judged(self, checkpoint):
         verdict = self.ladder.verdicts[checkpoint.id]
         verdict.log = os.path.relpath(self._write_log(checkpoint.id, self._log_lines(verdict)), self.root)
+        verdict.guest = self._keep_guest(verdict)
         self.progress.judged(verdict)
+
+    def _keep_guest(self, verdict):
+        """The guest that a failure is about, beside the log, so that it can be run again by hand. Its path below the root, or ''."""
+        run = verdict.result.name if verdict.status == FAILED and verdict.result else None
+        image = self._images.get((verdict.checkpoint.id, run))
+        if image is None:
+            return ""
+        path = os.path.join(self.logs, "%s-%s.elf" % (verdict.checkpoint.id, run))
+        with open(path, "wb") as f:
+            f.write(image)
+        return os.path.relpath(path, self.root)
 
     def _log_lines(self, verdict):
         c = verdict.checkpoint

@@ -79,6 +79,7 @@ class Verdict:
     result: object = None  # the run that the message is about
     results: dict = field(default_factory=dict)
     log: str = ""  # path below the root
+    guest: str = ""  # the failed run's guest with its numbers: path below the root
 
     @property
     def points(self):

@@ -123,6 +123,8 @@ def explain(grading, verdict, style):
     lines += _wrap("seed", str(grading.seed))
     lines.append("  %-11s%s" % ("replay", grading.replay(verdict)))
     lines.append("  %-11s%s" % ("log", verdict.log))
+    if verdict.guest:
+        lines.append("  %-11s%s" % ("guest", verdict.guest + " (run it with hv run --trace exits)"))
     return lines
 
 
@@ -160,7 +162,7 @@ def as_json(grading):
         hint = (v.failure.hint or c.hint) if v.failure else ""
         entry = {
             "id": c.id, "title": c.title, "status": v.status, "points": v.points, "max_points": c.points,
-            "requirement": c.requirement, "message": v.message, "hint": hint, "log": v.log, "replay": grading.replay(v),
+            "requirement": c.requirement, "message": v.message, "hint": hint, "log": v.log, "guest": v.guest, "replay": grading.replay(v),
             "depends": list(c.depends),
         }
         if v.failure:

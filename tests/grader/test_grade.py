@@ -56,6 +56,9 @@ class Verdicts(Graded):
     def test_printing_what_is_expected_earns_nothing(self):
         status, result = self.grade_json('#define LINES "answer=2a\\n"\n')
         self.assertEqual((status, result["score"]), (1, 0))
+        # The guest with its numbers is kept where somebody can run it again.
+        failed = next(c for c in result["checkpoints"] if c["status"] == "failed")
+        self.assertTrue(os.path.exists(os.path.join(self.root, failed["guest"])), failed)
         self.assertIn("no virtual machine ran", result["checkpoints"][0]["seen"])
 
     def test_a_decoy_machine_earns_nothing(self):
