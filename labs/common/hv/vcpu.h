@@ -134,7 +134,7 @@ struct vcpu {
 	struct segment seg[6]; /* indexed by enum sreg */
 	struct segment ldtr, tr;
 	struct dtable gdtr, idtr;
-	uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
+	uint64_t cr0, cr2, cr3, cr4, cr8, efer;
 	uint64_t dr[8]; /* 4 and 5 are not used */
 	unsigned cpl;   /* current privilege level, 0-3 */
 
