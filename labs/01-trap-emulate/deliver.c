@@ -125,7 +125,7 @@ static bool try_deliver(struct vcpu *v, const struct event *e)
 	uint64_t rsp = 0;
 
 	if (!find_gate(v, e, &g) || !handler_segment(v, e, &g, &d, &new_cpl) || !handler_stack(v, e, &g, new_cpl, &rsp) ||
-	    !push_frame(v, e, &rsp))
+	    !push_frame(v, e, &rsp) || !mark_accessed(v, &d))
 		return false;
 	enter_handler(v, &g, &d, new_cpl, rsp);
 	return true;
@@ -171,20 +171,16 @@ enum emu emulate_int(struct vcpu *v, const struct insn *insn)
 enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 {
 	uint64_t f[5], mask = FLAGS_DEFINED & ~(FLAG_VM | FLAG_VIF | FLAG_VIP); /* f: rip, cs, rflags, rsp, ss */
-	struct descriptor d;
-	uint16_t cs;
-	unsigned cpl;
 
-	// TODO 1.11: undo what delivery did: read the five words at RSP and check CS. Hint: its RPL is the level to
-	// return to.
-	(void)insn;
+	// TODO 1.11: undo what delivery did, step one: read the five words at RSP. Hint: stack_read() raises what the
+	// stack raises.
+	(void)insn, (void)f, (void)mask;
 	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
-	// TODO 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks against
-	// v->cpl; a new CPL concerns the machine too: trap_special_changed().
-	if (cpl != v->cpl)
-		return lab_todo(v->vm, "1.14",
-				"emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
-	// TODO 1.11: load what was read. Hint: RFLAGS by the mask: some bits are not the guest's to set.
-	(void)f, (void)mask, (void)d, (void)cs;
-	return EMU_RAISED;
+	// TODO 1.14: iretq of a program changes fewer flags than iretq of the kernel. Hint: which ones the program may
+	// not touch depends on the CPL and on IOPL, as they are before the return.
+	if (v->cpl)
+		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: which flags may iretq change at CPL 3?");
+	// TODO 1.11: step two: return_to() checks and loads CS, rip and SS; then RFLAGS and RSP. Hint: when it refuses,
+	// nothing of the guest may have changed.
+	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: return_to(), then rflags and rsp");
 }

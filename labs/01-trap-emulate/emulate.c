@@ -14,7 +14,7 @@ int handle_trap(struct vcpu *v, uint8_t vector, uint32_t error)
 	struct insn insn;
 
 	/* What looks undefined may be one of hv's own patches (checkpoint 1.22). */
-	if (vector == VEC_UD && patch_fetch(v, &insn))
+	if (vector == VEC_UD && patch_fetch(v, v->rip, &insn))
 		return emulate(v, &insn);
 	// TODO 1.2: find out which instruction trapped and emulate it. Hint: insn_fetch() decodes it; v->rip is where
 	// it lies.
@@ -81,34 +81,35 @@ enum emu emulate_string_io(struct vcpu *v, const struct insn *insn)
 
 enum emu emulate_cr(struct vcpu *v, const struct insn *insn)
 {
-	// TODO 1.6: mov to and from CR0, CR2, CR3, CR4 and CR8, clts, lmsw. Hint: some values are refused with #GP(0);
-	// what the machine must know of a change it learns through trap_special_changed().
+	// TODO 1.6: mov to and from CR0, CR2, CR3, CR4 and CR8, clts, lmsw. Hint: cr_register() finds it,
+	// cr_value_valid() knows what the CPU refuses with #GP(0); what the machine must know of a change it learns
+	// through trap_special_changed().
 	(void)insn;
 	return lab_todo(v->vm, "1.6", "emulate_cr() in emulate.c: mov to and from control registers, clts, lmsw");
 }
 
 enum emu emulate_dr(struct vcpu *v, const struct insn *insn)
 {
-	// TODO 1.7: mov to and from debug registers. Hint: DR4 and DR5 are other names unless CR4.DE; DR6 and DR7 have
-	// fixed bits.
+	// TODO 1.7: mov to and from debug registers. Hint: DR4 and DR5 are other names unless CR4.DE; dr_value() knows
+	// the bits that are fixed.
 	(void)insn;
 	return lab_todo(v->vm, "1.7", "emulate_dr() in emulate.c: mov to and from debug registers");
 }
 
 enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 {
-	// TODO 1.8: lgdt, lidt, lldt and ltr load v->gdtr, v->idtr, v->ldtr and v->tr. Hint: descriptor_read() finds a
-	// descriptor; ltr marks the guest's TSS descriptor busy; which exceptions with which error code are in the
-	// manual's last table.
+	// TODO 1.8: lgdt, lidt, lldt and ltr load v->gdtr, v->idtr, v->ldtr and v->tr. Hint: system_descriptor_read()
+	// finds and checks what lldt and ltr name, but a null selector is not its affair; ltr marks the guest's TSS
+	// descriptor busy.
 	(void)insn;
 	return lab_todo(v->vm, "1.8", "emulate_tables() in emulate.c: lgdt and lidt first, then lldt and ltr");
 }
 
 enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 {
-	// TODO 1.9: rdmsr, wrmsr and swapgs. Hint: an MSR that the guest's CPU does not have raises #GP(0); FS and GS
-	// bases reach the machine through trap_special_changed(), and come from it with trap_refresh_segments(), before
-	// you read or replace one.
+	// TODO 1.9: rdmsr, wrmsr and swapgs. Hint: msr_register() finds what the guest's CPU has, anything else is
+	// #GP(0), and so is what msr_value_valid() refuses; FS and GS bases reach the machine through
+	// trap_special_changed(), and come from it with trap_refresh_segments(), before you read or replace one.
 	(void)insn;
 	return lab_todo(v->vm, "1.9", "emulate_msr() in emulate.c: rdmsr and wrmsr on v->msr, then swapgs");
 }

@@ -44,13 +44,10 @@ bool patch_instruction(struct vcpu *v, uint64_t gpa, const struct insn *insn)
 	return false;
 }
 
-// TODO 1.22: this is a good place for the two halves of emulate_patched().
-
 enum emu emulate_patched(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL and
-	// on the operand size; pushf never shows VM and RF; the stack may fault; a guest that single-steps itself still
-	// expects its #DB.
+	// on the operand size; pushf never shows VM and RF; the stack may fault, and then nothing has changed.
 	(void)insn;
 	return lab_todo(v->vm, "1.22", "emulate_patched() in sensitive.c: pushf and popf on the virtual flags");
 }

@@ -193,7 +193,7 @@ static bool try_deliver(struct vcpu *v, const struct event *e)
 	uint64_t rsp = 0;
 
 	if (!find_gate(v, e, &g) || !handler_segment(v, e, &g, &d, &new_cpl) || !handler_stack(v, e, &g, new_cpl, &rsp) ||
-	    !push_frame(v, e, &rsp))
+	    !push_frame(v, e, &rsp) || !mark_accessed(v, &d))
 		return false;
 	enter_handler(v, &g, &d, new_cpl, rsp);
 	return true;
@@ -282,7 +282,7 @@ enum emu emulate_int(struct vcpu *v, const struct insn *insn)
 		return EMU_JUMPED;
 	}
 	v->rip = here;
-	return v->vm->stopping ? EMU_STOP : EMU_RAISED;
+	return raised(v);
 	// STARTER 1.13: int n, int3 and int1 go through the IDT like exceptions. Hint: what is in the frame, the
 	// instruction's address or
 	// the next one's? And which of the two when the gate refuses? try_deliver() delivers at once, so that you can step back.
@@ -295,9 +295,6 @@ enum emu emulate_int(struct vcpu *v, const struct insn *insn)
 enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 {
 	uint64_t f[5], mask = FLAGS_DEFINED & ~(FLAG_VM | FLAG_VIF | FLAG_VIP); /* f: rip, cs, rflags, rsp, ss */
-	struct descriptor d;
-	uint16_t cs;
-	unsigned cpl;
 
 	// SOLUTION 1.11
 	if (insn->opsize != 8)
@@ -307,62 +304,31 @@ enum emu emulate_iret(struct vcpu *v, const struct insn *insn)
 		return raise_gp(v, 0);
 	if (!stack_read(v, v->gpr[RSP], f, sizeof f))
 		return EMU_RAISED;
-	cs = (uint16_t)f[1];
-	cpl = cs & 3;
-	if (!(cs & 0xfffc))
-		return raise_gp(v, 0);
-	if (!descriptor_read(v, cs, false, VEC_GP, &d))
-		return EMU_RAISED;
-	unsigned attr = descriptor_attr(&d), dpl = (attr & SEG_DPL) >> 5;
-	if (!(attr & SEG_S) || !(attr & 8) || cpl < v->cpl || ((attr & 4) ? dpl > cpl : dpl != cpl) ||
-	    ((attr & SEG_L) && (attr & SEG_DB)))
-		return raise_gp(v, cs & 0xfffc);
-	if (!(attr & SEG_P)) {
-		raise_error(v, VEC_NP, cs & 0xfffc);
-		return EMU_RAISED;
-	}
-	if (!(attr & SEG_L))
-		return vm_stop(v->vm, HV_STOPPED, "iretq to 32-bit code (selector 0x%x): the trap engine runs 64-bit code only", cs);
-	if (!canonical(f[0]))
-		return raise_gp(v, 0);
-	// STARTER 1.11: undo what delivery did: read the five words at RSP and check CS. Hint: its RPL is the level to
-	// return to.
-	//	(void)insn;
+	// STARTER 1.11: undo what delivery did, step one: read the five words at RSP. Hint: stack_read() raises what the stack raises.
+	//	(void)insn, (void)f, (void)mask;
 	//	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: pop rip, cs, rflags, rsp and ss");
 	// END
 	// SOLUTION 1.14
-	unsigned old_cpl = v->cpl;
-	v->cpl = cpl; /* SS is checked as the new level would load it */
-	if (!mark_accessed(v, &d) || !load_return_stack(v, (uint16_t)f[4])) {
-		v->cpl = old_cpl;
-		return EMU_RAISED;
-	}
 	/* What a program may not change with it: IOPL unless at CPL 0, IF unless CPL <= IOPL (SDM vol. 2, IRET). */
-	if (old_cpl)
+	if (v->cpl)
 		mask &= ~FLAG_IOPL;
-	if (old_cpl > (v->rflags & FLAG_IOPL) >> 12)
+	if (v->cpl > (v->rflags & FLAG_IOPL) >> 12)
 		mask &= ~FLAG_IF;
-	/* What the more privileged level had in its segment registers is none of the outer one's business. */
-	for (unsigned s = ES; s <= GS && cpl > old_cpl; s++)
-		if (s != CS && s != SS && (v->seg[s].attr & SEG_P) && (v->seg[s].attr & SEG_DPL) < cpl << 5 &&
-		    (v->seg[s].attr & (SEG_S | 8 | 4)) != (SEG_S | 8 | 4))
-			v->seg[s] = (struct segment){ .base = v->seg[s].base };
-	// STARTER 1.14: iretq to another level loads SS, and protects some flags. Hint: load_return_stack() checks
-	// against v->cpl; a new CPL concerns the machine too: trap_special_changed().
-	//	if (cpl != v->cpl)
-	//		return lab_todo(v->vm, "1.14",
-	//				"emulate_iret() in deliver.c: return to an outer level: SS, CPL, protected flags");
+	// STARTER 1.14: iretq of a program changes fewer flags than iretq of the kernel. Hint: which ones the program may not touch depends
+	// on the CPL and on IOPL, as they are before the return.
+	//	if (v->cpl)
+	//		return lab_todo(v->vm, "1.14", "emulate_iret() in deliver.c: which flags may iretq change at CPL 3?");
 	// END
 	// SOLUTION 1.11
+	uint16_t ss = (uint16_t)f[4];
+	if (!return_to(v, (uint16_t)f[1], f[0], &ss)) /* in 64-bit mode SS comes back also when the level stays */
+		return raised(v);
 	v->rflags = (v->rflags & ~mask) | (f[2] & mask) | FLAG_FIXED;
-	segment_from_descriptor(&v->seg[CS], cs, &d);
-	v->rip = f[0];
 	v->gpr[RSP] = f[3];
-	trap_special_changed(v);
 	trap_note(v, "to 0x%llx at CPL %u", (unsigned long long)v->rip, v->cpl);
 	return EMU_JUMPED;
-	// STARTER 1.11: load what was read. Hint: RFLAGS by the mask: some bits are not the guest's to set.
-	//	(void)f, (void)mask, (void)d, (void)cs;
-	//	return EMU_RAISED;
+	// STARTER 1.11: step two: return_to() checks and loads CS, rip and SS; then RFLAGS and RSP. Hint: when it refuses, nothing
+	// of the guest may have changed.
+	//	return lab_todo(v->vm, "1.11", "emulate_iret() in deliver.c: return_to(), then rflags and rsp");
 	// END
 }

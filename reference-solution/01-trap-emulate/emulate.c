@@ -14,7 +14,7 @@ int handle_trap(struct vcpu *v, uint8_t vector, uint32_t error)
 	struct insn insn;
 
 	/* What looks undefined may be one of hv's own patches (checkpoint 1.22). */
-	if (vector == VEC_UD && patch_fetch(v, &insn))
+	if (vector == VEC_UD && patch_fetch(v, v->rip, &insn))
 		return emulate(v, &insn);
 	// SOLUTION 1.2
 	/* Only these can be the CPU's way of refusing an instruction; hosts differ in which one they choose for which. */
@@ -122,10 +122,8 @@ enum emu emulate_flags(struct vcpu *v, const struct insn *insn)
 	switch (insn->op) {
 	case INSN_CLI:
 	case INSN_STI:
-		if (v->cpl > (v->rflags & FLAG_IOPL) >> 12) {
-			raise_error(v, VEC_GP, 0);
-			return EMU_RAISED;
-		}
+		if (v->cpl > (v->rflags & FLAG_IOPL) >> 12)
+			return raise_gp(v, 0);
 		/* The instruction behind an STI that turned interrupts on still runs without them (SDM vol. 2, STI): without this,
 		 * `sti; hlt` could take the interrupt before the HLT and then sleep for ever. */
 		v->shadow = insn->op == INSN_STI && !(v->rflags & FLAG_IF);
@@ -197,50 +195,12 @@ enum emu emulate_string_io(struct vcpu *v, const struct insn *insn)
 	// END
 }
 
-// SOLUTION 1.6
-/* Control register writes and what the CPU refuses. (SDM vol. 3, 2.5) */
-static enum emu write_cr(struct vcpu *v, unsigned cr, uint64_t value)
-{
-	switch (cr) {
-	case 0:
-		if (value >> 32 || ((value & CR0_PG) && !(value & CR0_PE)) || ((value & CR0_NW) && !(value & CR0_CD)))
-			return raise_gp(v, 0);
-		if (!(value & CR0_PG)) /* leaving 64-bit mode is not possible while CS is a 64-bit segment (SDM vol. 3, 9.8.5.4) */
-			return raise_gp(v, 0);
-		v->cr0 = (value & CR0_DEFINED) | CR0_ET;
-		trap_special_changed(v);
-		return EMU_NEXT;
-	case 2:
-		v->cr2 = value;
-		return EMU_NEXT;
-	case 3:
-		if (value >> 52)
-			return raise_gp(v, 0);
-		v->cr3 = value;
-		return EMU_NEXT;
-	case 4:
-		if (value & ~trap_cr4_allowed(v) || !(value & CR4_PAE))
-			return raise_gp(v, 0);
-		v->cr4 = value;
-		trap_special_changed(v);
-		return EMU_NEXT;
-	case 8:
-		if (value >> 4)
-			return raise_gp(v, 0);
-		v->cr8 = value;
-		return EMU_NEXT;
-	default:
-		raise_exception(v, VEC_UD);
-		return EMU_RAISED;
-	}
-}
-// END
-
 enum emu emulate_cr(struct vcpu *v, const struct insn *insn)
 {
 	// SOLUTION 1.6
-	static const char *const note = "cr%u = 0x%llx";
-	uint64_t value;
+	bool write = insn->op == INSN_MOV_TO_CR;
+	unsigned n = write ? insn->dst.reg : insn->src.reg;
+	uint64_t value, *cr = cr_register(v, n);
 
 	if (v->cpl)
 		return raise_gp(v, 0);
@@ -256,26 +216,25 @@ enum emu emulate_cr(struct vcpu *v, const struct insn *insn)
 		v->cr0 = (v->cr0 & ~(CR0_MP | CR0_EM | CR0_TS)) | (value & (CR0_PE | CR0_MP | CR0_EM | CR0_TS));
 		trap_special_changed(v);
 		return EMU_NEXT;
-	case INSN_MOV_TO_CR:
-		value = v->gpr[insn->src.reg];
-		trap_note(v, note, insn->dst.reg, (unsigned long long)value);
-		return write_cr(v, insn->dst.reg, value);
-	default: /* INSN_MOV_FROM_CR */
-		switch (insn->src.reg) {
-		case 0: value = v->cr0; break;
-		case 2: value = v->cr2; break;
-		case 3: value = v->cr3; break;
-		case 4: value = v->cr4; break;
-		case 8: value = v->cr8; break;
-		default: raise_exception(v, VEC_UD); return EMU_RAISED;
-		}
+	default:
+		break;
+	}
+	if (!cr)
+		return raise_ud(v);
+	value = write ? v->gpr[insn->src.reg] : *cr;
+	trap_note(v, "cr%u = 0x%llx", n, (unsigned long long)value);
+	if (!write) {
 		v->gpr[insn->dst.reg] = value;
-		trap_note(v, note, insn->src.reg, (unsigned long long)value);
 		return EMU_NEXT;
 	}
-	// STARTER 1.6: mov to and from CR0, CR2, CR3, CR4 and CR8, clts, lmsw. Hint: some values are refused with #GP(0);
-	// what the machine
-	// must know of a change it learns through trap_special_changed().
+	if (!cr_value_valid(v, n, value))
+		return raise_gp(v, 0);
+	*cr = n == 0 ? (value & CR0_DEFINED) | CR0_ET : value; /* CR0 ignores what it does not have */
+	if (n == 0 || n == 4)
+		trap_special_changed(v);
+	return EMU_NEXT;
+	// STARTER 1.6: mov to and from CR0, CR2, CR3, CR4 and CR8, clts, lmsw. Hint: cr_register() finds it, cr_value_valid() knows what
+	// the CPU refuses with #GP(0); what the machine must know of a change it learns through trap_special_changed().
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.6", "emulate_cr() in emulate.c: mov to and from control registers, clts, lmsw");
 	// END
@@ -290,15 +249,13 @@ enum emu emulate_dr(struct vcpu *v, const struct insn *insn)
 	unsigned dr = write ? insn->dst.reg : insn->src.reg;
 
 	if (dr == 4 || dr == 5) { /* other names of DR6 and DR7, unless CR4.DE (SDM vol. 3, 17.2.2) */
-		if (v->cr4 & CR4_DE) {
-			raise_exception(v, VEC_UD);
-			return EMU_RAISED;
-		}
+		if (v->cr4 & CR4_DE)
+			return raise_ud(v);
 		dr += 2;
 	}
-	if (v->dr[7] & 1 << 13) { /* GD: somebody wants to know who touches them (SDM vol. 3, 17.2.4) */
-		v->dr[7] &= ~(1ull << 13);
-		v->dr[6] = (v->dr[6] & ~0xfull) | 1 << 13; /* no breakpoint was it (SDM vol. 3, 17.2.3) */
+	if (v->dr[7] & DR7_GD) { /* somebody wants to know who touches them (SDM vol. 3, 17.2.4) */
+		v->dr[7] &= ~DR7_GD;
+		v->dr[6] = (v->dr[6] & ~DR6_BREAKPOINTS) | DR6_BD;
 		trap_debugregs_changed(v);
 		raise_exception(v, VEC_DB);
 		return EMU_RAISED;
@@ -310,16 +267,11 @@ enum emu emulate_dr(struct vcpu *v, const struct insn *insn)
 	uint64_t value = v->gpr[insn->src.reg];
 	if (dr >= 6 && value >> 32)
 		return raise_gp(v, 0);
-	/* Bits that always read as one or zero (SDM vol. 3, figure 17-1). */
-	if (dr == 6)
-		value = (value & 0xe00f) | 0xffff0ff0;
-	else if (dr == 7)
-		value = (value & 0xffff2bff) | 0x400;
-	v->dr[dr] = value;
+	v->dr[dr] = dr_value(dr, value);
 	trap_debugregs_changed(v);
 	return EMU_NEXT;
-	// STARTER 1.7: mov to and from debug registers. Hint: DR4 and DR5 are other names unless CR4.DE; DR6 and DR7 have
-	// fixed bits.
+	// STARTER 1.7: mov to and from debug registers. Hint: DR4 and DR5 are other names unless CR4.DE; dr_value()
+	// knows the bits that are fixed.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.7", "emulate_dr() in emulate.c: mov to and from debug registers");
 	// END
@@ -355,22 +307,8 @@ enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 		v->ldtr = (struct segment){ .selector = (uint16_t)value };
 		return EMU_NEXT;
 	}
-	if (value & 4) { /* both live in the GDT */
-		raise_error(v, VEC_GP, value & 0xfffc);
+	if (!system_descriptor_read(v, (uint16_t)value, tr ? SEG_TSS : SEG_LDT, &d))
 		return EMU_RAISED;
-	}
-	if (!descriptor_read(v, (uint16_t)value, true, VEC_GP, &d))
-		return EMU_RAISED;
-	unsigned attr = descriptor_attr(&d);
-	/* An available TSS, whose upper half has a type field too that must be 0 (SDM vol. 3, figure 8-4); an LDT. */
-	if ((attr & (SEG_S | SEG_TYPE)) != (tr ? 9 : 2) || (tr && d.hi >> 40 & 0x1f)) {
-		raise_error(v, VEC_GP, value & 0xfffc);
-		return EMU_RAISED;
-	}
-	if (!(attr & SEG_P)) {
-		raise_error(v, VEC_NP, value & 0xfffc);
-		return EMU_RAISED;
-	}
 	if (tr) { /* LTR marks it busy, in the guest's own table */
 		d.lo |= 1ull << 41;
 		if (!gva_write_system(v, d.gva, &d.lo, 8))
@@ -378,93 +316,51 @@ enum emu emulate_tables(struct vcpu *v, const struct insn *insn)
 	}
 	segment_from_descriptor(tr ? &v->tr : &v->ldtr, (uint16_t)value, &d);
 	return EMU_NEXT;
-	// STARTER 1.8: lgdt, lidt, lldt and ltr load v->gdtr, v->idtr, v->ldtr and v->tr. Hint: descriptor_read() finds a
-	// descriptor;
-	// ltr marks the guest's TSS descriptor busy; which exceptions with which error code are in the manual's last table.
+	// STARTER 1.8: lgdt, lidt, lldt and ltr load v->gdtr, v->idtr, v->ldtr and v->tr. Hint: system_descriptor_read() finds and
+	// checks what lldt and ltr name, but a null selector is not its affair; ltr marks the guest's TSS descriptor busy.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.8", "emulate_tables() in emulate.c: lgdt and lidt first, then lldt and ltr");
 	// END
 }
 
-// SOLUTION 1.9
-/* Where the guest's value of a plain MSR lives; NULL for those with rules of their own. */
-static uint64_t *plain_msr(struct vcpu *v, uint32_t index)
-{
-	switch (index) {
-	case MSR_STAR: return &v->msr.star;
-	case MSR_LSTAR: return &v->msr.lstar;
-	case MSR_CSTAR: return &v->msr.cstar;
-	case MSR_SFMASK: return &v->msr.sfmask;
-	case MSR_KERNEL_GS_BASE: return &v->msr.kernel_gs_base;
-	case MSR_FS_BASE: return &v->seg[FS].base;
-	case MSR_GS_BASE: return &v->seg[GS].base;
-	case MSR_SYSENTER_CS: return &v->msr.sysenter_cs;
-	case MSR_SYSENTER_ESP: return &v->msr.sysenter_esp;
-	case MSR_SYSENTER_EIP: return &v->msr.sysenter_eip;
-	case MSR_PAT: return &v->msr.pat;
-	case MSR_MISC_ENABLE: return &v->msr.misc_enable;
-	default: return NULL;
-	}
-}
-
-static enum emu write_msr(struct vcpu *v, uint32_t index, uint64_t value)
-{
-	uint64_t *plain = plain_msr(v, index);
-
-	if (index == MSR_EFER) {
-		/* Paging is on, so long mode cannot be switched (APM vol. 2, 3.1.7). LMA is the CPU's own. */
-		if (value & ~(uint64_t)TRAP_EFER_ALLOWED || (value ^ v->efer) & EFER_LME)
-			return raise_gp(v, 0);
-		v->efer = (value & ~EFER_LMA) | (v->efer & EFER_LMA);
-		trap_special_changed(v);
-		return EMU_NEXT;
-	}
-	if (index == MSR_TSC) {
-		trap_set_tsc(v, value);
-		return EMU_NEXT;
-	}
-	if (!plain || !msr_value_valid(index, value))
-		return raise_gp(v, 0);
-	*plain = value;
-	if (index == MSR_FS_BASE || index == MSR_GS_BASE)
-		trap_special_changed(v);
-	return EMU_NEXT;
-}
-// END
-
 enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 {
 	// SOLUTION 1.9
 	uint32_t index = (uint32_t)v->gpr[RCX];
+	uint64_t value, *msr = msr_register(v, index);
 
 	if (v->cpl)
 		return raise_gp(v, 0);
 	trap_refresh_segments(v); /* the bases of FS and GS may have changed without a trap */
 	if (insn->op == INSN_SWAPGS) {
-		uint64_t base = v->seg[GS].base;
+		value = v->seg[GS].base;
 		v->seg[GS].base = v->msr.kernel_gs_base;
-		v->msr.kernel_gs_base = base;
+		v->msr.kernel_gs_base = value;
 		trap_special_changed(v);
 		return EMU_NEXT;
 	}
 	trap_note(v, "MSR 0x%x", index);
-	if (insn->op == INSN_WRMSR)
-		return write_msr(v, index, v->gpr[RDX] << 32 | gpr_read(v, RAX, 4));
-	uint64_t *plain = plain_msr(v, index), value;
-	if (index == MSR_EFER)
-		value = v->efer;
-	else if (index == MSR_TSC)
-		value = trap_machine_tsc(v);
-	else if (plain)
-		value = *plain;
-	else
+	if (!msr && index != MSR_TSC)
 		return raise_gp(v, 0);
-	v->gpr[RAX] = (uint32_t)value;
-	v->gpr[RDX] = value >> 32;
+	if (insn->op == INSN_RDMSR) {
+		value = msr ? *msr : trap_machine_tsc(v);
+		v->gpr[RAX] = (uint32_t)value;
+		v->gpr[RDX] = value >> 32;
+		return EMU_NEXT;
+	}
+	value = v->gpr[RDX] << 32 | gpr_read(v, RAX, 4);
+	if (!msr_value_valid(v, index, value))
+		return raise_gp(v, 0);
+	if (msr)
+		*msr = index == MSR_EFER ? value | EFER_LMA : value; /* LMA is the CPU's own: long mode is on */
+	else
+		trap_set_tsc(v, value);
+	if (index == MSR_EFER || index == MSR_FS_BASE || index == MSR_GS_BASE)
+		trap_special_changed(v);
 	return EMU_NEXT;
-	// STARTER 1.9: rdmsr, wrmsr and swapgs. Hint: an MSR that the guest's CPU does not have raises #GP(0); FS and GS
-	// bases reach the
-	// machine through trap_special_changed(), and come from it with trap_refresh_segments(), before you read or replace one.
+	// STARTER 1.9: rdmsr, wrmsr and swapgs. Hint: msr_register() finds what the guest's CPU has, anything else is #GP(0), and so is what
+	// msr_value_valid() refuses; FS and GS bases reach the machine through trap_special_changed(), and come from it with
+	// trap_refresh_segments(), before you read or replace one.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.9", "emulate_msr() in emulate.c: rdmsr and wrmsr on v->msr, then swapgs");
 	// END
@@ -513,42 +409,33 @@ enum emu emulate_segments(struct vcpu *v, const struct insn *insn)
 enum emu emulate_syscall(struct vcpu *v, const struct insn *insn)
 {
 	// SOLUTION 1.17
-	if (insn->op == INSN_SYSCALL) {
-		if (!(v->efer & EFER_SCE)) {
-			raise_exception(v, VEC_UD);
-			return EMU_RAISED;
-		}
-		/* (SDM vol. 2, SYSCALL; APM vol. 2, 6.1.1) No stack switch: that is the kernel's affair. */
+	bool enter = insn->op == INSN_SYSCALL;
+
+	if (!(v->efer & EFER_SCE))
+		return raise_ud(v);
+	if (enter) { /* No stack switch: that is the kernel's affair. (SDM vol. 2, SYSCALL; APM vol. 2, 6.1.1) */
 		uint16_t cs = v->msr.star >> 32 & 0xfffc;
 		v->gpr[RCX] = v->rip + insn->len;
 		v->gpr[R11] = v->rflags & ~FLAG_RF;
 		v->rflags = (v->rflags & ~(v->msr.sfmask | FLAG_RF)) | FLAG_FIXED;
 		v->seg[CS] = (struct segment){ .selector = cs, .attr = 0xa09b, .limit = ~0u };
 		v->seg[SS] = (struct segment){ .selector = cs + 8, .attr = 0xc093, .limit = ~0u };
-		v->cpl = 0;
 		v->rip = v->msr.lstar;
-		trap_special_changed(v);
-		trap_note(v, "to 0x%llx", (unsigned long long)v->rip);
-		return EMU_JUMPED;
+	} else { /* To 64-bit code only here. (SDM vol. 2, SYSRET) */
+		if (v->cpl || (insn->opsize == 8 && !canonical(v->gpr[RCX])))
+			return raise_gp(v, 0);
+		if (insn->opsize != 8)
+			return vm_stop(v->vm, HV_STOPPED, "sysret to 32-bit code at rip 0x%llx: the trap engine runs 64-bit code only",
+				       (unsigned long long)v->rip);
+		uint16_t base = v->msr.star >> 48;
+		v->rflags = (v->gpr[R11] & 0x3c7fd7) | FLAG_FIXED;
+		v->seg[CS] = (struct segment){ .selector = (base + 16) | 3, .attr = 0xa0fb, .limit = ~0u };
+		v->seg[SS] = (struct segment){ .selector = (base + 8) | 3, .attr = 0xc0f3, .limit = ~0u };
+		v->rip = v->gpr[RCX];
 	}
-	/* SYSRET, to 64-bit code only here. (SDM vol. 2, SYSRET) */
-	if (!(v->efer & EFER_SCE)) {
-		raise_exception(v, VEC_UD);
-		return EMU_RAISED;
-	}
-	if (v->cpl || (insn->opsize == 8 && !canonical(v->gpr[RCX])))
-		return raise_gp(v, 0);
-	if (insn->opsize != 8)
-		return vm_stop(v->vm, HV_STOPPED, "sysret to 32-bit code at rip 0x%llx: the trap engine runs 64-bit code only",
-			       (unsigned long long)v->rip);
-	uint16_t base = v->msr.star >> 48;
-	v->rip = v->gpr[RCX];
-	v->rflags = (v->gpr[R11] & 0x3c7fd7) | FLAG_FIXED;
-	v->seg[CS] = (struct segment){ .selector = (base + 16) | 3, .attr = 0xa0fb, .limit = ~0u };
-	v->seg[SS] = (struct segment){ .selector = (base + 8) | 3, .attr = 0xc0f3, .limit = ~0u };
-	v->cpl = 3;
+	v->cpl = enter ? 0 : 3;
 	trap_special_changed(v);
-	trap_note(v, "to 0x%llx", (unsigned long long)v->rip);
+	trap_note(v, "to 0x%llx at CPL %u", (unsigned long long)v->rip, v->cpl);
 	return EMU_JUMPED;
 	// STARTER 1.17: syscall and sysret change CS, SS, RIP and RFLAGS by STAR, LSTAR and SFMASK. Hint: neither touches
 	// RSP; EFER.SCE must be on; a new CPL concerns the machine too: trap_special_changed().

@@ -8,6 +8,7 @@ import gzip
 import os
 import pathlib
 import re
+import select
 import shlex
 import subprocess
 import sys
@@ -30,6 +31,8 @@ DOCUMENTED = {OK, GUEST_FAILED, USAGE, HOST, STOPPED, TODO, TIMEOUT, INTERRUPTED
 # What the sanitizers and a crash of hv leave on stderr.
 CRASH = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|runtime error:|crashed in its own code|"
                    r"Segmentation fault|Aborted|core dumped|hv: bug")
+
+BOOTS = 3  # of the test host for one set of commands
 
 # One line frames a result, the others are base64. usage.c kills an hv that does not even obey its own --timeout.
 SCRIPT = """
@@ -95,23 +98,44 @@ def _boot(commands, files, mem, timeout):
         stdin = f"printf %b {shlex.quote(''.join(f'{chr(92)}0{byte:03o}' for byte in command.stdin))} | " if command.stdin else ""
         script += f"{stdin}run {number} {command.limit} {shlex.join(map(str, command.argv))}\n"
     arguments = [word for file in [*files, f"{VM_GUESTS / 'usage'}:/bin/usage"] for word in ("--file", str(file))]
-    done = subprocess.run([TOP / "scripts/testhost-run", "--mem", str(mem), "--timeout", f"{timeout:g}", *arguments, "--", script],
-                          stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    console = done.stdout.decode(errors="replace").replace("\r\n", "\n")
-    return _results(console, commands), console[-2000:] + done.stderr.decode(errors="replace")[-2000:]
+    argv = [TOP / "scripts/testhost-run", "--mem", str(mem), "--timeout", f"{timeout:g}", *arguments, "--", script]
+    output, trouble = watch(argv, quiet=max(command.limit for command in commands.values()) + 30)
+    console = output.decode(errors="replace").replace("\r\n", "\n")
+    return _results(console, commands), console[-2000:] + trouble
+
+
+def watch(argv, quiet):
+    """Runs the test host. Returns (its output, what went wrong). It is stopped when it says nothing for so many seconds, in which any
+    command would have ended: QEMU's emulated SVM can lose the timer interrupt that the machine then waits for, for ever."""
+    output, trouble = bytearray(), ""
+    with tempfile.TemporaryFile() as err:
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err) as process:
+            while True:
+                if not select.select([process.stdout], [], [], quiet)[0]:
+                    trouble = f"the test host said nothing for {quiet} seconds and was stopped\n"
+                    process.terminate()  # it ends its QEMU
+                    break
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                if not data:
+                    break
+                output += data
+        err.seek(0)
+        return bytes(output), trouble + err.read().decode(errors="replace")[-2000:]
 
 
 def run(commands, files, mem=512, timeout=300):
     """Runs commands (name -> Command) one after another in one boot of the test host. Returns name -> Result.
 
-    The QEMU that the test host runs in can abort when a nested guest writes CR8 while an interrupt is pending. That is not the
-    guest's fault, so what was not reached then is tried once more.
+    The QEMU that the test host runs in can abort when a nested guest writes CR8 while an interrupt is pending, and can lose a timer
+    interrupt. That is not the guest's fault, so what was not reached then is tried again.
     """
-    results, trouble = _boot(commands, files, mem, timeout)
-    missing = {name: command for name, command in commands.items() if name not in results}
-    if missing:
-        again, trouble = _boot(missing, files, mem, timeout)
-        results.update(again)
+    results, trouble = {}, ""
+    for _ in range(BOOTS):
+        missing = {name: command for name, command in commands.items() if name not in results}
+        if not missing:
+            return results
+        found, trouble = _boot(missing, files, mem, timeout)
+        results.update(found)
     missing = [name for name in commands if name not in results]
     if missing:
         raise RuntimeError(f"the test host did not come to: {', '.join(map(str, missing))}\n{trouble}")

@@ -3,6 +3,8 @@
  */
 #include "lab1.h"
 
+#include <string.h>
+
 /* CPUID, when the machine lets it trap: ask the policy what this guest may know. */
 static enum emu emulate_cpuid(struct vcpu *v)
 {
@@ -24,13 +26,15 @@ static enum emu emulate_cpuid(struct vcpu *v)
 static enum emu emulate_stores(struct vcpu *v, const struct insn *insn)
 {
 	const struct dtable *table = insn->op == INSN_SGDT ? &v->gdtr : &v->idtr;
-	uint64_t gva, value;
+	uint8_t stored[10];
+	uint64_t value;
 
 	switch (insn->op) {
 	case INSN_SGDT:
 	case INSN_SIDT:
-		gva = operand_gva(v, insn, &insn->dst);
-		return gva_write(v, gva, &table->limit, 2) && gva_write(v, gva + 2, &table->base, 8) ? EMU_NEXT : EMU_RAISED;
+		memcpy(stored, &table->limit, 2);
+		memcpy(stored + 2, &table->base, 8);
+		return gva_write(v, operand_gva(v, insn, &insn->dst), stored, sizeof stored) ? EMU_NEXT : EMU_RAISED;
 	default: /* SLDT, STR, SMSW */
 		value = insn->op == INSN_SLDT ? v->ldtr.selector : insn->op == INSN_STR ? v->tr.selector : v->cr0;
 		return operand_write(v, insn, &insn->dst, insn->dst.kind == OPND_MEM ? 2 : insn->dst.size, value) ? EMU_NEXT
@@ -65,13 +69,11 @@ static enum emu emulate_simple(struct vcpu *v, const struct insn *insn)
 	case INSN_XSETBV: /* no XSAVE is offered, so it does not exist */
 	case INSN_SYSENTER:
 	case INSN_SYSEXIT:
-		raise_exception(v, VEC_UD);
-		return EMU_RAISED;
+		return raise_ud(v);
 	default:
 		break;
 	}
-	raise_error(v, VEC_GP, 0);
-	return EMU_RAISED;
+	return raise_gp(v, 0);
 }
 
 enum emu dispatch(struct vcpu *v, const struct insn *insn)
@@ -100,6 +102,5 @@ enum emu dispatch(struct vcpu *v, const struct insn *insn)
 	case INSN_PUSHF: case INSN_POPF: return emulate_patched(v, insn);
 	default: return emulate_simple(v, insn);
 	}
-	raise_error(v, VEC_GP, 0);
-	return EMU_RAISED;
+	return raise_gp(v, 0);
 }

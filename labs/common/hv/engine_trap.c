@@ -90,7 +90,7 @@ static void step_over_emulated(struct vcpu *v, uint64_t rip, bool tf)
 		return;
 	while (n && guest_read(&v->vm->mem, rip, bytes, n))
 		n--;
-	if (insn_decode(bytes, n, &insn))
+	if (insn_decode(bytes, n, &insn) && !patch_fetch(v, rip, &insn))
 		return;
 	switch (insn.op) {
 	case INSN_INT: case INSN_INT3: case INSN_INT1: /* the handler is not stepped */
@@ -106,7 +106,7 @@ static void step_over_emulated(struct vcpu *v, uint64_t rip, bool tf)
 	}
 	if (!tf)
 		return;
-	v->dr[6] = (v->dr[6] & ~0xfull) | DR6_BS; /* no breakpoint was it (SDM vol. 3, 17.2.3) */
+	v->dr[6] = (v->dr[6] & ~DR6_BREAKPOINTS) | DR6_BS; /* no breakpoint was it (SDM vol. 3, 17.2.3) */
 	trap_debugregs_changed(v);
 	raise_exception(v, VEC_DB);
 }
@@ -193,7 +193,7 @@ static void describe(struct vcpu *v, struct trap_engine *e)
 	unsigned n = INSN_MAX;
 	while (n && guest_read(&v->vm->mem, gpa, bytes, n))
 		n--;
-	if ((n && !insn_decode(bytes, n, &insn)) || patch_fetch(v, &insn))
+	if ((n && !insn_decode(bytes, n, &insn)) || patch_fetch(v, v->rip, &insn))
 		insn_text(&insn, v->rip, e->text, sizeof e->text);
 }
 

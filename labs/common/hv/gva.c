@@ -62,6 +62,9 @@ static bool check_gva(struct vcpu *v, uint64_t gva, unsigned len, bool write, bo
 
 	if (!canonical(gva) || !canonical(last))
 		return raise_error(v, VEC_GP, 0);
+	uint64_t align = len & -len; /* of a structure, what its smallest part needs; nothing needs more than 8 */
+	if (user && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC) && gva % (align < 8 ? align : 8))
+		return raise_error(v, VEC_AC, 0);
 	uint32_t error = (write ? PF_W : 0) | (user ? PF_U : 0);
 	if (gva_translate(v, gva, gpa))
 		return raise_page_fault(v, gva, error);

@@ -31,7 +31,8 @@ static inline bool canonical(uint64_t gva)
 /*
  * Reads or writes guest memory as an instruction at the present CPL would. true when all of it was done. false when the
  * access faults: the exception (#PF with CR2; #GP for a non-canonical address, which an instruction that works on its stack turns
- * into #SS) is then queued in v->event and nothing was written. Addresses without RAM go to the device bus.
+ * into #SS; #AC at CPL 3 where CR0.AM and RFLAGS.AC are on) is then queued in v->event and nothing was written. Addresses without RAM
+ * go to the device bus.
  */
 bool gva_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len);
 bool gva_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len);

@@ -13,6 +13,7 @@
 #include "machine.h"
 #include "patch.h"
 #include "protect.h"
+#include "registers.h"
 #include "trapengine.h"
 #include "vcpu.h"
 #include "vm.h"
@@ -36,6 +37,15 @@ static inline enum emu raise_gp(struct vcpu *v, uint32_t error)
 	raise_error(v, VEC_GP, error);
 	return EMU_RAISED;
 }
+
+/* The same for #UD, which has no error code. */
+static inline enum emu raise_ud(struct vcpu *v)
+{
+	raise_exception(v, VEC_UD);
+	return EMU_RAISED;
+}
+/* For a helper that returned false: an exception is queued, or the VM is stopped. */
+static inline enum emu raised(const struct vcpu *v) { return v->vm->stopping ? EMU_STOP : EMU_RAISED; }
 
 /* --- emulate.c ---------------------------------------------------------------------------------------------------- */
 

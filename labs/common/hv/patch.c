@@ -53,13 +53,13 @@ static bool is_prefix(uint8_t byte)
 	}
 }
 
-bool patch_fetch(struct vcpu *v, struct insn *insn)
+bool patch_fetch(struct vcpu *v, uint64_t rip, struct insn *insn)
 {
 	unsigned n = INSN_MAX, i = 0;
 	uint8_t bytes[INSN_MAX];
 	uint64_t gpa;
 
-	if (!v->vm->opt.patch || gva_translate(v, v->rip, &gpa))
+	if (!v->vm->opt.patch || gva_translate(v, rip, &gpa))
 		return false;
 	while (n && guest_read(&v->vm->mem, gpa, bytes, n)) /* memory may end behind the instruction */
 		n--;

@@ -21,7 +21,7 @@
  * the image has no such segments (a bzImage, whose code is still packed), or the lab's step is not written. */
 int patch_image(struct vcpu *v, const struct boot_state *boot);
 
-/* True when a patched instruction lies at v->rip and patching is on; *insn is then the instruction that it replaces. */
-bool patch_fetch(struct vcpu *v, struct insn *insn);
+/* True when a patched instruction lies at rip and patching is on; *insn is then the instruction that it replaces. */
+bool patch_fetch(struct vcpu *v, uint64_t rip, struct insn *insn);
 
 #endif

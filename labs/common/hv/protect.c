@@ -63,7 +63,9 @@ bool load_data_segment(struct vcpu *v, unsigned sreg, uint16_t selector)
 	return true;
 }
 
-bool load_return_stack(struct vcpu *v, uint16_t selector)
+/* SS for a return to level v->cpl: as load_data_segment(), but without the shadow, and below CPL 3 a null selector may have any RPL.
+ * (APM vol. 3, IRET; vol. 2, 4.10.5) */
+static bool load_return_stack(struct vcpu *v, uint16_t selector)
 {
 	bool shadow = v->shadow;
 
@@ -77,7 +79,9 @@ bool load_return_stack(struct vcpu *v, uint16_t selector)
 	return true;
 }
 
-bool load_code_segment(struct vcpu *v, uint16_t selector, uint64_t rip)
+/* Loads CS and rip for a far transfer that stays at v->cpl. false: neither changed; an exception is queued or the VM stopped.
+ * (SDM vol. 2, JMP) */
+static bool load_code_segment(struct vcpu *v, uint16_t selector, uint64_t rip)
 {
 	struct descriptor d;
 
@@ -106,9 +110,56 @@ bool load_code_segment(struct vcpu *v, uint16_t selector, uint64_t rip)
 	return true;
 }
 
-static enum emu raised_or_stopped(const struct vcpu *v)
+/* What the more privileged level had in its segment registers is none of the outer one's business: data and non-conforming code of a
+ * lower DPL become null. (SDM vol. 2, IRET and RET, "Operation"; vol. 3, 5.8.6) */
+static void hide_inner_segments(struct vcpu *v)
 {
-	return v->event.pending ? EMU_RAISED : EMU_STOP;
+	static const uint8_t data[] = { ES, DS, FS, GS };
+
+	for (unsigned i = 0; i < sizeof data; i++) {
+		struct segment *s = &v->seg[data[i]];
+		bool conforming = (s->attr & (SEG_S | 8 | 4)) == (SEG_S | 8 | 4);
+		if ((s->attr & SEG_P) && (s->attr & SEG_DPL) < v->cpl << 5 && !conforming)
+			*s = (struct segment){ .base = s->base };
+	}
+}
+
+bool return_to(struct vcpu *v, uint16_t cs, uint64_t rip, const uint16_t *ss)
+{
+	unsigned old_cpl = v->cpl;
+	struct segment old_cs = v->seg[CS];
+	uint64_t here = v->rip;
+
+	if (!(cs & 0xfffc))
+		return raise_error(v, VEC_GP, 0);
+	if ((cs & 3) < old_cpl) /* never to an inner level */
+		return raise_error(v, VEC_GP, cs & 0xfffc);
+	v->cpl = cs & 3; /* both are checked as the new level would load them */
+	if (!load_code_segment(v, cs, rip) || (ss && !load_return_stack(v, *ss))) {
+		v->cpl = old_cpl;
+		v->seg[CS] = old_cs;
+		v->rip = here;
+		return false;
+	}
+	if (v->cpl != old_cpl) {
+		hide_inner_segments(v);
+		trap_special_changed(v); /* alignment checks exist at CPL 3 only */
+	}
+	return true;
+}
+
+bool system_descriptor_read(struct vcpu *v, uint16_t selector, unsigned type, struct descriptor *d)
+{
+	if (selector & 4) /* both kinds live in the GDT */
+		return raise_error(v, VEC_GP, selector & 0xfffc);
+	if (!descriptor_read(v, selector, true, VEC_GP, d))
+		return false;
+	/* The upper half has a type field too, which must be 0 for a TSS (SDM vol. 3, figure 8-4). */
+	if ((descriptor_attr(d) & (SEG_S | SEG_TYPE)) != type || (type == SEG_TSS && d->hi >> 40 & 0x1f))
+		return raise_error(v, VEC_GP, selector & 0xfffc);
+	if (!(descriptor_attr(d) & SEG_P))
+		return raise_error(v, VEC_NP, selector & 0xfffc);
+	return true;
 }
 
 int far_transfer(struct vcpu *v, const struct insn *insn)
@@ -119,32 +170,22 @@ int far_transfer(struct vcpu *v, const struct insn *insn)
 
 	if (insn->op == INSN_FAR_RET) {
 		uint16_t pop = insn->src.kind == OPND_IMM ? (uint16_t)insn->src.imm : 0;
+		uint64_t top = rsp + 2 * n + pop, outer[2] = { 0 };
 		if (!stack_read(v, rsp, &frame[0], n) || !stack_read(v, rsp + n, &frame[1], n))
 			return EMU_RAISED;
-		if ((frame[1] & 3) > v->cpl) { /* to an outer level: RSP and SS follow on the stack */
-			uint64_t outer[2] = { 0 };
-			uint64_t top = rsp + 2 * n + pop;
-			unsigned old_cpl = v->cpl;
-			if (!stack_read(v, top, &outer[0], n) || !stack_read(v, top + n, &outer[1], n))
-				return EMU_RAISED;
-			v->cpl = frame[1] & 3;
-			if (!load_code_segment(v, (uint16_t)frame[1], frame[0]) || !load_return_stack(v, (uint16_t)outer[1])) {
-				v->cpl = old_cpl;
-				v->seg[CS] = old;
-				v->rip = here;
-				return raised_or_stopped(v);
-			}
-			v->gpr[RSP] = outer[0] + pop;
-			trap_special_changed(v);
+		if ((frame[1] & 3) <= v->cpl) {
+			if (!return_to(v, (uint16_t)frame[1], frame[0], NULL))
+				return raised(v);
+			v->gpr[RSP] = top;
 			return EMU_JUMPED;
 		}
-		if ((frame[1] & 3) < v->cpl) { /* never to an inner level */
-			raise_error(v, VEC_GP, frame[1] & 0xfffc);
+		/* To an outer level: RSP and SS follow on the stack. */
+		if (!stack_read(v, top, &outer[0], n) || !stack_read(v, top + n, &outer[1], n))
 			return EMU_RAISED;
-		}
-		if (!load_code_segment(v, (uint16_t)frame[1], frame[0]))
-			return raised_or_stopped(v);
-		v->gpr[RSP] = rsp + 2 * n + pop;
+		uint16_t ss = (uint16_t)outer[1];
+		if (!return_to(v, (uint16_t)frame[1], frame[0], &ss))
+			return raised(v);
+		v->gpr[RSP] = outer[0] + pop;
 		return EMU_JUMPED;
 	}
 	/* Only through memory in 64-bit mode: the offset first, the selector behind it. */
@@ -153,7 +194,7 @@ int far_transfer(struct vcpu *v, const struct insn *insn)
 	if (!gva_read(v, gva, &offset, n) || !gva_read(v, gva + n, &selector, 2))
 		return EMU_RAISED;
 	if (!load_code_segment(v, selector, offset))
-		return raised_or_stopped(v);
+		return raised(v);
 	if (insn->op == INSN_FAR_CALL) { /* the target is good: only now may the stack change */
 		uint64_t slot = old.selector;
 		if (!stack_write(v, rsp - n, &slot, n) || !stack_write(v, rsp - 2 * n, &next, n)) {
@@ -164,25 +205,4 @@ int far_transfer(struct vcpu *v, const struct insn *insn)
 		v->gpr[RSP] = rsp - 2 * n;
 	}
 	return EMU_JUMPED;
-}
-static bool msr_is_address(uint32_t index)
-{
-	return index == MSR_LSTAR || index == MSR_CSTAR || index == MSR_FS_BASE || index == MSR_GS_BASE ||
-	       index == MSR_KERNEL_GS_BASE || index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP;
-}
-
-/* Each of the eight bytes of the PAT is a memory type that exists (SDM vol. 3, 11.12.2). */
-static bool pat_valid(uint64_t pat)
-{
-	for (unsigned i = 0; i < 8; i++, pat >>= 8)
-		if ((pat & 0xff) > 7 || (pat & 0xff) == 2 || (pat & 0xff) == 3)
-			return false;
-	return true;
-}
-
-bool msr_value_valid(uint32_t index, uint64_t value)
-{
-	if (index == MSR_PAT)
-		return pat_valid(value);
-	return !msr_is_address(index) || canonical(value);
 }

@@ -19,22 +19,27 @@ bool port_allowed(struct vcpu *v, uint16_t port, unsigned size);
  * interrupt shadow. false: nothing was loaded, the exception is queued. (SDM vol. 2, MOV; vol. 3, 5.6) */
 bool load_data_segment(struct vcpu *v, unsigned sreg, uint16_t selector);
 
-/* Loads SS for a return to level v->cpl: as load_data_segment(), but without the shadow, and below CPL 3 a null selector may have
- * any RPL. (APM vol. 3, IRET; vol. 2, 4.10.5) */
-bool load_return_stack(struct vcpu *v, uint16_t selector);
-
 /* The CPU marks a descriptor that it loads into a segment register as accessed, in the table. false: the write faulted, which is
  * queued. (SDM vol. 3, 3.4.5.1) */
 bool mark_accessed(struct vcpu *v, struct descriptor *d);
 
-/* Loads CS for a far transfer that stays at the guest's level, and sets v->rip. false: nothing changed, an exception is queued
- * or the VM is stopped (32-bit code). (SDM vol. 2, JMP, CALL, RET; vol. 3, 5.8) */
-bool load_code_segment(struct vcpu *v, uint16_t selector, uint64_t rip);
+/*
+ * Returns to the level that cs's RPL names, the present or an outer one: CS and rip, and with ss (not NULL) SS too, are checked as that
+ * level would load them, and loaded; v->cpl becomes that level, the machine is told of it, and data segments that the outer level may
+ * not have become null. RSP and RFLAGS are the caller's. false: nothing changed; an exception is queued, or the VM is stopped (32-bit
+ * code). (SDM vol. 2, IRET and RET; vol. 3, 5.8; APM vol. 2, 4.10.5)
+ */
+bool return_to(struct vcpu *v, uint16_t cs, uint64_t rip, const uint16_t *ss);
+
+/* The types of system descriptors in 64-bit mode (SDM vol. 3, table 3-2). */
+#define SEG_LDT 2
+#define SEG_TSS 9
+#define SEG_TSS_BUSY 11
+/* Reads the descriptor of an LDT or of an available TSS: in the GDT, of this type, present, in this order. false: the exception is
+ * queued, with the selector as its error code. (SDM vol. 2, LLDT, LTR) */
+bool system_descriptor_read(struct vcpu *v, uint16_t selector, unsigned type, struct descriptor *d);
 
 /* Far jumps, calls and returns, an outer level included: an enum emu (lab1.h). */
 int far_transfer(struct vcpu *v, const struct insn *insn);
-
-/* Would wrmsr take this value? Addresses must be canonical, the PAT must hold memory types that exist. (SDM vol. 4, table 2-2) */
-bool msr_value_valid(uint32_t index, uint64_t value);
 
 #endif

@@ -16,7 +16,6 @@
 #define GUEST_MA (4 * MiB)    /* machine address of gpa 0: a forgotten translation shows at once */
 
 /* Offsets in the monitor's memory. */
-#define MON_GDT 0x1000
 #define MON_TSS 0x3000
 #define MON_IDT 0x4000
 #define MON_STUBS 0x5000      /* 256 stubs of MON_STUB_SIZE bytes */
@@ -24,14 +23,15 @@
 #define MON_SYSCALL 0x7000    /* LSTAR */
 #define MON_CR2 0x7800        /* the #PF stub leaves CR2 here */
 #define MON_STACK_TOP 0x9000  /* rsp0: the trap frame ends here */
+#define MON_GDT 0x10000       /* 64 KiB */
 
-/* The machine's own selectors lie above any that a guest uses; all lower descriptors are absent. */
-#define MON_CS 0x200
-#define MON_SS 0x208
-#define GUEST_SS (0x210 | 3)
-#define GUEST_CS (0x218 | 3)
-#define MON_TR 0x220
-#define MON_GDT_LIMIT 0x22f
+/* The machine's own selectors are the last ones that exist; all descriptors below are absent. */
+#define MON_CS 0xffd0
+#define MON_SS 0xffd8
+#define GUEST_SS (0xffe0 | 3)
+#define GUEST_CS (0xffe8 | 3)
+#define MON_TR 0xfff0
+#define MON_GDT_LIMIT 0xffff
 
 /* The port that the syscall stub writes to; the exception stubs write to the port of their vector. */
 #define MON_PORT_SYSCALL 0xf0

@@ -69,7 +69,11 @@ enum vector {
 #define CR4_OSXSAVE (1ull << 18)
 #define CR4_SMEP (1ull << 20)
 #define CR4_SMAP (1ull << 21)
-#define DR6_BS (1ull << 14) /* single step (SDM vol. 3, 17.2.3) */
+/* Debug registers (SDM vol. 3, 17.2.3, 17.2.4). */
+#define DR6_BREAKPOINTS 0xfull /* B0-B3 */
+#define DR6_BD (1ull << 13)    /* somebody touched the debug registers */
+#define DR6_BS (1ull << 14)    /* single step */
+#define DR7_GD (1ull << 13)    /* #DB before the next mov to or from a debug register */
 #define EFER_SCE (1ull << 0)
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)
