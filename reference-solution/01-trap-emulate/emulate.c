@@ -358,8 +358,8 @@ enum emu emulate_msr(struct vcpu *v, const struct insn *insn)
 	if (index == MSR_EFER || index == MSR_FS_BASE || index == MSR_GS_BASE)
 		trap_special_changed(v);
 	return EMU_NEXT;
-	// STARTER 1.9: rdmsr, wrmsr and swapgs. Hint: msr_register() finds what the guest's CPU has, anything else is #GP(0), and so is what
-	// msr_value_valid() refuses; FS and GS bases reach the machine through trap_special_changed(), and come from it with
+	// STARTER 1.9: rdmsr, wrmsr and swapgs. Hint: msr_register() finds what the guest's CPU has, anything else is #GP(0), and so
+	// is what msr_value_valid() refuses; FS and GS bases reach the machine through trap_special_changed(), and come from it with
 	// trap_refresh_segments(), before you read or replace one.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.9", "emulate_msr() in emulate.c: rdmsr and wrmsr on v->msr, then swapgs");

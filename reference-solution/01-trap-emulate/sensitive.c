@@ -157,8 +157,8 @@ enum emu emulate_patched(struct vcpu *v, const struct insn *insn)
 	v->rflags &= ~FLAG_RF; /* the #UD set it; it protects this instruction only */
 	trap_note(v, "virtual flags 0x%llx", (unsigned long long)v->rflags);
 	return EMU_NEXT;
-	// STARTER 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL and on the operand size;
-	// pushf never shows VM and RF; the stack may fault, and then nothing has changed.
+	// STARTER 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL and on the
+	// operand size; pushf never shows VM and RF; the stack may fault, and then nothing has changed.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.22", "emulate_patched() in sensitive.c: pushf and popf on the virtual flags");
 	// END
