@@ -17,8 +17,8 @@ import time
 TOP = pathlib.Path(__file__).resolve().parent.parent
 LOGS = TOP / "build/test"
 SECONDS = 1500  # ends suites that hang
-# The same values in every run, so that a change is judged and not its luck; the grader draws fresh ones.
-SEED = os.environ.get("TRAPDOOR_GRADE_SEED") or "453480640"
+# The same values in every run, so that a change is judged and not its luck; the grader, and a test that is run by itself, draw fresh ones.
+SEED = os.environ.get("TRAPDOOR_SEED") or "453480640"
 WORKERS = 2     # most suites wait for a test host, which uses one processor
 
 
@@ -26,6 +26,7 @@ def run(log, *command):
     """Runs a command with its output at the end of a log. Returns (exit status, that output)."""
     # Which make started this is nothing to the makes that are started here.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment.setdefault("TRAPDOOR_SEED", SEED)
     command = [str(word) for word in command]
     try:
         done = subprocess.run(command, cwd=TOP, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
