@@ -44,9 +44,9 @@ static uint64_t some(uint64_t bits)
 static void prepare_cr0(struct trap_frame *f)
 {
 	/* Legal, then: PE off, NW without CD, PG off, bits that are ignored. */
-	static const uint64_t odd[] = { 0x80000030, 0xa0000031, 0x31, 0x9fff8031 };
+	static const uint64_t odd[] = { 0x80000030, 0xa0000031, 0x31, 0x9ffb8031 };
 
-	f->rax = 0x80000011 | some(0x5002e);
+	f->rax = 0x80000011 | some(0x1002e); /* without AM: TCG checks no alignment */
 	if (one_in(6))
 		f->rax |= 0x40000000 | (one_in(2) ? 0x20000000 : 0);
 	if (one_in(4))
