@@ -17,7 +17,7 @@ sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "checks
 
 from events import CHECKPOINTS as EVENTS  # noqa: E402
 from popek import CHECKPOINTS as POPEK  # noqa: E402
-from probes import MASK64, after, low, registers, u64  # noqa: E402
+from probes import CR0_FIXED, CR0_FREE, CR4_FIXED, CR4_FREE, MASK64, after, low, registers, some_bits, u64  # noqa: E402
 from system import CHECKPOINTS as SYSTEM  # noqa: E402
 
 TITLE = "trap and emulate"
@@ -209,19 +209,10 @@ def strio_verify(results, params):
 
 # --- 1.6 ------------------------------------------------------------------------------------------------------------------
 
-CR0_FIXED = 1 << 31 | 1 << 4 | 1  # PG, ET, PE
-CR0_FREE = (1, 2, 3, 5, 16, 18)  # MP EM TS NE WP AM
-CR4_FIXED = 1 << 5  # PAE
-CR4_FREE = (2, 3, 4, 7, 9, 10)  # TSD DE PSE PGE OSFXSR OSXMMEXCPT
-
-
 def cr_params(rng):
-    def some(fixed, free):
-        return fixed | sum(1 << bit for bit in free if rng.getrandbits(1))
-
-    return [u64(rng), u64(rng), u64(rng), some(CR0_FIXED, CR0_FREE) | 8, some(CR0_FIXED, CR0_FREE), some(CR4_FIXED, CR4_FREE),
-            some(CR4_FIXED, CR4_FREE), rng.randrange(1, 16), rng.choice((0x08, 0x10, 0x18)), u64(rng) & ~0xF | rng.randrange(0, 15, 2),
-            rng.randrange(0, 15, 2) | 0xFFF0]
+    cr0, cr4 = ([some_bits(rng, *bits) for _ in range(2)] for bits in ((CR0_FIXED, CR0_FREE), (CR4_FIXED, CR4_FREE)))
+    return [u64(rng), u64(rng), u64(rng), cr0[0] | 8, cr0[1], *cr4, rng.randrange(1, 16), rng.choice((0x08, 0x10, 0x18)),
+            u64(rng) & ~0xF | rng.randrange(0, 15, 2), rng.randrange(0, 15, 2) | 0xFFF0]
 
 
 def cr_verify(results, params):

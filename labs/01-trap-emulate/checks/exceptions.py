@@ -1,6 +1,6 @@
 """Checkpoints 1.11 to 1.13: exceptions with and without an error code, and those that a program asks for."""
 
-from checks import trapped
+from checks import reported, trapped
 from model import Checkpoint
 from probes import MASK64, registers
 from system_faults import FAULT_RUNS, verify_faults
@@ -57,9 +57,22 @@ def errors_params(mode):
         outside = rng.randrange(0x90, 0x10000, 8) | rng.randrange(4)
         local = rng.randrange(8, 0x10000, 8) | 4 | rng.randrange(4)
         port = rng.randrange(0x1000, 0x7000, 64)
-        return base_params(rng) + [mode, non_canonical(rng), beyond_memory(rng), outside, local, port]
+        return base_params(rng) + [mode, non_canonical(rng), beyond_memory(rng), outside, local, port, rng.randrange(1, 4)]
 
     return make
+
+
+def nothing_lost(t, high, before_end):
+    """INS that faults has read nothing. The UART's bytes are the seed's."""
+    first = "INS tests the memory (gva_writable()) before it reads the device, or what the device gave is lost."
+    uart, text = 0x3F8, t.seed.to_bytes(8, "little")
+    t.one("ins", PF, 0, 2, first, given={"rdx": uart, "rcx": 1, "rdi": high}, extra={"cr2": high})
+    t.found.append(reported(t.result, "ins.next", text[0], first))
+    end, count = 1 << 32, len(text) - 2
+    t.one("repins", PF, 0, 2, "REP INS that faults leaves RIP at it; RCX and RDI say how many elements it has done.",
+          given={"rdx": uart, "rcx": count, "rdi": end - before_end}, extra={"cr2": end},
+          changed={"rcx": count - before_end, "rdi": end})
+    t.found.append(reported(t.result, "repins.next", text[1 + before_end], first))
 
 
 def errors_verify(results, params):
@@ -102,6 +115,7 @@ def errors_verify(results, params):
     r, p = results["manual"], params["manual"]
     outside = p[6]
     t, frame = Trials(r, p), p[2] & ~15
+    nothing_lost(t, p[5], p[9])
     ext = "Bit 0 (EXT) is set when the fault came up while an exception or interrupt was being delivered (SDM vol. 3, 6.13)."
     for name, vector, error in (("gateabsent", NP, UD * 8 + IDT), ("gatecall", GP, UD * 8 + IDT), ("gatenull", GP, 0),
                                 ("gateoutside", GP, outside & 0xFFFC), ("gatedata", GP, KDATA), ("gateuser", GP, UCODE & ~3),
@@ -133,7 +147,8 @@ def traps_params(rng, mode=0):
     vector, refused = rng.sample(range(0x20, 0x100), 2)
     gate = 0x80 | rng.randrange(4) << 5 | rng.choice((0xE, 0xF))
     words = [int.from_bytes(code.ljust(24, b"\x90")[i : i + 8], "little") for i in (0, 8, 16)]
-    return base_params(rng) + [vector, gate, rng.choice(ERROR_CODE[:-1]), refused, *words, len(code) | lengths, mode]
+    return base_params(rng) + [vector, gate, rng.choice(ERROR_CODE[:-1]), refused, *words, len(code) | lengths, mode,
+                               rng.randrange(0x1000, 0x7000, 64), place(rng, 40, 60), rng.randrange(2, 6)]
 
 
 def steps_of(p):
@@ -165,6 +180,18 @@ def single_steps(t, name, stepped, hint):
     t.expect(name, *events, hint=hint)
 
 
+def steps_of_rep(t, port, memory, count):
+    """REP OUTSB under TF: one #DB for each element, at the instruction until the last is done."""
+    t.start()
+    events = []
+    for left in reversed(range(count)):
+        done = {"rcx": left, "rsi": memory + count - left}
+        events.append(t.event(DB, SET_TF if left else SET_TF + 2, flags=t.flags | TF, extra={"dr6": DR6_STEP}, changed=done))
+    events.append(t.event(UD, SET_TF + 2, flags=t.flags | TF, changed=done))
+    t.expect("rep", *events, hint="A single step of a repeated string instruction is one element: RIP stays at it while RCX is not 0. "
+             "(SDM vol. 3, 17.3.1.4)", rcx=count, rsi=memory, rdx=port)
+
+
 def traps_verify(results, params):
     r, p = results["traps"], params["traps"]
     vector, gate, error_vector, refused = p[3:7]
@@ -181,6 +208,7 @@ def traps_verify(results, params):
            "(SDM vol. 3, 17.3.1.4)")
     single_steps(t, "step", 5, one)
     single_steps(t, "stop", 2, one)
+    steps_of_rep(t, *p[12:15])
     failure = t.verdict(t.all_printed())
     if failure:
         return failure
@@ -207,7 +235,7 @@ CHECKPOINTS = [
         "with the EXT bit when another event was being delivered. A page fault also sets CR2.",
         "raise_error() already says what the code is; push_frame() has to put it on the stack as a sixth word.",
         runs=[guest("errors", "errors", errors_params(0)), guest("errors", "manual", errors_params(1)), *FAULT_RUNS],
-        verify=errors_verify, depends=["1.7", "1.9", "1.10", "1.11"]),
+        verify=errors_verify, depends=["1.5", "1.6", "1.7", "1.9", "1.10", "1.11"]),
     Checkpoint(
         "1.13", "INT n, INT3, single steps", 6,
         "INT n and INT3 go through the IDT like exceptions, but the frame points behind the instruction and has no error "

@@ -7,9 +7,19 @@ MASK64 = (1 << 64) - 1
 NAMES = ("rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "flags")
 ARITHMETIC = 0x8D5
 
+CR0_FIXED = 1 << 31 | 1 << 4 | 1  # PG, ET, PE
+CR0_FREE = (1, 2, 3, 5, 16, 18)  # MP EM TS NE WP AM
+CR4_FIXED = 1 << 5  # PAE
+CR4_FREE = (2, 3, 4, 7, 9, 10)  # TSD DE PSE PGE OSFXSR OSXMMEXCPT
+
 
 def u64(rng):
     return rng.getrandbits(64) | 1 << 63 | 1  # no half of it is 0
+
+
+def some_bits(rng, fixed, free):
+    """fixed, and some of the bits with these numbers."""
+    return fixed | sum(1 << bit for bit in free if rng.getrandbits(1))
 
 
 def registers(seed, **changed):

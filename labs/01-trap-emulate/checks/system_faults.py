@@ -1,16 +1,16 @@
-"""What the instructions of 1.7 to 1.10 must refuse. Part of checkpoint 1.12, because it takes exceptions with error codes.
+"""What the instructions of 1.6 to 1.10 must refuse. Part of checkpoint 1.12, because it takes exceptions with error codes.
 
-events.py takes two names from here: FAULT_RUNS, a list of runs (dr_fault, msr_fault, seg_fault), and verify_faults(results, params),
-which looks at these runs alone and returns None or a Failure.
+exceptions.py takes two names from here: FAULT_RUNS, a list of runs, and verify_faults(results, params), which looks at these runs alone
+and returns None or a Failure.
 """
 
 from checks import first, printed_by_traps, reported
 from model import Failure, Run
-from probes import MASK64, u64
+from probes import CR0_FIXED, CR0_FREE, CR4_FIXED, CR4_FREE, MASK64, some_bits, u64
 from system import DR6_ONES, canonical, pack
 
-DB, UD, NP, SS, GP = 1, 6, 11, 12, 13
-NAMES = {DB: "#DB", UD: "#UD", NP: "#NP", SS: "#SS", GP: "#GP", 14: "#PF"}
+DB, UD, NM, NP, SS, GP = 1, 6, 7, 11, 12, 13
+NAMES = {DB: "#DB", UD: "#UD", NM: "#NM", NP: "#NP", SS: "#SS", GP: "#GP", 14: "#PF"}
 NO_FAULT = 0xFFFF
 
 
@@ -35,6 +35,56 @@ def refused(result, probe, vector, error=0, hint=None):
     back = "A fault leaves everything as it was before the instruction: RIP at it, RSP and all registers unchanged."
     return first(reported(result, probe + ".rip", 0, back), reported(result, probe + ".rsp", 0, back),
                  reported(result, probe + ".changed", 0, back))
+
+
+def went_through(result, probe, hint):
+    """The instruction raised nothing and changed no general register."""
+    seen = result.lines.get(probe + ".vector", [None])[0]
+    if seen == NO_FAULT:
+        return reported(result, probe + ".changed", 0, hint)
+    return Failure("no exception from the instruction `%s`" % probe, "no report" if seen is None else describe(seen, 0), hint, result.name)
+
+
+# --- control registers ------------------------------------------------------------------------------------------------------
+
+# VMXE, SMXE, FSGSBASE, PCIDE, OSXSAVE, KL, SMEP, SMAP, PKE: of CPUs that have more than the guest's. 15 is nobody's.
+CR4_ABSENT = (13, 14, 15, 16, 17, 18, 19, 20, 21, 22)
+
+
+def cr_params(mode):
+    def make(rng):
+        return [u64(rng), some_bits(rng, CR0_FIXED, CR0_FREE), 1 << rng.randrange(32, 64), 1 << rng.randrange(52, 64),
+                some_bits(rng, CR4_FIXED, CR4_FREE), 1 << rng.randrange(32, 64), 1 << rng.choice(CR4_ABSENT), rng.randrange(16),
+                1 << rng.randrange(4, 64), mode]
+
+    return make
+
+
+def cr_verify(r, params):
+    told = ("Guest code uses the FPU without a trap, so the machine must hear of every change of %s: trap_special_changed() behind %s "
+            "(SDM vol. 3, 2.5).")
+    mov, clts, lmsw = (told % ("CR0's bits MP, EM and TS", how) for how in ("a MOV to CR0", "CLTS", "LMSW"))
+    cr4 = told % ("CR4's bit OSFXSR", "a MOV to CR4")
+    found = [refused(r, "ts", NM, 0, mov), refused(r, "tssse", NM, 0, mov), went_through(r, "tswait", mov),
+             went_through(r, "clts", clts), refused(r, "lmsw", NM, 0, lmsw), refused(r, "mpwait", NM, 0, mov), went_through(r, "off", mov),
+             refused(r, "em", NM, 0, mov), refused(r, "emsse", UD, 0, mov), refused(r, "nofxsr", UD, 0, cr4), went_through(r, "fxsr", cr4)]
+    # 7 IRETQ; 8 writes of control registers.
+    return first(*found, printed_by_traps(r, r.output, 15))
+
+
+def cr_manual_verify(r, params):
+    cr0, _, _, cr4, _, _, cr8 = params[1:8]
+    why = "A MOV to CR%d that %s raises #GP(0), and nothing has changed (SDM vol. 2, MOV to control registers)."
+    reserved = "sets a reserved bit"
+    cases = (("cr0pg", 0, "switches paging off while CS is a 64-bit segment"), ("cr0pe", 0, "sets PG without PE"),
+             ("cr0nw", 0, "sets NW without CD"), ("cr0high", 0, "sets one of the bits 32 to 63"), ("cr3high", 3, reserved),
+             ("cr4pae", 4, "clears PAE in 64-bit mode"), ("cr4high", 4, reserved),
+             ("cr4absent", 4, "sets a bit of a feature that the guest's CPU does not have (trap_cr4_allowed())"), ("cr8high", 8, reserved))
+    found = [refused(r, probe, GP, 0, why % (cr, what)) for probe, cr, what in cases]
+    kept = "A control register keeps its value when a new one is refused."
+    found += [reported(r, name, value, kept) for name, value in (("cr0", cr0), ("cr3", 0), ("cr4", cr4), ("cr8", cr8))]
+    # 9 probes and 9 IRETQ; 3 writes, 5 reads.
+    return first(*found, printed_by_traps(r, r.output, 26))
 
 
 # --- debug registers --------------------------------------------------------------------------------------------------------
@@ -137,11 +187,13 @@ def seg_verify(r, params):
     return first(*found, printed_by_traps(r, r.output, 2 * len(cases) + 5))
 
 
-FAULT_RUNS = [Run("dr_fault", "lab1/dr_fault.elf", params=dr_params), Run("msr_fault", "lab1/msr_fault.elf", params=msr_params),
-              Run("seg_fault", "lab1/seg_fault.elf", params=seg_params)]
+# Name, guest, params, check.
+FAULTS = (("cr_fault", "cr_fault", cr_params(0), cr_verify), ("cr-manual", "cr_fault", cr_params(1), cr_manual_verify),
+          ("dr_fault", "dr_fault", dr_params, dr_verify), ("msr_fault", "msr_fault", msr_params, msr_verify),
+          ("seg_fault", "seg_fault", seg_params, seg_verify))
+FAULT_RUNS = [Run(name, "lab1/%s.elf" % elf, params=make) for name, elf, make, _ in FAULTS]
 
 
 def verify_faults(results, params):
     """None, or the first Failure in the runs that FAULT_RUNS describes."""
-    return first(*(check(results[name], params[name]) for name, check in
-                   (("dr_fault", dr_verify), ("msr_fault", msr_verify), ("seg_fault", seg_verify))))
+    return first(*(check(results[name], params[name]) for name, _, _, check in FAULTS))

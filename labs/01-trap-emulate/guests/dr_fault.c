@@ -3,6 +3,7 @@
  * behind is reported too.
  */
 #include "fault.h"
+#include "io.h"
 
 PARAMS;
 FAULT_STATE;
@@ -20,19 +21,6 @@ FAULT_PROBE(write_dr6, "mov %rsi, %dr6");
 FAULT_PROBE(write_dr7, "mov %r12, %dr7");
 FAULT_PROBE(read_dr3, "mov %dr3, %rax");
 FAULT_PROBE(write_dr0, "mov %rdi, %dr0");
-
-static uint64_t read_cr4(void)
-{
-	uint64_t v;
-
-	asm volatile("mov %%cr4, %0" : "=r"(v));
-	return v;
-}
-
-static void set_cr4(uint64_t v)
-{
-	asm volatile("mov %0, %%cr4" : : "r"(v) : "memory");
-}
 
 static void report_status(const char *name)
 {
@@ -71,13 +59,13 @@ int guest_main(void)
 	report_status("high");
 
 	/* With CR4.DE there are no DR4 and DR5 (SDM vol. 3, 17.2.2). */
-	set_cr4(read_cr4() | CR4_DE);
+	write_cr4(read_cr4() | CR4_DE);
 	FAULT_RUN("dr4r", read_dr4, start());
 	FAULT_RUN("dr5r", read_dr5, start());
 	FAULT_RUN("dr4w", write_dr4, start());
 	FAULT_RUN("dr5w", write_dr5, start());
 	report_status("de");
-	set_cr4(read_cr4() & ~CR4_DE);
+	write_cr4(read_cr4() & ~CR4_DE);
 	FAULT_RUN("dr4back", read_dr4, start());
 
 	/* GD reports the next access, once: the CPU clears it before the handler runs (SDM vol. 3, 17.2.4). */

@@ -1,14 +1,16 @@
 /*
- * Checkpoint 1.12: exceptions with an error code. MODE 1 has faults while another exception is delivered (the EXT bit), and
- * IRETQ to an address that is not canonical.
+ * Checkpoint 1.12: exceptions with an error code. MODE 1 has faults while another exception is delivered (the EXT bit), IRETQ to
+ * an address that is not canonical, and INS that faults when the device has something to lose (KVM's own emulator loses it).
  */
 #include "event.h"
 
 PARAMS;
 
-enum { SEED, CODE, STACK, MODE, NON_CANONICAL, HIGH, OUTSIDE, LOCAL, PORT };
+enum { SEED, CODE, STACK, MODE, NON_CANONICAL, HIGH, OUTSIDE, LOCAL, PORT, BEFORE_END };
 
 #define VEC_UD 6
+#define UART 0x3f8
+#define TEXT 8
 #define MSR_EFER 0xc0000080
 #define EFER_NXE (1 << 11)
 #define RFLAGS_NESTED_TASK (1 << 14)
@@ -18,6 +20,7 @@ SNIPPET(write, "mov %rax, (%rsi)");
 SNIPPET(jump, "jmp *%rsi");
 SNIPPET(string_out, "outsb");
 SNIPPET(string_in, "insb");
+SNIPPET(rep_string_in, "rep insb");
 SNIPPET(load_ds, "mov %eax, %ds");
 SNIPPET(load_ss, "mov %eax, %ss");
 SNIPPET(far_jump, "ljmpl *(%rsi)");
@@ -104,9 +107,39 @@ static void agreed(void)
 	iretq_to("irettask", params[CODE] + 64, SEL_KCODE, RFLAGS_NESTED_TASK);
 }
 
+/* Reading the UART's receiver takes a byte out of it. In loopback mode it has what was written (PC16550D data sheet, MCR bit 4). */
+static void ins_from_uart(const char *name, const uint8_t *from, const uint8_t *to, uint64_t count, uint64_t at)
+{
+	place_bytes(params[CODE], from, to - from);
+	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), FLAGS_IF);
+	trial.in.r[R_DX] = UART;
+	trial.in.r[R_CX] = count;
+	trial.in.r[R_DI] = at;
+	trial_run(name);
+	seed++;
+}
+
+/* Memory ends at 4 GiB: an INSB behind it, then a repeated one that comes to the end. No byte may be lost. */
+static void nothing_lost(void)
+{
+	uint64_t text = params[SEED], end = 1ull << 32;
+
+	outb(UART + 2, 0x07); /* FIFOs on and empty */
+	outb(UART + 4, 0x10); /* loopback */
+	for (unsigned i = 0; i < TEXT; i++)
+		outb(UART, text >> 8 * i);
+	ins_from_uart("ins", string_in, string_in_end, 1, params[HIGH]);
+	report("ins.next", inb(UART));
+	ins_from_uart("repins", rep_string_in, rep_string_in_end, TEXT - 2, end - params[BEFORE_END]);
+	report("repins.next", inb(UART));
+	outb(UART + 4, 0);
+}
+
 static void manual(void)
 {
 	unsigned good = GATE_PRESENT | GATE_INTERRUPT;
+
+	nothing_lost();
 
 	through_gate("gateabsent", SEL_KCODE, GATE_INTERRUPT);
 	through_gate("gatecall", SEL_KCODE, GATE_PRESENT | 0xc);

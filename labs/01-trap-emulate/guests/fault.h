@@ -35,7 +35,7 @@ static inline void catch_fault(struct trap_frame *f)
 /* The IDT, with a handler for the exceptions that are expected here. */
 static inline void fault_init(void)
 {
-	static const uint8_t vectors[] = { 1, 6, 11, 12, 13, 14 };
+	static const uint8_t vectors[] = { 1, 6, 7, 11, 12, 13, 14 };
 
 	idt_init();
 	for (unsigned i = 0; i < sizeof(vectors); i++)

@@ -1,14 +1,15 @@
 /*
  * Checkpoint 1.18: interrupts. The source is the UART: switching its "transmitter empty" interrupt on raises IRQ 4 at once,
  * because the transmitter is empty. So all depends on instructions and nothing on time; the PIT has its turn at the end.
- * MODE 1 has a gate that is not there, and the shadows of STI and of a load of SS again and again.
+ * MODE 1 has a REP OUTSB that raises the interrupt itself, a gate that is not there, and the shadows of STI and of a load of SS
+ * again and again.
  */
 #include "event.h"
 #include "pic.h"
 
 PARAMS;
 
-enum { SEED, CODE, STACK, RSP0, BASE, MODE, TICKS, PIT_HZ_PARAM };
+enum { SEED, CODE, STACK, RSP0, BASE, MODE, TICKS, PIT_HZ_PARAM, BUFFER, COUNT };
 
 #define UART_IER 0x3f9
 #define UART_IIR 0x3fa
@@ -26,6 +27,7 @@ SNIPPET(open_twice, "sti; sti; nop; nop; ud2");
 SNIPPET(open_halt, "sti; hlt; nop; ud2");
 SNIPPET(open_fault, "sti; ud2; nop; ud2");
 SNIPPET(raise_open, "out %al, %dx; nop; ud2");
+SNIPPET(rep_raise, "rep outsb; nop; ud2");
 SNIPPET(user_code, "nop; nop; ud2");
 SNIPPET(skip, "addq $2, (%rsp); iretq");
 SNIPPET(resume, "iretq");
@@ -142,6 +144,19 @@ static void by_uart(void)
 	reset_state();
 }
 
+/* The first byte of many raises the interrupt. It must not wait for the last. */
+static void inside_rep(void)
+{
+	memset((void *)params[BUFFER], IER_THRE, params[COUNT]);
+	PLACE(params[CODE], rep_raise);
+	start(FLAGS_IF);
+	trial.in.r[R_CX] = params[COUNT];
+	trial.in.r[R_SI] = params[BUFFER];
+	trial.in.r[R_DX] = UART_IER;
+	trial_run("rep");
+	calm();
+}
+
 /* --- the PIT -------------------------------------------------------------------------------------------------------- */
 
 /* Where the loop was interrupted, one bit for each byte of it, and how often. */
@@ -231,6 +246,7 @@ int guest_main(void)
 	pic_init(params[BASE]);
 	pic_unmask(IRQ_COM1);
 	if (params[MODE]) {
+		inside_rep();
 		/* A gate that is not there: the fault comes from outside the program, and is no double fault. */
 		set_gate(params[BASE] + IRQ_COM1, GATE_INTERRUPT, 0);
 		WAITING("absent", open_nop);

@@ -7,13 +7,14 @@
 
 PARAMS;
 
-enum { SEED, CODE, STACK, VECTOR, GATE, ERROR_VECTOR, REFUSED, STEPS, STEPS_LENGTH = STEPS + 3, MODE };
+enum { SEED, CODE, STACK, VECTOR, GATE, ERROR_VECTOR, REFUSED, STEPS, STEPS_LENGTH = STEPS + 3, MODE, PORT, MEMORY, COUNT };
 
 #define VEC_BP 3
 
 SNIPPET(interrupt, "int $0x80");
 SNIPPET(breakpoint, "int3");
 SNIPPET(set_tf, "pushfq; orl $0x100, (%rsp); popfq");
+SNIPPET(rep_outs, "rep outsb");
 SNIPPET(undefined, "ud2");
 SNIPPET(resume, "iretq");
 SNIPPET(stop_stepping, "andl $~0x100, 16(%rsp); iretq");
@@ -62,6 +63,22 @@ static void single_steps(void)
 	trial_run("stop");
 }
 
+/* A repeated string instruction stops behind each element. */
+static void single_steps_of_rep(void)
+{
+	uint64_t behind = PLACE(params[CODE], set_tf) + (set_tf_end - set_tf);
+
+	PLACE(behind, rep_outs);
+	PLACE(behind + (rep_outs_end - rep_outs), undefined);
+	start();
+	trial.in.r[R_CX] = params[COUNT];
+	trial.in.r[R_SI] = params[MEMORY];
+	trial.in.r[R_DX] = params[PORT];
+	for (unsigned i = 0; i < params[COUNT]; i++)
+		plan[i] = PLACE(params[CODE] + 128, resume);
+	trial_run("rep");
+}
+
 static void manual(void)
 {
 	refused("absent", GATE_INTERRUPT, SEL_KCODE);
@@ -94,6 +111,7 @@ static void agreed(void)
 	idt_load(sizeof idt - 1);
 
 	single_steps();
+	single_steps_of_rep();
 }
 
 int guest_main(void)
