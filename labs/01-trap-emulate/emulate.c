@@ -127,7 +127,7 @@ enum emu emulate_segments(struct vcpu *v, const struct insn *insn)
 enum emu emulate_syscall(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.17: syscall and sysret change CS, SS, RIP and RFLAGS by STAR, LSTAR and SFMASK. Hint: neither touches
-	// RSP; EFER.SCE must be on; a new CPL concerns the machine too: trap_special_changed().
+	// RSP, and EFER.SCE must be on.
 	(void)insn;
 	return lab_todo(v->vm, "1.17",
 			"emulate_syscall() in emulate.c: syscall and sysret by STAR, LSTAR and SFMASK");

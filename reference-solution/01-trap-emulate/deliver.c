@@ -177,7 +177,6 @@ static void enter_handler(struct vcpu *v, const struct gate *g, const struct des
 	v->rip = gate_target(g);
 	v->rflags &= ~(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM | (gate_type(g) == GATE_INTERRUPT ? FLAG_IF : 0));
 	v->shadow = false;
-	trap_special_changed(v);
 	// STARTER 1.11: the guest stands at the handler's first instruction: CS, CPL, SS, RSP, RIP, RFLAGS. Hint: which
 	// gate clears IF?
 	//	(void)g, (void)d, (void)new_cpl, (void)rsp, (void)gate_target;

@@ -434,11 +434,10 @@ enum emu emulate_syscall(struct vcpu *v, const struct insn *insn)
 		v->rip = v->gpr[RCX];
 	}
 	v->cpl = enter ? 0 : 3;
-	trap_special_changed(v);
 	trap_note(v, "to 0x%llx at CPL %u", (unsigned long long)v->rip, v->cpl);
 	return EMU_JUMPED;
 	// STARTER 1.17: syscall and sysret change CS, SS, RIP and RFLAGS by STAR, LSTAR and SFMASK. Hint: neither touches
-	// RSP; EFER.SCE must be on; a new CPL concerns the machine too: trap_special_changed().
+	// RSP, and EFER.SCE must be on.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.17",
 	//			"emulate_syscall() in emulate.c: syscall and sysret by STAR, LSTAR and SFMASK");

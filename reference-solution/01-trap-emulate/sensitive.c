@@ -94,7 +94,7 @@ const struct popek_entry popek_report[POPEK_INSNS] = {
 	{ "in", POPEK_TRAPS }, { "out", POPEK_TRAPS }, { "mov-cr", POPEK_TRAPS },
 	// STARTER 1.21: put POPEK_TRAPS or POPEK_SILENT beside each instruction. Hint: run guests/popek.S with --trace
 	// exits and look
-	// between the two `rep outsb` around its name.
+	// between the two `rep outsb` around it.
 	//	{ "sgdt", POPEK_UNKNOWN }, { "sidt", POPEK_UNKNOWN }, { "sldt", POPEK_UNKNOWN }, { "str", POPEK_UNKNOWN },
 	//	{ "smsw", POPEK_UNKNOWN }, { "pushf", POPEK_UNKNOWN }, { "popf", POPEK_UNKNOWN },
 	//	{ "lar", POPEK_UNKNOWN }, { "lsl", POPEK_UNKNOWN }, { "verr", POPEK_UNKNOWN }, { "verw", POPEK_UNKNOWN },

@@ -141,10 +141,8 @@ bool return_to(struct vcpu *v, uint16_t cs, uint64_t rip, const uint16_t *ss)
 		v->rip = here;
 		return false;
 	}
-	if (v->cpl != old_cpl) {
+	if (v->cpl != old_cpl)
 		hide_inner_segments(v);
-		trap_special_changed(v); /* alignment checks exist at CPL 3 only */
-	}
 	return true;
 }
 

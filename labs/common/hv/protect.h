@@ -25,9 +25,9 @@ bool mark_accessed(struct vcpu *v, struct descriptor *d);
 
 /*
  * Returns to the level that cs's RPL names, the present or an outer one: CS and rip, and with ss (not NULL) SS too, are checked as that
- * level would load them, and loaded; v->cpl becomes that level, the machine is told of it, and data segments that the outer level may
- * not have become null. RSP and RFLAGS are the caller's. false: nothing changed; an exception is queued, or the VM is stopped (32-bit
- * code). (SDM vol. 2, IRET and RET; vol. 3, 5.8; APM vol. 2, 4.10.5)
+ * level would load them, and loaded; v->cpl becomes that level, and data segments that the outer level may not have become null.
+ * RSP and RFLAGS are the caller's. false: nothing changed; an exception is queued, or the VM is stopped (32-bit code).
+ * (SDM vol. 2, IRET and RET; vol. 3, 5.8; APM vol. 2, 4.10.5)
  */
 bool return_to(struct vcpu *v, uint16_t cs, uint64_t rip, const uint16_t *ss);
 

@@ -23,6 +23,7 @@ struct trap_engine {
 		uint64_t cr0, cr4, efer, fs, gs;
 	} special; /* what of the special registers follows the guest, as the machine has it */
 	uint64_t gpr_in[16];    /* general registers as they came out, to see whether any must go back */
+	unsigned cpl;           /* the guest's level when it ran last */
 	bool special_changed, debugregs_changed;
 	bool step;              /* the machine's TF is set: for the interrupt shadow or for the debugger */
 	uint64_t entry_rip;     /* where the guest was resumed */

@@ -204,6 +204,10 @@ int trap_enter(struct vcpu *v, struct trap_engine *e)
 	struct trap_frame *f = monitor_frame(e->mon);
 	bool dirty = false;
 
+	if (v->cpl != e->cpl) { /* alignment checks come and go with the level: see put_special() */
+		e->cpl = v->cpl;
+		e->special_changed = true;
+	}
 	if ((e->special_changed && put_special(v, e)) || (e->debugregs_changed && put_debugregs(v, e)))
 		return -ECANCELED;
 	/* Comparing is cheaper than making KVM load 16 registers after each trap that changed none. */
