@@ -17,7 +17,7 @@ sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "checks
 
 from events import CHECKPOINTS as EVENTS  # noqa: E402
 from popek import CHECKPOINTS as POPEK  # noqa: E402
-from probes import CR0_FIXED, CR0_FREE, CR4_FIXED, CR4_FREE, MASK64, after, low, registers, some_bits, u64  # noqa: E402
+from probes import CR0_ET, CR0_FIXED, CR0_FREE, CR4_FIXED, CR4_FREE, MASK64, after, low, registers, some_bits, u64  # noqa: E402
 from system import CHECKPOINTS as SYSTEM  # noqa: E402
 
 TITLE = "trap and emulate"
@@ -211,13 +211,15 @@ def strio_verify(results, params):
 
 def cr_params(rng):
     cr0, cr4 = ([some_bits(rng, *bits) for _ in range(2)] for bits in ((CR0_FIXED, CR0_FREE), (CR4_FIXED, CR4_FREE)))
-    return [u64(rng), u64(rng), u64(rng), cr0[0] | 8, cr0[1], *cr4, rng.randrange(1, 16), rng.choice((0x08, 0x10, 0x18)),
+    return [u64(rng), u64(rng), u64(rng), cr0[0] | 8, cr0[1] & ~CR0_ET, *cr4, rng.randrange(1, 16), rng.choice((0x08, 0x10, 0x18)),
             u64(rng) & ~0xF | rng.randrange(0, 15, 2), rng.randrange(0, 15, 2) | 0xFFF0]
 
 
 def cr_verify(results, params):
     r = results["cr"]
     seed, cr2a, cr2b, cr0a, cr0b, cr4a, cr4b, cr8, cr3bits, lmsw_a, lmsw_b = params["cr"][:11]
+    fixed_hint = "CR0's bit 4 (ET) is always 1, whatever was written (SDM vol. 3, 2.5)."
+    cr0b |= CR0_ET
     lmsw_hint = "LMSW writes the low four bits of CR0 and no others; PE can be set with it, never cleared."
     cr0_a = cr0b & ~0xE | lmsw_a & 0xE
     cr0_b = cr0_a & ~0xE | lmsw_b & 0xE
@@ -227,7 +229,7 @@ def cr_verify(results, params):
         ("cr2w2", "r15", cr2b, None, 0, None), ("cr2r2", None, 0, "rdi", cr2b, None),
         ("cr0w", "rsi", cr0a, None, 0, None), ("cr0r", None, 0, "rbp", cr0a, None),
         ("clts", None, 0, None, 0, None), ("cltsr", None, 0, "rbp", cr0a & ~8, "CLTS clears bit 3 of CR0 (TS) and nothing else."),
-        ("cr0w2", "rsi", cr0b, None, 0, None), ("cr0r2", None, 0, "rbp", cr0b, None),
+        ("cr0w2", "rsi", cr0b & ~CR0_ET, None, 0, None), ("cr0r2", None, 0, "rbp", cr0b, fixed_hint),
         ("lmsw", "rbx", lmsw_a, None, 0, None), ("lmswr", None, 0, "rbp", cr0_a, lmsw_hint),
         ("lmswm", "rdi", None, None, 0, None), ("lmswmr", None, 0, "rbp", cr0_b, lmsw_hint),
         ("cr4w", "r9", cr4a, None, 0, None), ("cr4r", None, 0, "rcx", cr4a, None),

@@ -23,7 +23,7 @@ struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t s
 
 const struct popek_entry popek_report[POPEK_INSNS] = {
 	// TODO 1.21: put POPEK_TRAPS or POPEK_SILENT beside each instruction. Hint: run guests/popek.S with --trace
-	// exits and look between the two `rep outsb` around its name.
+	// exits and look between the two `rep outsb` around it.
 	{ "sgdt", POPEK_UNKNOWN }, { "sidt", POPEK_UNKNOWN }, { "sldt", POPEK_UNKNOWN }, { "str", POPEK_UNKNOWN },
 	{ "smsw", POPEK_UNKNOWN }, { "pushf", POPEK_UNKNOWN }, { "popf", POPEK_UNKNOWN },
 	{ "lar", POPEK_UNKNOWN }, { "lsl", POPEK_UNKNOWN }, { "verr", POPEK_UNKNOWN }, { "verw", POPEK_UNKNOWN },

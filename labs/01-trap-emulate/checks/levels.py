@@ -10,10 +10,22 @@ from trials import (
 
 # --- 1.14 -----------------------------------------------------------------------------------------------------------------
 
+CLI, STI, IN, OUT = b"\xfa", b"\xfb", b"\xe4\x80", b"\xe6\xe9"
 PRIVILEGED = (
-    b"\xfa", b"\xfb", b"\xf4", b"\x0f\x06", b"\x0f\x20\xc2", b"\x0f\x22\xd8", b"\x0f\x01\x14\x24", b"\x0f\x01\x1c\x24",
+    CLI, STI, IN, OUT, b"\xf4", b"\x0f\x06", b"\x0f\x20\xc2", b"\x0f\x22\xd8", b"\x0f\x01\x14\x24", b"\x0f\x01\x1c\x24",
     b"\x0f\x00\xd8", b"\x0f\x00\xd0", b"\x0f\x32", b"\x0f\x30", b"\x0f\x21\xfa", b"\x0f\x23\xc0", b"\x0f\x01\x3c\x24", b"\x0f\x09",
-    b"\x0f\x01\xf8", b"\x0f\x01\xf0", b"\xe4\x80", b"\xe6\xe9", b"\x44\x0f\x22\xc0")
+    b"\x0f\x01\xf8", b"\x0f\x01\xf0", b"\x44\x0f\x22\xc0")
+IOPL_HINT = ("CLI and STI are allowed where CPL <= IOPL; at CPL 3 with a smaller IOPL they raise #GP(0). Does emulate_flags() compare v->cpl "
+             "with the two bits FLAG_IOPL of v->rflags? (SDM vol. 2, CLI, STI)")
+
+
+def privileged_hint(code):
+    """What to say when this instruction of PRIVILEGED is not refused at CPL 3."""
+    if code[:1] in (CLI, STI):
+        return IOPL_HINT
+    if code[:2] in (IN, OUT):
+        return "At CPL 3 ports belong to those whom IOPL or the I/O permission map lets: port_allowed() comes before port_in() and port_out()."
+    return "At CPL 3 a privileged instruction is #GP(0) for the guest's own kernel, whatever it would have done: look at v->cpl first."
 
 
 def ring3_params(rng, mode=0):
@@ -34,8 +46,9 @@ def ring3_verify(results, params):
         t.expect(name, t.event(v, at, error, **other), hint=hint, **(given or {}))
 
     for i in range(3):
-        user("privileged%d_" % i, GP, 0, 0, hint="At CPL 3 a privileged instruction is #GP(0) for the guest's own kernel.")
-    user("cli", GP, 0, 0)
+        user("privileged%d_" % i, GP, 0, 0, hint=privileged_hint(p[4 + i].to_bytes(8, "little")))
+    for name in ("cli", "sti"):
+        user(name, GP, 0, 0, hint=IOPL_HINT)
     user("ud", UD, flags=IF | DFLAG)
     t.start(IF, user=True)
     outer = t.event(UD)
@@ -64,7 +77,7 @@ def ring3_verify(results, params):
             user(name, UD, 2 if wide else 1, None, flags, hint, {"rdx": number}, changed={"rax": rax | bits} if bits else {})
 
     io("ioplin", port, 0xFF, flags=IOPL)
-    user("iopl2", GP, 0, 0, flags=IF | 0x2000)
+    user("iopl2", GP, 0, 0, flags=IF | 0x2000, hint=IOPL_HINT)
     io("mapin", port, 0xFF)
     io("mapout", port, 0)
     io("mapword", port, None)

@@ -60,7 +60,7 @@ def popek_verify(results, params):
     counted = "" if guest.witness is None else ": the kernel below counted %d traps at %d executions" % (
         times if truth[insn] == "traps" else 0, times)
     return Failure("%s=%s in popek_report[]%s" % (insn, truth[insn], counted), said + others,
-                   "hv run --trace exits build/guests/lab1/popek.elf shows it: which lines stand between the two markers of %s?" % insn,
+                   "hv run --trace exits build/guests/lab1/popek.elf shows it: which lines stand between the two `rep outsb` around %s?" % insn,
                    report.name)
 
 
@@ -149,7 +149,7 @@ CHECKPOINTS = [
         "1.21", "Popek and Goldberg's report", 4,
         "popek_report[] says of each sensitive instruction whether it trapped or ran silently when a guest at virtual CPL 0 executed "
         "it. A machine where every sensitive instruction traps can be virtualized by trap and emulate alone.",
-        "Run the guest popek.elf with --trace exits and look what stands between the two markers of each instruction.",
+        "Run the guest popek.elf with --trace exits and look what stands between the two `rep outsb` around each instruction.",
         runs=[Run("popek", "lab1/popek.elf", params=popek_params),
               Run("report", command=("/bin/hv", "report"), vm=False)],
         verify=popek_verify, depends=["1.5", "1.10", "1.13", "1.18"]),

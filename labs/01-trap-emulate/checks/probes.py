@@ -7,6 +7,7 @@ MASK64 = (1 << 64) - 1
 NAMES = ("rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "flags")
 ARITHMETIC = 0x8D5
 
+CR0_ET = 1 << 4
 CR0_FIXED = 1 << 31 | 1 << 4 | 1  # PG, ET, PE
 CR0_FREE = (1, 2, 3, 5, 16, 18)  # MP EM TS NE WP AM
 CR4_FIXED = 1 << 5  # PAE

@@ -47,6 +47,7 @@ def went_through(result, probe, hint):
 
 # --- control registers ------------------------------------------------------------------------------------------------------
 
+CR0_RESERVED = (*range(6, 16), 17, *range(19, 29))
 # VMXE, SMXE, FSGSBASE, PCIDE, OSXSAVE, KL, SMEP, SMAP, PKE: of CPUs that have more than the guest's. 15 is nobody's.
 CR4_ABSENT = (13, 14, 15, 16, 17, 18, 19, 20, 21, 22)
 
@@ -55,7 +56,7 @@ def cr_params(mode):
     def make(rng):
         return [u64(rng), some_bits(rng, CR0_FIXED, CR0_FREE), 1 << rng.randrange(32, 64), 1 << rng.randrange(52, 64),
                 some_bits(rng, CR4_FIXED, CR4_FREE), 1 << rng.randrange(32, 64), 1 << rng.choice(CR4_ABSENT), rng.randrange(16),
-                1 << rng.randrange(4, 64), mode]
+                1 << rng.randrange(4, 64), mode, 1 << rng.choice(CR0_RESERVED)]
 
     return make
 
@@ -81,7 +82,7 @@ def cr_manual_verify(r, params):
              ("cr4pae", 4, "clears PAE in 64-bit mode"), ("cr4high", 4, reserved),
              ("cr4absent", 4, "sets a bit of a feature that the guest's CPU does not have (trap_cr4_allowed())"), ("cr8high", 8, reserved))
     found = [refused(r, probe, GP, 0, why % (cr, what)) for probe, cr, what in cases]
-    kept = "A control register keeps its value when a new one is refused."
+    kept = "A control register keeps its value when a new one is refused, and CR0 ignores reserved bits below 32 (CR0_DEFINED)."
     found += [reported(r, name, value, kept) for name, value in (("cr0", cr0), ("cr3", 0), ("cr4", cr4), ("cr8", cr8))]
     # 9 probes and 9 IRETQ; 3 writes, 5 reads.
     return first(*found, printed_by_traps(r, r.output, 26))

@@ -9,7 +9,7 @@
 PARAMS;
 FAULT_STATE;
 
-enum { SEED, GOOD_CR0, HIGH_CR0, HIGH_CR3, GOOD_CR4, HIGH_CR4, ABSENT_CR4, GOOD_CR8, HIGH_CR8, MODE };
+enum { SEED, GOOD_CR0, HIGH_CR0, HIGH_CR3, GOOD_CR4, HIGH_CR4, ABSENT_CR4, GOOD_CR8, HIGH_CR8, MODE, RESERVED_CR0 };
 
 #define CR0_PE (1ull << 0)
 #define CR0_MP (1ull << 1)
@@ -78,7 +78,7 @@ static void manual(void)
 {
 	uint64_t cr0 = params[GOOD_CR0], cr3 = read_cr3(), cr4 = params[GOOD_CR4], cr8 = params[GOOD_CR8];
 
-	write_cr0(cr0);
+	write_cr0(cr0 | params[RESERVED_CR0]); /* of the low half, a CPU ignores what it does not have */
 	REFUSED("cr0pg", bad_cr0, R_SI, cr0 & ~CR0_PG);
 	REFUSED("cr0pe", bad_cr0, R_SI, cr0 & ~CR0_PE);
 	REFUSED("cr0nw", bad_cr0, R_SI, (cr0 | CR0_NW) & ~CR0_CD);

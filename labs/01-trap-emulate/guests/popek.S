@@ -1,7 +1,7 @@
 /*
  * Checkpoint 1.21: which sensitive instructions trap when their program is deprivileged? Each one below is executed between two
- * markers, its name and "passed". Run it with --trace exits: a marker is one line, because REP OUTSB is one instruction, and
- * what stands between two of them is what hv heard of the instruction. Nothing stands there: it ran silently.
+ * REP OUTSB, of which the first prints its name and the second "passed". With --trace exits each of the two is a line, and what
+ * stands between them is what hv heard of the instruction. Nothing stands there: it ran silently.
  *
  *	sgdt sidt sldt str smsw		tell where the tables are, and what is in CR0
  *	pushf popf			tell and change flags, IF among them

@@ -121,6 +121,7 @@ static void agreed(void)
 		finish(names[i]);
 	}
 	SIMPLE("cli", clear_if, FLAGS_IF);
+	SIMPLE("sti", set_if, FLAGS_IF);
 	SIMPLE("ud", undefined, FLAGS_IF | FLAGS_DF);
 	/* The handler's own exception shows what SS and CS are in it. */
 	PLACE(params[CODE], undefined);
