@@ -15,8 +15,8 @@ PRIVILEGED = (
     CLI, STI, IN, OUT, b"\xf4", b"\x0f\x06", b"\x0f\x20\xc2", b"\x0f\x22\xd8", b"\x0f\x01\x14\x24", b"\x0f\x01\x1c\x24",
     b"\x0f\x00\xd8", b"\x0f\x00\xd0", b"\x0f\x32", b"\x0f\x30", b"\x0f\x21\xfa", b"\x0f\x23\xc0", b"\x0f\x01\x3c\x24", b"\x0f\x09",
     b"\x0f\x01\xf8", b"\x0f\x01\xf0", b"\x44\x0f\x22\xc0")
-IOPL_HINT = ("CLI and STI are allowed where CPL <= IOPL; at CPL 3 with a smaller IOPL they raise #GP(0). Does emulate_flags() compare v->cpl "
-             "with the two bits FLAG_IOPL of v->rflags? (SDM vol. 2, CLI, STI)")
+IOPL_HINT = ("CLI and STI are allowed where CPL <= IOPL; at CPL 3 with a smaller IOPL they raise #GP(0). Does emulate_flags() compare "
+             "v->cpl with the two bits FLAG_IOPL of v->rflags? (SDM vol. 2, CLI, STI)")
 
 
 def privileged_hint(code):
@@ -24,7 +24,7 @@ def privileged_hint(code):
     if code[:1] in (CLI, STI):
         return IOPL_HINT
     if code[:2] in (IN, OUT):
-        return "At CPL 3 ports belong to those whom IOPL or the I/O permission map lets: port_allowed() comes before port_in() and port_out()."
+        return "At CPL 3 IOPL or the I/O permission map must allow the port: port_allowed() comes before port_in() and port_out()."
     return "At CPL 3 a privileged instruction is #GP(0) for the guest's own kernel, whatever it would have done: look at v->cpl first."
 
 

@@ -60,7 +60,8 @@ def popek_verify(results, params):
     counted = "" if guest.witness is None else ": the kernel below counted %d traps at %d executions" % (
         times if truth[insn] == "traps" else 0, times)
     return Failure("%s=%s in popek_report[]%s" % (insn, truth[insn], counted), said + others,
-                   "hv run --trace exits build/guests/lab1/popek.elf shows it: which lines stand between the two `rep outsb` around %s?" % insn,
+                   "hv run --trace exits build/guests/lab1/popek.elf shows it: which lines stand between the two `rep outsb` around "
+                   "%s?" % insn,
                    report.name)
 
 

@@ -87,17 +87,16 @@ static inline uint64_t read_cr2(void)
 }
 
 /* Control registers of which guests need both directions. */
-#define CONTROL_REGISTER(cr)                                                    \
-	static inline uint64_t read_##cr(void)                                  \
-	{                                                                       \
-		uint64_t v;                                                     \
-                                                                                \
-		asm volatile("mov %%" #cr ", %0" : "=r"(v));                    \
-		return v;                                                       \
-	}                                                                       \
-	static inline void write_##cr(uint64_t v)                               \
-	{                                                                       \
-		asm volatile("mov %0, %%" #cr : : "r"(v) : "memory");           \
+#define CONTROL_REGISTER(cr)                                                  \
+	static inline uint64_t read_##cr(void)                                \
+	{                                                                     \
+		uint64_t v;                                                   \
+		asm volatile("mov %%" #cr ", %0" : "=r"(v));                  \
+		return v;                                                     \
+	}                                                                     \
+	static inline void write_##cr(uint64_t v)                             \
+	{                                                                     \
+		asm volatile("mov %0, %%" #cr : : "r"(v) : "memory");         \
 	}
 CONTROL_REGISTER(cr0)
 CONTROL_REGISTER(cr3)
