@@ -69,8 +69,8 @@ def cr_verify(r, params):
     found = [refused(r, "ts", NM, 0, mov), refused(r, "tssse", NM, 0, mov), went_through(r, "tswait", mov),
              went_through(r, "clts", clts), refused(r, "lmsw", NM, 0, lmsw), refused(r, "mpwait", NM, 0, mov), went_through(r, "off", mov),
              refused(r, "em", NM, 0, mov), refused(r, "emsse", UD, 0, mov), refused(r, "nofxsr", UD, 0, cr4), went_through(r, "fxsr", cr4)]
-    # 7 IRETQ; 8 writes of control registers.
-    return first(*found, printed_by_traps(r, r.output, 15))
+    # 7 IRETQ; 9 writes of control registers.
+    return first(*found, printed_by_traps(r, r.output, 16))
 
 
 def cr_manual_verify(r, params):

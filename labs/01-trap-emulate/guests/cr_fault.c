@@ -43,6 +43,7 @@ static struct regs *start(void)
 /* Each bit is tried at once, before an exception or its IRETQ has had anything else to tell the machine. */
 static void agreed(void)
 {
+	write_cr4(CR4_PAE | CR4_OSFXSR);
 	write_cr0(CR0_PLAIN | CR0_TS);
 	TRY("ts", fpu);
 	TRY("tssse", sse);
