@@ -9,7 +9,7 @@
  *  - what TCG 7.2 does not do as the manuals say. int1 stops QEMU itself. LTR of null is not refused, and QEMU aborts soon after.
  *    Not refused either: non-canonical values for LGDT, LIDT, WRMSR, SYSRET, for RIP in IRETQ, for stacks in a TSS; too large
  *    ones for CR8. SYSENTER_CS has 16 bits. The PAT is not switched between a nested guest and its host. SYSCALL clears the status
- *    flags whatever SFMASK says. Stack accesses raise #GP instead of #SS;
+ *    flags whatever SFMASK says. Stack accesses raise #GP instead of #SS, an absent stack segment in far returns #NP instead of #SS;
  *  - where KVM errs on AMD CPUs without decode assists: bits above 31 in CR0 and CR4 are ignored, sysenter cannot be emulated, a
  *    single step over INS or OUTS ends one instruction or one repetition late.
  */
@@ -226,12 +226,18 @@ static uint64_t stack_segment(uint64_t cs)
 		return PICK(odd);
 	if (!one_in(6))
 		return usual[cs & 3];
-	/* TCG marks SS as accessed when MOV loads it, but not here (SDM vol. 3, 3.4.5.1). */
 	uint16_t s = selector();
-	for (unsigned i = 0; i < 2 && s >= 8 && s < sizeof(arena.gdt[0]); i++)
-		arena.gdt[i][s / 8] |= arena.gdt[i][s / 8] >> 44 & 1 ? 1ull << 40 : 0;
-	if (s & 4 && s < sizeof(arena.ldt))
-		arena.ldt[s / 8] |= 1ull << 40;
+	/* TCG raises #NP for an absent one (SDM vol. 2, IRET: #SS), and marks SS as accessed when MOV loads it, but not here
+	 * (vol. 3, 3.4.5.1). */
+	for (unsigned i = 0; i < 2 && s > 3; i++) {
+		uint64_t *table = s & 4 ? arena.ldt : arena.gdt[i], none = 0;
+		uint64_t *d = s < (s & 4 ? sizeof(arena.ldt) : sizeof(arena.gdt[0])) ? &table[s / 8] : &none;
+
+		if ((*d >> 44 & 9) == 1) /* S without P */
+			return usual[cs & 3];
+		if (*d >> 44 & 1)
+			*d |= 1ull << 40;
+	}
 	return s;
 }
 
