@@ -55,11 +55,11 @@ files := $(notdir $(wildcard $(if $(reference),$(src),labs/$(DIR_$(which)))/*.c)
 lab := $(patsubst %.c,$(out)/%.o,$(files))
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench starters unit lint clean
+.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench starters unit lint clean slides slides-lint slides-demos
 
 help: ## this list
 	@echo 'Trapdoor: build a hypervisor, one lab at a time. Start with `make demo`. Targets:'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-9s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
 
 demo: setup ## a guided tour in under two minutes: three guests and the grader
 	@scripts/demo.sh
@@ -94,6 +94,16 @@ starters: ## write the starter files anew from the solved ones
 
 lint: ## static checks of all C and Python
 	@CPPCHECK=$(CPPCHECK) $(PYTHON) scripts/lint.py
+
+slides: ## the lecture slides as HTML and PDF, in build/slides
+	@slides/build.sh
+
+slides-lint: ## check the slides: breaks, overflow, text alternatives, notes
+	@slides/build.sh --tools
+	@cd slides && $(PYTHON) -m unittest -q test_demos.py && node test-lint.mjs && node lint.mjs
+
+slides-demos: hv guests testhost ## run the commands that the slides show
+	@slides/demos.py
 
 clean: ## remove build/
 	@rm -rf build
