@@ -3,8 +3,8 @@
 
 A demonstration is a fenced block marked ```sh demo. It is run by bash in the top directory and must exit with 0, or with N
 where the mark is ```sh demo status=N. The block ```text expect that may follow shows lines of its output: each must appear,
-in that order; "..." stands for anything, on a line of its own for any lines. A mark with needs=TARGET says that the
-Makefile may not have that target yet: then the demonstration is skipped, and said so.
+in that order. "..." stands for anything, on a line of its own for any lines; any number of blanks is as good as one.
+A mark with needs=TARGET says that the Makefile may not have that target yet: then the demonstration is skipped, which is said.
 
 The last line is "N passed, M failed"; the exit status is 0 when nothing failed.
 """
@@ -64,13 +64,18 @@ def clean(text):
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace("\r", "")
 
 
+def one_blank(line):
+    """A line as it is compared: columns may be aligned in another way, or by tabs."""
+    return " ".join(line.split())
+
+
 def first_missing(output, expect):
     """The first expected line that does not appear behind those before it, or None."""
-    lines = iter([line.rstrip() for line in clean(output).splitlines()])
+    lines = iter([one_blank(line) for line in clean(output).splitlines()])
     for wanted in expect:
         if wanted.strip() in ("...", ""):
             continue
-        pattern = re.compile(".*".join(re.escape(part) for part in wanted.rstrip().split("...")) + "$")
+        pattern = re.compile(".*".join(re.escape(part) for part in one_blank(wanted).split("...")) + "$")
         if not any(pattern.match(line) for line in lines):
             return wanted
     return None

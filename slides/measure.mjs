@@ -96,14 +96,17 @@ function inPage(LEAST, TOLERANCE) {
     document.body.append(svg)
     const scale = img.getBoundingClientRect().width / view.width
     const found = []
-    for (const part of ['title', 'desc']) if (!svg.querySelector(`:scope > ${part}`)?.textContent.trim()) found.push(`${name} has no <${part}>`)
+    for (const part of ['title', 'desc']) {
+      if (!svg.querySelector(`:scope > ${part}`)?.textContent.trim()) found.push(`${name} has no <${part}>`)
+    }
     const frame = svg.getBoundingClientRect()
     for (const text of svg.querySelectorAll('text')) {
       const size = parseFloat(getComputedStyle(text).fontSize) * scale
-      if (size < LEAST.figure - 0.05) found.push(`${name} has text of ${round(size)} pixels ("${text.textContent.trim().slice(0, 20)}"), the least is ${LEAST.figure}`)
+      const words = text.textContent.trim().slice(0, 30)
+      if (size < LEAST.figure - 0.05) found.push(`${name} has text of ${round(size)} pixels ("${words}"), the least is ${LEAST.figure}`)
       const r = text.getBoundingClientRect()
       if (r.left < frame.left - 1 || r.right > frame.right + 1 || r.top < frame.top - 1 || r.bottom > frame.bottom + 1) {
-        found.push(`${name} cuts off its text "${text.textContent.trim().slice(0, 30)}"`)
+        found.push(`${name} cuts off its text "${words}"`)
       }
     }
     svg.remove()

@@ -78,7 +78,8 @@ try {
   const good = run('fixtures/clean.md')
   verdict('a clean deck', good.status === 0 && /\n5 passed, 0 failed\n$/.test(good.stdout) ? [] : [`printed ${good.stdout}`])
   const none = run('fixtures/none.md')
-  verdict('a deck that is not there', none.status === 2 && none.stderr.includes('no deck fixtures/none.md') ? [] : [`printed ${none.stderr}`])
+  verdict('a deck that is not there',
+    none.status === 2 && none.stderr.includes('no deck fixtures/none.md') ? [] : [`printed ${none.stderr}`])
 } finally {
   await closeBrowser()
 }

@@ -58,6 +58,10 @@ class Demos(unittest.TestCase):
             self.assertEqual((passed, failed), (0, 1), lines)
             self.assertIn(f"did not print, or not in this order: {lines[-1]}", printed)
 
+    def test_blanks(self):
+        self.assertEqual(self.expect(r"printf 'one\ttwo   three\n'", "one two  three")[:2], (1, 0))
+        self.assertEqual(self.expect("echo onetwo", "one two")[:2], (0, 1))
+
     def test_colours_do_not_matter(self):
         self.assertEqual(self.expect(r"printf '\033[1mbold\033[0m\r\n'", "bold")[:2], (1, 0))
 
