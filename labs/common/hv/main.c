@@ -2,6 +2,7 @@
  * The command line of hv.
  */
 #include "engine.h"
+#include "popek.h"
 #include "report.h"
 #include "vm_life.h"
 
@@ -157,6 +158,8 @@ int main(int argc, char **argv)
 	}
 	if (argc == 2 && !strcmp(argv[1], "report"))
 		return report_main();
+	if (argc > 1 && !strcmp(argv[1], "popek"))
+		return popek_main(argc - 1, argv + 1);
 	if (argc < 2 || strcmp(argv[1], "run")) {
 		if (argc < 2)
 			bad("%s", "a command is missing: hv run [options] IMAGE");

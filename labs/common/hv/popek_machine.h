@@ -1,0 +1,1 @@
+int popek_machine_main(const char *path);
