@@ -66,7 +66,8 @@ static void classify(struct popek_row *row, bool umip)
 			row->control = true;
 	row->mode = o[POPEK_CPL3_HOME] == POPEK_DIFFERENT;
 	row->location = !row->always && (o[POPEK_CPL0_MOVED] == POPEK_DIFFERENT || (o[POPEK_CPL3] == POPEK_DIFFERENT && !row->mode));
-	row->manual_agrees = row->probe->manual == MANUAL_TRAPS ? row->always && traps :
+	bool ended = reference->end != END_STOPPED && row->seen[POPEK_CPL3_HOME].end != END_STOPPED;
+	row->manual_agrees = !ended ? false : row->probe->manual == MANUAL_TRAPS ? row->always && traps :
 			     traps == popek_manual_traps(row->probe->manual, false) && !row->always &&
 			     (!umip || (o[POPEK_UMIP] == POPEK_TRAPPED) == popek_manual_traps(row->probe->manual, true));
 }
@@ -135,6 +136,7 @@ static int run_and_show(const char *path, void (*show)(const struct popek_table 
 		return HV_USAGE;
 	}
 	int status = run_all(&table);
+	popek_try_end();
 	if (!status)
 		show(&table, out);
 	free(table.row);

@@ -109,9 +109,11 @@ extern const unsigned popek_nfields;
 const char *popek_field_name(unsigned field);
 enum popek_kind popek_field_kind(unsigned field);
 
-/* Runs a probe once, in a machine of its own. 0, or the exit status of hv when the host or a lab step does not allow it; the
+/* Runs a probe once. 0, or the exit status of hv when the host or a lab step does not allow it; the
  * sentence is then in err. */
 int popek_try(const struct popek_probe *probe, enum popek_config config, struct popek_seen *seen, char *err, size_t errlen);
+/* After the last one: frees the machines. */
+void popek_try_end(void);
 
 /* --- what follows from it: popek.c -------------------------------------------------------------------------------------- */
 

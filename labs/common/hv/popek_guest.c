@@ -17,6 +17,7 @@
 #define CODE 0x50000
 #define KERNEL_STACK 0x53800
 #define MOVED_CR3 0x55000
+#define GUEST_END 0x56000
 
 #define GDT_LIMIT 0x9f
 #define TSS_LIMIT 0x67
@@ -90,6 +91,7 @@ void popek_guest_write(struct guest_mem *mem, const struct popek_probe *probe, s
 {
 	uint64_t len = (uint64_t)(probe->end - probe->code);
 
+	memset(guest_range(mem, PLACE_HOME, GUEST_END - PLACE_HOME), 0, GUEST_END - PLACE_HOME);
 	boot_tables_write(mem);
 	memcpy(guest_range(mem, POPEK_NEW_CR3, 4096), guest_range(mem, BOOT_PML4, 4096), 4096);
 	memcpy(guest_range(mem, MOVED_CR3, 4096), guest_range(mem, BOOT_PML4, 4096), 4096);
@@ -173,8 +175,8 @@ static const struct field {
 	VCPU("rdx", RESULT, gpr[RDX], ~0ull), VCPU("rsi", RESULT, gpr[RSI], ~0ull), VCPU("rdi", RESULT, gpr[RDI], ~0ull),
 	VCPU("rbp", RESULT, gpr[RBP], ~0ull), VCPU("r11", RESULT, gpr[R11], ~0ull),
 	MEM("base", POPEK_DATA + 2, 8), MEM("memory", POPEK_DATA, 2),
-	MEM("pushed", POPEK_STACK - 8, 8), MEM("pushed 2", POPEK_STACK - 16, 8), MEM("pushed 3", POPEK_STACK - 24, 8),
-	MEM("pushed 4", POPEK_STACK - 32, 8), MEM("pushed 5", POPEK_STACK - 40, 8),
+	MEM("pushed", POPEK_STACK - 4, 4), MEM("pushed low", POPEK_STACK - 8, 4), MEM("pushed 2", POPEK_STACK - 16, 8),
+	MEM("pushed 3", POPEK_STACK - 24, 8), MEM("pushed 4", POPEK_STACK - 32, 8), MEM("pushed 5", POPEK_STACK - 40, 8),
 	VCPU("CPL", PRIVILEGED, cpl, ~0ull), VCPU("IF", PRIVILEGED, rflags, FLAG_IF), VCPU("IOPL", PRIVILEGED, rflags, FLAG_IOPL),
 	VCPU("halted", PRIVILEGED, halted, ~0ull), { "device", SEEN_PRIVILEGED, 0, 0, false, ~0ull },
 	VCPU("CR0", PRIVILEGED, cr0, ~0ull), VCPU("CR2", PRIVILEGED, cr2, ~0ull), VCPU("CR3", PRIVILEGED, cr3, ~0ull),
@@ -185,11 +187,11 @@ static const struct field {
 	VCPU("DR0", PRIVILEGED, dr[0], ~0ull), VCPU("DR6", PRIVILEGED, dr[6], ~0ull), VCPU("DR7", PRIVILEGED, dr[7], ~0ull),
 	VCPU("STAR", PRIVILEGED, msr.star, ~0ull), VCPU("LSTAR", PRIVILEGED, msr.lstar, ~0ull),
 	VCPU("SFMASK", PRIVILEGED, msr.sfmask, ~0ull), VCPU("KERNEL_GS", PRIVILEGED, msr.kernel_gs_base, ~0ull),
+	VCPU("rsp", RESULT, gpr[RSP], ~0ull), VCPU("flags", RESULT, rflags, 0x244dd5 & ~FLAG_ZF),
 	VCPU("CS", SEGMENT, seg[CS].selector, ~0ull), VCPU("SS", SEGMENT, seg[SS].selector, ~0ull),
 	VCPU("FS base", SEGMENT, seg[FS].base, ~0ull), VCPU("GS base", SEGMENT, seg[GS].base, ~0ull),
 	VCPU("DS", SEGMENT, seg[DS].selector, ~0ull), VCPU("ES", SEGMENT, seg[ES].selector, ~0ull),
 	VCPU("FS", SEGMENT, seg[FS].selector, ~0ull), VCPU("GS", SEGMENT, seg[GS].selector, ~0ull),
-	VCPU("rsp", RESULT, gpr[RSP], ~0ull), VCPU("flags", RESULT, rflags, 0x244dd5 & ~FLAG_ZF),
 #undef VCPU
 #undef MEM
 };

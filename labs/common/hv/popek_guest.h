@@ -16,8 +16,8 @@
 #define POPEK_JUMPED 1
 #define POPEK_PORT_SYSCALL 0xe2
 
-/* Writes page tables, both places' descriptor tables, handlers, operands and the probe's code into memory of POPEK_MEM bytes, which
- * is zeroed. *boot then says where the code lies. */
+/* Writes page tables, both places' descriptor tables, handlers, operands and the probe's code into memory of POPEK_MEM bytes, and
+ * zeros where an earlier probe may have written. *boot then says where the code lies. */
 void popek_guest_write(struct guest_mem *mem, const struct popek_probe *probe, struct boot_state *boot);
 
 /* The CPU at the probe: at a level, with the privileged state of the home or of the moved place. v->vm stays. */

@@ -61,9 +61,13 @@ static const char *end_words(const struct popek_seen *seen, char *buf, size_t le
 	return buf;
 }
 
+/* The monitor's addresses, all near the end of the address space, are too wide for a table. */
 static const char *number(uint64_t value, char *buf, size_t len)
 {
-	snprintf(buf, len, value < 10 ? "%llu" : "0x%llx", (unsigned long long)value);
+	if (value >> 32 == 0xffffffff)
+		snprintf(buf, len, "0xff..%llx", (unsigned long long)value & 0xffffff);
+	else
+		snprintf(buf, len, value < 10 ? "%llu" : "0x%llx", (unsigned long long)value);
 	return buf;
 }
 

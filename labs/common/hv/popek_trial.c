@@ -1,13 +1,15 @@
 /*
- * One trial of `hv popek`: a machine is made, the probe runs in it, and what it did is written down. The bare machine is used
- * directly, without an engine, so that nothing stands between the instruction and the CPU.
+ * One trial of `hv popek`: a machine is put into the state in which the probe begins, the probe runs, and what it did is written
+ * down. There are two machines. The bare one is used directly, without an engine, so that nothing stands between the
+ * instruction and the CPU; the other one belongs to the trap engine. Making a machine costs fifty times as much as a trial,
+ * so they are kept; a trial that did not end as it should takes its machine with it.
  */
 #include "engine.h"
 #include "kvm_state.h"
+#include "patch.h"
 #include "popek_guest.h"
 
 #include <errno.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -17,6 +19,7 @@
 #define ANSWER 0x5a /* of the device that is read */
 
 struct trial {
+	bool made;
 	struct vm vm;
 	struct machine m; /* bare machine only */
 	bool ended;       /* by one of the guest's own stores or `out`s */
@@ -25,6 +28,7 @@ struct trial {
 	uint64_t device;  /* what the devices saw: accesses, and the last value */
 };
 
+static struct trial bare, trapped;
 static struct trial *current; /* for the alarm */
 
 static void on_alarm(int sig)
@@ -56,7 +60,7 @@ static void port_write(void *opaque, uint64_t port, unsigned size, uint64_t valu
 		return;
 	}
 	t->end = port == POPEK_PORT_SYSCALL ? END_SYSCALL : END_VECTOR;
-	t->vector = t->end == END_VECTOR ? (uint8_t)port : 0;
+	t->vector = (uint8_t)port;
 	t->ended = true;
 	vm_stop(&t->vm, HV_OK, "%s", "");
 }
@@ -74,23 +78,57 @@ static void memory_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 
 static const struct device_ops ports = { "probe", port_read, port_write }, memory = { "ending", memory_read, memory_write };
 
-static void init_vm(struct trial *t)
+static int make_bare(struct trial *t)
 {
+	struct machine *m = &t->m;
+
+	if (machine_open(m, &t->vm) || machine_create(m) || machine_add_memory(m, 0, 0, t->vm.mem.hva, t->vm.mem.size) ||
+	    machine_add_vcpu(m))
+		return -ECANCELED;
+	return 0;
+}
+
+static int make(struct trial *t)
+{
+	static const struct boot_state boot;
 	struct vm *vm = &t->vm;
 	pthread_mutexattr_t attr;
 
+	*t = (struct trial){ .vm.opt = { .engine = engine_trap.name, .mem_size = POPEK_MEM, .gdb_port = -1, .mirror_if = true } };
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
 	pthread_mutex_init(&vm->lock, &attr);
 	pthread_mutexattr_destroy(&attr);
 	pthread_cond_init(&vm->wake, NULL);
-	trace_init(&vm->trace, false, stderr);
 	bus_init(&vm->pio, "port");
 	bus_init(&vm->mmio, "address");
 	bus_add(&vm->pio, 0, 256, &ports, t);
 	bus_add(&vm->mmio, POPEK_DEVICE, 2, &memory, t);
+	pic_init(&vm->pic, NULL, NULL);
 	vm->vcpu.vm = vm;
 	vm->engine = &engine_trap;
+	if (guest_mem_create(&vm->mem, POPEK_MEM))
+		return vm_stop(vm, HV_HOST, "the host cannot provide %llu MiB of memory for the guest", POPEK_MEM / MiB);
+	t->made = true;
+	return t == &bare ? make_bare(t) : engine_trap.create(vm, &boot);
+}
+
+static void unmake(struct trial *t)
+{
+	if (!t->made)
+		return;
+	if (t == &bare)
+		machine_close(&t->m);
+	else
+		engine_trap.destroy(&t->vm);
+	guest_mem_destroy(&t->vm.mem);
+	t->made = false;
+}
+
+void popek_try_end(void)
+{
+	unmake(&bare);
+	unmake(&trapped);
 }
 
 /* --- the bare machine --- */
@@ -220,8 +258,6 @@ static int try_bare(struct trial *t, const struct popek_probe *probe, enum popek
 	struct machine *m = &t->m;
 	bool moved = config != POPEK_CPL0 && config != POPEK_CPL3_HOME;
 
-	if (machine_open(m, vm))
-		return -ECANCELED;
 	if (config == POPEK_UMIP && !has_umip(m)) {
 		seen->end = END_MISSING;
 		return 0;
@@ -231,10 +267,9 @@ static int try_bare(struct trial *t, const struct popek_probe *probe, enum popek
 		v->cr4 |= CR4_OSXSAVE;
 	if (config == POPEK_UMIP)
 		v->cr4 |= CR4_UMIP;
-	if (machine_create(m) || machine_add_memory(m, 0, 0, vm->mem.hva, vm->mem.size) || machine_add_vcpu(m) || put_cpu(m, v))
-		return -ECANCELED;
 	/* What KVM makes of it is what the probe finds. */
-	if (take_cpu(m, v))
+	m->run->immediate_exit = 0;
+	if (put_cpu(m, v) || take_cpu(m, v))
 		return -ECANCELED;
 	popek_guest_look(v, &vm->mem, t->device, seen->before);
 	unsigned cpl = v->cpl;
@@ -247,21 +282,38 @@ static int try_bare(struct trial *t, const struct popek_probe *probe, enum popek
 
 /* --- the trap engine --- */
 
-static int try_trap(struct trial *t, const struct popek_probe *probe, const struct boot_state *boot, struct popek_seen *seen)
+/* Runs the guest of the trap engine from rip until it ends. */
+static void run_trap(struct trial *t, const struct popek_probe *probe, uint64_t rip, struct popek_seen *seen)
 {
 	struct vm *vm = &t->vm;
-	struct vcpu start = { .vm = vm };
+	struct vcpu v = { .vm = vm };
 
-	pic_init(&vm->pic, NULL, NULL);
-	if (engine_trap.create(vm, boot))
-		return -ECANCELED;
-	popek_guest_cpu(probe, false, 0, &start);
-	engine_trap.set_state(vm, &start);
-	popek_guest_look(&vm->vcpu, &vm->mem, t->device, seen->before);
+	popek_guest_cpu(probe, false, 0, &v);
+	if (rip)
+		v.rip = rip;
+	t->ended = false;
+	vm->stopping = 0;
+	trace_init(&vm->trace, false, stderr);
+	engine_trap.set_state(vm, &v);
+	popek_guest_look(&v, &vm->mem, t->device, seen->before);
 	engine_trap.run(vm);
-	struct vcpu end;
-	engine_trap.get_state(vm, &end);
-	vm->vcpu = end;
+	engine_trap.get_state(vm, &v);
+	vm->vcpu = v;
+}
+
+static int try_trap(struct trial *t, const struct popek_probe *probe, enum popek_config config, const struct boot_state *boot,
+		    struct popek_seen *seen)
+{
+	struct vm *vm = &t->vm;
+
+	vm->opt.patch = config == POPEK_PATCH;
+	if (vm->opt.patch && patch_image(&vm->vcpu, boot))
+		return -ECANCELED;
+	/* One trap beforehand. A machine that has had none yet maps the monitor's pages while its first exception is being delivered,
+	 * and a nested KVM then begins a refused `int n` again, behind itself. */
+	run_trap(t, probe, POPEK_TARGET, seen);
+	if (t->ended)
+		run_trap(t, probe, 0, seen);
 	if (vm->status == HV_TODO || vm->status == HV_HOST)
 		return -ECANCELED;
 	/* The ending itself is one exit. */
@@ -284,44 +336,42 @@ static void how_it_ended(const struct trial *t, struct popek_seen *seen)
 		snprintf(seen->reason, sizeof seen->reason, "it did not come back within %d seconds", SECONDS);
 	} else {
 		seen->end = t->end;
-		seen->vector = t->vector;
+		seen->vector = t->end == END_VECTOR ? t->vector : 0;
 	}
 }
 
 int popek_try(const struct popek_probe *probe, enum popek_config config, struct popek_seen *seen, char *err, size_t errlen)
 {
-	static struct trial trial;
-	struct trial *t = &trial;
+	struct trial *t = config < POPEK_TRAP ? &bare : &trapped;
 	struct sigaction alarmed = { .sa_handler = on_alarm };
 	struct itimerval once = { .it_value.tv_sec = SECONDS }, never = { 0 };
 	struct boot_state boot;
-	int failed;
 
-	*t = (struct trial){ .vm.opt = { .engine = engine_trap.name, .mem_size = POPEK_MEM, .gdb_port = -1, .mirror_if = true,
-					 .patch = config == POPEK_PATCH } };
 	*seen = (struct popek_seen){ .end = END_BEHIND };
-	init_vm(t);
-	if (guest_mem_create(&t->vm.mem, POPEK_MEM)) {
-		snprintf(err, errlen, "the host cannot provide %llu MiB of memory for the guest", POPEK_MEM / MiB);
-		return HV_HOST;
-	}
-	popek_guest_write(&t->vm.mem, probe, &boot);
-	current = t;
-	sigaction(SIGALRM, &alarmed, NULL);
-	setitimer(ITIMER_REAL, &once, NULL);
-	failed = config < POPEK_TRAP ? try_bare(t, probe, config, seen) : try_trap(t, probe, &boot, seen);
-	setitimer(ITIMER_REAL, &never, NULL);
+	int failed = t->made ? 0 : make(t);
 	if (!failed) {
-		how_it_ended(t, seen);
-		popek_guest_look(&t->vm.vcpu, &t->vm.mem, t->device, seen->after);
-	} else {
-		snprintf(err, errlen, "%s", t->vm.reason[0] ? t->vm.reason : "a machine could not be made");
+		t->ended = false;
+		t->device = 0;
+		t->vm.stopping = 0;
+		t->vm.status = 0;
+		t->vm.reason[0] = 0;
+		t->vm.vcpu.halted = false;
+		popek_guest_write(&t->vm.mem, probe, &boot);
+		current = t;
+		sigaction(SIGALRM, &alarmed, NULL);
+		setitimer(ITIMER_REAL, &once, NULL);
+		failed = t == &bare ? try_bare(t, probe, config, seen) : try_trap(t, probe, config, &boot, seen);
+		setitimer(ITIMER_REAL, &never, NULL);
 	}
-	int status = failed ? t->vm.status ? t->vm.status : HV_HOST : HV_OK;
-	if (config >= POPEK_TRAP)
-		engine_trap.destroy(&t->vm);
-	else
-		machine_close(&t->m);
-	guest_mem_destroy(&t->vm.mem);
-	return status;
+	if (failed) {
+		int status = t->vm.status ? t->vm.status : HV_HOST;
+		snprintf(err, errlen, "%s", t->vm.reason[0] ? t->vm.reason : "a machine could not be made");
+		unmake(t);
+		return status;
+	}
+	how_it_ended(t, seen);
+	popek_guest_look(&t->vm.vcpu, &t->vm.mem, t->device, seen->after);
+	if (seen->end == END_STOPPED)
+		unmake(t);
+	return HV_OK;
 }
