@@ -31,7 +31,7 @@ enum popek_manual {
 
 struct popek_probe {
 	const char *name;  /* instruction and operands as in the manuals: destination first */
-	bool robin_irvine; /* a form of one of the seventeen (Robin and Irvine, 2000, section 4) */
+	bool robin_irvine; /* a form of an instruction that Robin and Irvine list (2000) */
 	enum popek_manual manual;
 	const char *section;
 	const uint8_t *code, *end; /* one instruction */
@@ -165,8 +165,11 @@ void popek_cell(const struct popek_row *row, enum popek_config config, char *buf
 const char *popek_class(const struct popek_row *row, char *buf, size_t len);
 const char *popek_manual_word(enum popek_manual manual);
 const char *popek_trial_word(const struct popek_row *row);
-/* The names of the instructions that break the condition, with commas. Returns how many. */
-unsigned popek_breakers(const struct popek_table *t, enum popek_config config, char *buf, size_t len);
+/* The instructions that break the condition, without their operands and each once, with blanks between. Returns how many; *named is
+ * how many of them Robin and Irvine name. */
+unsigned popek_breakers(const struct popek_table *t, enum popek_config config, char *buf, size_t len, unsigned *named);
+/* How many instructions of the table they name. (They speak of seventeen; their list has eighteen names.) */
+unsigned popek_named(const struct popek_table *t);
 
 void popek_text(const struct popek_table *t, FILE *out);
 void popek_json(const struct popek_table *t, FILE *out);
