@@ -55,7 +55,7 @@ files := $(notdir $(wildcard $(if $(reference),$(src),labs/$(DIR_$(which)))/*.c)
 lab := $(patsubst %.c,$(out)/%.o,$(files))
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench starters unit lint clean slides slides-lint slides-demos
+.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench popek starters unit lint clean slides slides-lint slides-demos
 
 help: ## this list
 	@echo 'Trapdoor: build a hypervisor, one lab at a time. Start with `make demo`. Targets:'
@@ -88,6 +88,18 @@ grade: tools ## check your work: make grade LAB=1
 
 bench: tools ## cost of one trap, beside the cheapest possible one
 	@$(PYTHON) scripts/bench.py
+
+# HOST=native uses this machine's /dev/kvm: faster, and only as true as that one is.
+popek_files := popek.txt popek.json popek.html
+ifeq ($(HOST),native)
+popek: hv
+	@$(out)/hv popek $(popek_files:%=--output build/%)
+else
+popek: hv testhost ## which x86 instructions break Popek and Goldberg's condition
+	@scripts/testhost-run --file $(out)/hv $(foreach f,$(popek_files),--get /tmp/$(f):build/$(f)) \
+		-- hv popek $(popek_files:%=--output /tmp/%)
+endif
+	@cat build/popek.txt && echo && echo 'The same as a slide: build/popek.html; for programs: build/popek.json'
 
 starters: ## write the starter files anew from the solved ones
 	@$(PYTHON) scripts/starters.py

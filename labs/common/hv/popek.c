@@ -111,11 +111,13 @@ static int run_all(struct popek_table *t)
 }
 
 static const char help[] =
-	"usage: hv popek [--format text|json|html] [--output FILE]\n"
+	"usage: hv popek [--format text|json|html] [--output FILE]...\n"
 	"       hv popek --machine FILE\n"
 	"Tries out which instructions of this x86 are privileged and which are sensitive, on the bare machine and under the\n"
-	"trap engine, and says for each configuration what Popek and Goldberg's theorem says about it. --machine does the\n"
-	"same for a machine that a text file describes; docs/design.md explains the format.\n";
+	"trap engine, and says for each configuration what Popek and Goldberg's theorem says about it.\n\n"
+	"  --format FORMAT     text, json or html (a slide); default: text\n"
+	"  --output FILE       write it there; may be repeated. FILE.json and FILE.html are written in that format\n"
+	"  --machine FILE      the same for a made-up machine, which FILE describes; see docs/machines\n";
 
 static int bad(const char *fmt, const char *what)
 {
@@ -125,28 +127,64 @@ static int bad(const char *fmt, const char *what)
 	return HV_USAGE;
 }
 
-/* Runs everything and prints it with `show`, to a file or stdout. */
-static int run_and_show(const char *path, void (*show)(const struct popek_table *, FILE *))
+#define OUTPUTS 8
+
+struct request {
+	const char *format, *machine;
+	const char *path[OUTPUTS];
+	unsigned paths;
+};
+
+typedef void (*show_fn)(const struct popek_table *, FILE *);
+
+static show_fn find_format(const char *name)
+{
+	return !strcmp(name, "text") ? popek_text : !strcmp(name, "json") ? popek_json : !strcmp(name, "html") ? popek_html : NULL;
+}
+
+/* The format of a file: its name's ending, or else what was asked for. */
+static show_fn format_of(const char *path, const char *format)
+{
+	const char *dot = strrchr(path, '.');
+	show_fn show = dot && strcmp(dot + 1, "text") ? find_format(dot + 1) : NULL;
+	return show ? show : find_format(format);
+}
+
+static int cannot_write(const char *path)
+{
+	fprintf(stderr, "hv: cannot write '%s': %s\n", path, strerror(errno));
+	return HV_USAGE;
+}
+
+/* Runs everything and writes it to all files, or to stdout. */
+static int run_and_show(const struct request *r)
 {
 	struct popek_table table = { 0 };
-	FILE *out = path ? fopen(path, "w") : stdout; /* first: so that nobody waits for an error */
+	FILE *out[OUTPUTS] = { stdout };
+	int status = HV_OK;
 
-	if (!out) {
-		fprintf(stderr, "hv: cannot write '%s': %s\n", path, strerror(errno));
-		return HV_USAGE;
+	/* Opened first, so that nobody waits for an error. */
+	for (unsigned i = 0; i < r->paths && !status; i++) {
+		out[i] = fopen(r->path[i], "w");
+		if (!out[i])
+			status = cannot_write(r->path[i]);
 	}
-	int status = run_all(&table);
-	popek_try_end();
 	if (!status)
-		show(&table, out);
-	free(table.row);
-	bool failed = fflush(out) || ferror(out);
-	if (path && fclose(out))
-		failed = true;
-	if (!status && failed) {
-		fprintf(stderr, "hv: cannot write '%s': %s\n", path ? path : "stdout", strerror(errno));
-		return HV_USAGE;
+		status = run_all(&table);
+	popek_try_end();
+	if (!status && !r->paths) {
+		find_format(r->format)(&table, stdout);
+		if (fflush(stdout) || ferror(stdout))
+			status = cannot_write("stdout");
 	}
+	for (unsigned i = 0; i < r->paths && out[i]; i++) {
+		if (!status)
+			format_of(r->path[i], r->format)(&table, out[i]);
+		bool failed = ferror(out[i]);
+		if ((fclose(out[i]) || failed) && !status)
+			status = cannot_write(r->path[i]);
+	}
+	free(table.row);
 	return status;
 }
 
@@ -156,19 +194,23 @@ int popek_main(int argc, char **argv)
 	static const struct option longopts[] = {
 		{ "format", 1, 0, FORMAT }, { "output", 1, 0, OUTPUT }, { "machine", 1, 0, MACHINE }, { "help", 0, 0, HELP }, { 0 }
 	};
-	static const struct {
-		const char *name;
-		void (*show)(const struct popek_table *, FILE *);
-	} formats[] = { { "text", popek_text }, { "json", popek_json }, { "html", popek_html } };
-	const char *format = NULL, *output = NULL, *machine = NULL;
+	struct request r = { 0 };
 	int c;
 
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":", longopts, NULL)) != -1) {
 		switch (c) {
-		case FORMAT: format = optarg; break;
-		case OUTPUT: output = optarg; break;
-		case MACHINE: machine = optarg; break;
+		case FORMAT:
+			r.format = optarg;
+			if (!find_format(optarg))
+				return bad("--format takes text, json or html, not \"%s\"", optarg);
+			break;
+		case OUTPUT:
+			if (r.paths == OUTPUTS)
+				return bad("there are too many outputs: what is \"%s\"", optarg);
+			r.path[r.paths++] = optarg;
+			break;
+		case MACHINE: r.machine = optarg; break;
 		case HELP: fputs(help, stdout); return HV_OK;
 		case ':': return bad("%s needs a value", argv[optind - 1]);
 		default: return bad("there is no option %s", argv[optind - 1]);
@@ -176,12 +218,11 @@ int popek_main(int argc, char **argv)
 	}
 	if (optind < argc)
 		return bad("popek takes no image: what is \"%s\"", argv[optind]);
-	if (machine && (format || output))
-		return bad("--machine prints its answer, and takes no %s", format ? "--format" : "--output");
-	if (machine)
-		return popek_machine_main(machine);
-	for (unsigned i = 0; i < sizeof formats / sizeof *formats; i++)
-		if (!strcmp(format ? format : "text", formats[i].name))
-			return run_and_show(output, formats[i].show);
-	return bad("--format takes text, json or html, not \"%s\"", format);
+	if (r.machine && (r.format || r.paths))
+		return bad("--machine prints its answer, and takes no %s", r.format ? "--format" : "--output");
+	if (r.machine)
+		return popek_machine_main(r.machine);
+	if (!r.format)
+		r.format = "text";
+	return run_and_show(&r);
 }

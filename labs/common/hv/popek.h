@@ -159,7 +159,7 @@ extern const struct popek_column {
 	const char *key, *title;
 } popek_columns[POPEK_COLUMNS];
 
-/* A cell in a few words, ASCII: "#GP", "IF 1->0", "base 20000/30000" (at CPL 0 / here). */
+/* A cell in a few words, ASCII, numbers hexadecimal: "#GP", "IF 1->0", "base 20000/30000" (at CPL 0 / here). */
 void popek_cell(const struct popek_row *row, enum popek_config config, char *buf, size_t len);
 /* "control", "mode + location", "innocuous"; "yes", "no", "always traps". */
 const char *popek_class(const struct popek_row *row, char *buf, size_t len);

@@ -30,14 +30,12 @@ static const char style[] =
 	".verdicts div{flex:1;border:2px solid #333;padding:2px 5px;font-size:10px;height:46px;overflow:hidden}.verdicts b{font-size:13px}\n"
 	".legend{font-size:10.5px;line-height:1.4;margin-top:5px}.legend span{border:1px solid #bbb;padding:0 5px;margin-right:6px}\n";
 
-/* A cell's words. All numbers are hexadecimal here, and the arrow of a change begins a line. */
+/* A cell's words; the arrow of a long change begins a line. */
 static void words(FILE *out, const char *s)
 {
 	for (; *s; s++)
 		if (s[0] == '-' && s[1] == '>')
 			fputs(strlen(s) > 6 ? "<br>&rarr;" : "&rarr;", out), s++;
-		else if (s[0] == '0' && s[1] == 'x')
-			s++;
 		else
 			fputc(*s, out);
 }

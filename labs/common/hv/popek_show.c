@@ -54,20 +54,20 @@ static const char *end_words(const struct popek_seen *seen, char *buf, size_t le
 		if (seen->vector < 32)
 			snprintf(buf, len, "%s", vector_name(seen->vector));
 		else
-			snprintf(buf, len, "vector 0x%x", seen->vector);
+			snprintf(buf, len, "vector %x", seen->vector);
 		break;
 	default: snprintf(buf, len, "%s", outcome_words[POPEK_NOT_HERE]);
 	}
 	return buf;
 }
 
-/* The monitor's addresses, all near the end of the address space, are too wide for a table. */
+/* Hexadecimal. The monitor's addresses, all near the end of the address space, are too wide for a table. */
 static const char *number(uint64_t value, char *buf, size_t len)
 {
 	if (value >> 32 == 0xffffffff)
-		snprintf(buf, len, "0xff..%llx", (unsigned long long)value & 0xffffff);
+		snprintf(buf, len, "ff..%llx", (unsigned long long)value & 0xffffff);
 	else
-		snprintf(buf, len, value < 10 ? "%llu" : "0x%llx", (unsigned long long)value);
+		snprintf(buf, len, "%llx", (unsigned long long)value);
 	return buf;
 }
 
@@ -179,13 +179,27 @@ unsigned popek_breakers(const struct popek_table *t, enum popek_config config, c
 static void text_cell(const struct popek_row *row, enum popek_config config, char *buf, size_t len)
 {
 	static const char *const marks[] = {
-		[POPEK_NOT_HERE] = "-", [POPEK_REFERENCE] = "", [POPEK_TRAPPED] = "trap ", [POPEK_SAME] = "same", [POPEK_DIFFERENT] = "!! ",
+		[POPEK_NOT_HERE] = "-", [POPEK_REFERENCE] = "", [POPEK_TRAPPED] = "trap ", [POPEK_SAME] = "same", [POPEK_DIFFERENT] = "! ",
 		[POPEK_ANSWERED] = "trap, ",
 	};
 	char cell[80];
 
 	popek_cell(row, config, cell, sizeof cell);
 	snprintf(buf, len, "%s%s", marks[row->outcome[config]], cell);
+}
+
+/* The cell of a column: a ditto mark where it is the one on its left, of which it is a variation. */
+static void text_column(const struct popek_row *row, unsigned column, char *buf, size_t len)
+{
+	enum popek_config config = popek_columns[column].config;
+	char left[100];
+
+	text_cell(row, config, buf, len);
+	if (config != POPEK_UMIP && config != POPEK_PATCH)
+		return;
+	text_cell(row, popek_columns[column - 1].config, left, sizeof left);
+	if (!strcmp(left, buf))
+		snprintf(buf, len, "\"");
 }
 
 static void text_verdicts(const struct popek_table *t, FILE *out)
@@ -240,24 +254,25 @@ void popek_text(const struct popek_table *t, FILE *out)
 	for (unsigned c = 0; c < POPEK_COLUMNS; c++) {
 		width[c] = (int)strlen(popek_columns[c].title);
 		for (unsigned i = 0; i < t->rows; i++) {
-			text_cell(&t->row[i], popek_columns[c].config, cell, sizeof cell);
+			text_column(&t->row[i], c, cell, sizeof cell);
 			if ((int)strlen(cell) > width[c])
 				width[c] = (int)strlen(cell);
 		}
 	}
 	fputs("Every cell was run. CPL 0: what the instruction did on the bare machine. CPL 3: deprivileged, and the machine's tables\n"
-	      "and flags are the monitor's. \"trap\": it trapped; \"same\": it did not, and nothing differs; \"!! x a/b\": silently\n"
-	      "different, x was a at CPL 0 and is b here. *: in Robin and Irvine's list.\n\n", out);
-	fprintf(out, "  %-20s %-12s %-12s", "instruction", "by manual", "privileged?");
+	      "and flags are the monitor's. \"trap\": it trapped; \"same\": it did not, and nothing differs; \"! x a/b\": silently different,\n"
+	      "x was a at CPL 0 and is b here. A \" is the cell on its left again. Numbers are hexadecimal. *: in Robin and Irvine's list.\n\n",
+	      out);
+	fprintf(out, "  %-17s %-12s %-12s", "instruction", "by manual", "privileged");
 	for (unsigned c = 0; c < POPEK_COLUMNS; c++)
 		fprintf(out, " %-*s", width[c], popek_columns[c].title);
-	fputs(" sensitive?\n", out);
+	fputs(" sensitive\n", out);
 	for (unsigned i = 0; i < t->rows; i++) {
 		const struct popek_row *r = &t->row[i];
-		fprintf(out, "%c %-20s %-12s %-12s", r->probe->robin_irvine ? '*' : ' ', r->probe->name,
+		fprintf(out, "%c %-17s %-12s %-12s", r->probe->robin_irvine ? '*' : ' ', r->probe->name,
 			popek_manual_word(r->probe->manual), popek_trial_word(r));
 		for (unsigned c = 0; c < POPEK_COLUMNS; c++) {
-			text_cell(r, popek_columns[c].config, cell, sizeof cell);
+			text_column(r, c, cell, sizeof cell);
 			fprintf(out, " %-*s", width[c], cell);
 		}
 		fprintf(out, " %s\n", popek_class(r, cell, sizeof cell));
