@@ -34,14 +34,9 @@ bool return_to(struct vcpu *v, uint16_t cs, uint64_t rip, const uint16_t *ss);
 /* The types of system descriptors in 64-bit mode (SDM vol. 3, table 3-2). */
 #define SEG_LDT 2
 #define SEG_TSS 9
-#define SEG_TSS_BUSY 11
 /* Reads the descriptor of an LDT or of an available TSS: in the GDT, of this type, present, in this order. false: the exception is
  * queued, with the selector as its error code. (SDM vol. 2, LLDT, LTR) */
 bool system_descriptor_read(struct vcpu *v, uint16_t selector, unsigned type, struct descriptor *d);
-
-/* For a return to an outer level, v->cpl: ES, DS, FS and GS that this level may not have become null. What the inner level had there
- * is none of its business. (SDM vol. 2, RET and IRET; vol. 3, 5.8.6) */
-void drop_inner_segments(struct vcpu *v);
 
 /* Far jumps, calls and returns, an outer level included: an enum emu (lab1.h). */
 int far_transfer(struct vcpu *v, const struct insn *insn);
