@@ -91,7 +91,7 @@ def ring3_verify(results, params):
         user(name, PF, 0, error, added, level, {"rsi": high + 8 * i, "rdx": port}, extra={"cr2": high + 8 * i})
 
     def iretq(name, begin, becomes, from_user=True, hint=None):
-        t.start(begin, from_user, rsp=(p[2] + t.next if from_user else p[2]) & ~15)
+        t.start(begin, from_user, rsp=p[2] + t.next & ~15)
         t.expect(name, t.event(UD, 64, rsp=p[2] + 4096, flags=becomes, cs=UCODE, ss=UDATA, stack=rsp0), hint=hint)
 
     protected = "IRETQ changes IOPL only at CPL 0, and IF only where CPL is not above IOPL. (SDM vol. 2, IRET)"
@@ -102,7 +102,7 @@ def ring3_verify(results, params):
     t.expect("inward", t.event(GP, 0, KCODE), hint="IRETQ never leads to a more privileged level.")
     iretq("outward", 0, FIXED | IF | IOPL, False, hint=protected)
     for name, error in (("kernelss", KDATA), ("nullss", 0), ("readonlyss", 0x80), ("userss", UDATA & ~3)):
-        t.start(0, rsp=p[2] & ~15)
+        t.start(0, rsp=p[2] + t.next & ~15)
         t.expect(name, t.event(GP, 0, error),
                  hint="IRETQ checks SS for the level that it returns to; when it refuses, the old level has not been left.")
     failure = t.verdict(trapped(r, 60, "each IRETQ and each privileged instruction"), t.all_printed())

@@ -7,7 +7,7 @@
 
 PARAMS;
 
-enum { SEED, CODE, STACK, DF_STACK, NON_CANONICAL, HIGH, TRIPLE, MODE };
+enum { DF_STACK = EVENT_PARAMS, NON_CANONICAL, HIGH, TRIPLE, MODE };
 
 #define VEC_DE 0
 #define VEC_UD 6
@@ -24,14 +24,11 @@ SNIPPET(read, "mov (%rsi), %rax");
 SNIPPET(interrupt, "int $13");
 SNIPPET(load_ds, "mov %eax, %ds");
 
-static uint64_t seed;
-
 static void with(const char *name, const uint8_t *from, const uint8_t *to, unsigned reg, uint64_t value)
 {
 	place_bytes(params[CODE], from, to - from);
-	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), FLAGS_IF);
+	trial_start(FLAGS_IF);
 	trial.in.r[reg] = value;
-	seed++;
 	trial_run(name);
 	reset_state();
 }
@@ -110,7 +107,6 @@ static void triple(void)
 
 int guest_main(void)
 {
-	seed = params[SEED];
 	events_begin();
 	tables_load();
 	tss.ist[IST_DF - 1] = params[DF_STACK];

@@ -6,7 +6,7 @@
 
 PARAMS;
 
-enum { SEED, CODE, STACK, MODE, NON_CANONICAL, HIGH, OUTSIDE, LOCAL, PORT, BEFORE_END };
+enum { MODE = EVENT_PARAMS, NON_CANONICAL, HIGH, OUTSIDE, LOCAL, PORT, BEFORE_END };
 
 #define VEC_UD 6
 #define UART 0x3f8
@@ -27,18 +27,15 @@ SNIPPET(far_jump, "ljmpl *(%rsi)");
 SNIPPET(undefined, "ud2");
 SNIPPET(do_iretq, "iretq");
 
-static uint64_t seed;
-
 /* A snippet with one register set. */
 static void with(const char *name, const uint8_t *from, const uint8_t *to, unsigned reg, uint64_t value)
 {
 	place_bytes(params[CODE], from, to - from);
-	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), FLAGS_IF);
+	trial_start(FLAGS_IF);
 	trial.in.r[reg] = value;
 	if (reg == R_DI || reg == R_SI)
 		trial.in.r[R_DX] = params[PORT];
 	trial_run(name);
-	seed++;
 }
 #define WITH(name, snippet, reg, value) with(name, snippet, snippet##_end, reg, value)
 
@@ -64,7 +61,8 @@ static void iretq_to(const char *name, uint64_t rip, uint16_t cs, uint64_t flags
 	frame[3] = params[STACK] + 4096;
 	frame[4] = SEL_KDATA;
 	PLACE(params[CODE], do_iretq);
-	trial_set(seed++, params[CODE], (uint64_t)frame, FLAGS_IF | flags);
+	trial_start(FLAGS_IF | flags);
+	trial.rsp = (uint64_t)frame;
 	trial_run(name);
 }
 
@@ -111,12 +109,11 @@ static void agreed(void)
 static void ins_from_uart(const char *name, const uint8_t *from, const uint8_t *to, uint64_t count, uint64_t at)
 {
 	place_bytes(params[CODE], from, to - from);
-	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), FLAGS_IF);
+	trial_start(FLAGS_IF);
 	trial.in.r[R_DX] = UART;
 	trial.in.r[R_CX] = count;
 	trial.in.r[R_DI] = at;
 	trial_run(name);
-	seed++;
 }
 
 /* Memory ends at 4 GiB: an INSB behind it, then a repeated one that comes to the end. No byte may be lost. */
@@ -153,7 +150,6 @@ static void manual(void)
 
 int guest_main(void)
 {
-	seed = params[SEED];
 	events_begin();
 	tables_load();
 	asm volatile("lldt %w0" : : "r"(0));

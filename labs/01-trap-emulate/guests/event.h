@@ -41,6 +41,10 @@ struct gate {
 
 static struct gate idt[256];
 
+/* The first params of every guest here; its own begin with EVENT_PARAMS. */
+enum { SEED, CODE, STACK, EVENT_PARAMS };
+extern volatile uint64_t params[16];
+
 /* The I/O permission map covers the first 2048 ports and ends with the byte of ones that it needs (SDM vol. 1, 19.5.2). */
 #define IO_MAP_PORTS 2048
 static struct __attribute__((packed)) {
@@ -87,6 +91,9 @@ extern const uint8_t event_stubs[256][16];
 extern uint64_t trial_host, trial_next;
 uint8_t recorder_stack[4096] __attribute__((aligned(16)));
 
+/* Out of a trial, back to who called trial_enter(). */
+#define TRIAL_END "mov trial_host, %rsp; pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret\n"
+
 asm(".bss\n.balign 8\n"
     ".globl trial_host, trial_next\n"
     "trial_host: .skip 8\n"
@@ -124,8 +131,7 @@ asm(".bss\n.balign 8\n"
     "popfq\n"
     "lea 8(%rsp), %rsp\n"
     "jmp *trial_next\n"
-    "1: mov trial_host, %rsp\n"
-    "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret\n"
+    "1: " TRIAL_END
 
     /* The trial's stack is loaded last and nothing is pushed on it. */
     ".macro load_registers rsp\n"
@@ -174,14 +180,19 @@ uint64_t event_record(const struct regs *regs)
 }
 
 /* attr: type, DPL << 5 and GATE_PRESENT. */
-static inline void set_gate(unsigned vector, unsigned attr, unsigned ist)
+static inline void set_gate_to(unsigned vector, const uint8_t *handler, unsigned attr, unsigned ist)
 {
-	uint64_t stub = (uint64_t)event_stubs[vector];
+	uint64_t at = (uint64_t)handler;
 
 	idt[vector] = (struct gate){
-		.offset_low = stub, .offset_mid = stub >> 16, .offset_high = stub >> 32,
-		.selector = SEL_KCODE, .ist = ist, .attr = attr,
+		.offset_low = at, .offset_mid = at >> 16, .offset_high = at >> 32, .selector = SEL_KCODE, .ist = ist, .attr = attr,
 	};
+}
+
+/* To the recorder. */
+static inline void set_gate(unsigned vector, unsigned attr, unsigned ist)
+{
+	set_gate_to(vector, event_stubs[vector], attr, ist);
 }
 
 static inline void idt_load(uint16_t limit)
@@ -259,6 +270,23 @@ static inline void trial_set(uint64_t seed, uint64_t rip, uint64_t rsp, uint64_t
 	trial.rsp = rsp;
 	trial.rflags = trial.in.r[R_FLAGS] = trial.in.r[R_FLAGS] | flags;
 	memset(plan, 0, sizeof plan);
+}
+
+static unsigned trials;
+
+/* The next trial, at CODE. From each to the next seed and stack pointer grow by one, as in checks/trials.py. */
+static inline void trial_start(uint64_t flags)
+{
+	trial_set(params[SEED] + trials, params[CODE], params[STACK] + trials, flags);
+	trials++;
+}
+
+/* The same as a program at CPL 3. */
+static inline void trial_start_user(uint64_t flags)
+{
+	trial_start(flags);
+	trial.cs = SEL_UCODE;
+	trial.ss = SEL_UDATA;
 }
 
 static inline void show_event(const char *name, unsigned i)

@@ -6,10 +6,11 @@
  */
 #include "event.h"
 #include "pic.h"
+#include "tick.h"
 
 PARAMS;
 
-enum { SEED, CODE, STACK, RSP0, BASE, MODE, TICKS, PIT_HZ_PARAM, BUFFER, COUNT };
+enum { RSP0 = EVENT_PARAMS, BASE, MODE, TICKS, PIT_HZ_PARAM, BUFFER, COUNT };
 
 #define UART_IER 0x3f9
 #define UART_IIR 0x3fa
@@ -35,14 +36,6 @@ SNIPPET(undefined, "ud2");
 SNIPPET(sti_loop, "1: sti; nop; cli; jmp 1b");
 SNIPPET(ss_loop, "sti; 1: mov %eax, %ss; nop; nop; jmp 1b");
 
-static uint64_t seed;
-
-static void start(uint64_t flags)
-{
-	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), flags);
-	seed++;
-}
-
 /* IRQ 4 asks, or no longer. */
 static void ask(void)
 {
@@ -66,7 +59,7 @@ static uint8_t pic_read(uint8_t what)
 static void waiting(const char *name, const uint8_t *from, const uint8_t *to)
 {
 	place_bytes(params[CODE], from, to - from);
-	start(0);
+	trial_start(0);
 	ask();
 	trial_run(name);
 	dputs(name), report(".irr", pic_read(READ_IRR));
@@ -89,7 +82,7 @@ static void by_uart(void)
 
 	/* The fault comes first, then the interrupt. */
 	PLACE(params[CODE], open_fault);
-	start(0);
+	trial_start(0);
 	plan[0] = PLACE(params[CODE] + 64, skip);
 	ask();
 	trial_run("fault");
@@ -97,7 +90,7 @@ static void by_uart(void)
 
 	/* Raised while it is open: behind the OUT. The same by taking the mask away. */
 	PLACE(params[CODE], raise_open);
-	start(FLAGS_IF);
+	trial_start(FLAGS_IF);
 	trial.in.r[R_AX] = IER_THRE;
 	trial.in.r[R_DX] = UART_IER;
 	trial_run("raise");
@@ -105,10 +98,10 @@ static void by_uart(void)
 	pic_mask(IRQ_COM1);
 	ask();
 	PLACE(params[CODE], open_nop);
-	start(0);
+	trial_start(0);
 	trial_run("masked");
 	PLACE(params[CODE], raise_open);
-	start(FLAGS_IF);
+	trial_start(FLAGS_IF);
 	trial.in.r[R_AX] = 0xef;
 	trial.in.r[R_DX] = PIC_MASK;
 	trial_run("unmask");
@@ -117,7 +110,7 @@ static void by_uart(void)
 
 	/* Without an EOI the next one waits; the handler returns, and nothing comes. */
 	PLACE(params[CODE], raise_open);
-	start(FLAGS_IF);
+	trial_start(FLAGS_IF);
 	trial.in.r[R_AX] = IER_THRE;
 	trial.in.r[R_DX] = UART_IER;
 	plan[0] = PLACE(params[CODE] + 64, resume);
@@ -126,18 +119,16 @@ static void by_uart(void)
 	outb(UART_IER, 0);
 	ask();
 	PLACE(params[CODE], open_nop);
-	start(0);
+	trial_start(0);
 	trial_run("noeoi");
 	pic_eoi(IRQ_COM1); /* of the first */
-	start(0);
+	trial_start(0);
 	trial_run("eoi");
 	calm();
 
 	/* To CPL 3 with the interrupt waiting: IRETQ casts no shadow. The gate's DPL is for INT n alone. */
 	PLACE(params[CODE], user_code);
-	start(FLAGS_IF);
-	trial.cs = SEL_UCODE;
-	trial.ss = SEL_UDATA;
+	trial_start_user(FLAGS_IF);
 	ask();
 	trial_run("user");
 	calm();
@@ -149,7 +140,7 @@ static void inside_rep(void)
 {
 	memset((void *)params[BUFFER], IER_THRE, params[COUNT]);
 	PLACE(params[CODE], rep_raise);
-	start(FLAGS_IF);
+	trial_start(FLAGS_IF);
 	trial.in.r[R_CX] = params[COUNT];
 	trial.in.r[R_SI] = params[BUFFER];
 	trial.in.r[R_DX] = UART_IER;
@@ -163,7 +154,6 @@ static void inside_rep(void)
 static uint64_t loop_begin, places;
 static unsigned ticks;
 
-uint64_t tick(const uint64_t *frame);
 uint64_t tick(const uint64_t *frame)
 {
 	uint64_t offset = frame[0] - loop_begin;
@@ -173,42 +163,14 @@ uint64_t tick(const uint64_t *frame)
 	return ++ticks >= params[TICKS];
 }
 
-/* The handler of ticks: the last one ends the trial. */
-extern const uint8_t tick_entry[];
-asm(".text\n"
-    "tick_entry:\n"
-    ".irp r, rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11\n"
-    "push %\\r\n"
-    ".endr\n"
-    "cld\n"
-    "lea 72(%rsp), %rdi\n"
-    "call tick\n"
-    "test %eax, %eax\n"
-    ".irp r, r11, r10, r9, r8, rdi, rsi, rdx, rcx, rax\n"
-    "pop %\\r\n"
-    ".endr\n"
-    "jnz 1f\n"
-    "iretq\n"
-    "1: mov trial_host, %rsp\n"
-    "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret\n");
-
-static void tick_gate(void)
-{
-	uint64_t entry = (uint64_t)tick_entry;
-	struct gate *g = &idt[params[BASE] + IRQ_TIMER];
-
-	set_gate(params[BASE] + IRQ_TIMER, GATE_PRESENT | GATE_INTERRUPT, 0);
-	g->offset_low = entry;
-	g->offset_mid = entry >> 16;
-	g->offset_high = entry >> 32;
-}
+TICK_HANDLER(TRIAL_END)
 
 /* A loop that only interrupts can leave. Where they strike depends on time, where they never may does not. */
 static void loop(const char *name, const uint8_t *from, const uint8_t *to)
 {
 	loop_begin = place_bytes(params[CODE], from, to - from);
 	places = ticks = 0;
-	start(0);
+	trial_start(0);
 	trial.in.r[R_AX] = SEL_KDATA;
 	trial_run(name);
 	dputs(name), report(".ticks", ticks);
@@ -230,7 +192,7 @@ static void by_pit(void)
 	for (unsigned i = 0; i < 3; i++) {
 		static const char *const names[] = { "sleep0_", "sleep1_", "sleep2_" };
 
-		start(0);
+		trial_start(0);
 		trial_run(names[i]);
 		pic_eoi(IRQ_TIMER);
 	}
@@ -239,7 +201,6 @@ static void by_pit(void)
 
 int guest_main(void)
 {
-	seed = params[SEED];
 	events_begin();
 	tables_load();
 	tss.rsp[0] = params[RSP0];
@@ -250,7 +211,7 @@ int guest_main(void)
 		/* A gate that is not there: the fault comes from outside the program, and is no double fault. */
 		set_gate(params[BASE] + IRQ_COM1, GATE_INTERRUPT, 0);
 		WAITING("absent", open_nop);
-		tick_gate();
+		tick_gate(params[BASE] + IRQ_TIMER);
 		start_ticks();
 		loop("stiloop", sti_loop, sti_loop_end);
 		loop("ssloop", ss_loop, ss_loop_end);

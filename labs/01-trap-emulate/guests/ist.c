@@ -6,7 +6,7 @@
 
 PARAMS;
 
-enum { SEED, CODE, STACK, RSP0, IST, MODE = IST + 7, FIRST, SECOND, NON_CANONICAL };
+enum { RSP0 = EVENT_PARAMS, IST, MODE = IST + 7, FIRST, SECOND, NON_CANONICAL };
 
 #define VEC_DE 0
 #define VEC_UD 6
@@ -16,16 +16,6 @@ SNIPPET(undefined, "ud2");
 SNIPPET(divide, "mov $0, %ecx; div %rcx");
 SNIPPET(skip, "addq $2, (%rsp); iretq");
 SNIPPET(twice, "ud2; ud2");
-
-static uint64_t seed;
-
-static void start(uint64_t cs, uint64_t ss)
-{
-	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), FLAGS_IF);
-	trial.cs = cs;
-	trial.ss = ss;
-	seed++;
-}
 
 static void gate(unsigned vector, unsigned ist)
 {
@@ -40,25 +30,25 @@ static void agreed(void)
 	PLACE(params[CODE], undefined);
 	for (unsigned i = 1; i <= 7; i++) {
 		gate(VEC_UD, i);
-		start(0, 0);
+		trial_start(FLAGS_IF);
 		name[3] = '0' + i;
 		trial_run(name);
 		reset_state();
 	}
 	/* An event from CPL 3 goes to the IST's stack as well, not to RSP0; with IST 0 to RSP0. */
 	gate(VEC_UD, params[FIRST]);
-	start(SEL_UCODE, SEL_UDATA);
+	trial_start_user(FLAGS_IF);
 	trial_run("user");
 	reset_state();
 	gate(VEC_UD, 0);
-	start(SEL_UCODE, SEL_UDATA);
+	trial_start_user(FLAGS_IF);
 	trial_run("user0_");
 	reset_state();
 
 	/* Back by IRETQ: the old stack pointer is restored, so the second event finds the entry as the first did. */
 	gate(VEC_UD, params[FIRST]);
 	PLACE(params[CODE], twice);
-	start(0, 0);
+	trial_start(FLAGS_IF);
 	plan[0] = PLACE(params[CODE] + 64, skip);
 	trial_run("back");
 }
@@ -69,27 +59,26 @@ static void manual(void)
 	PLACE(params[CODE], undefined);
 	gate(VEC_UD, params[FIRST]);
 	gate(VEC_DE, params[SECOND]);
-	start(0, 0);
+	trial_start(FLAGS_IF);
 	plan[0] = PLACE(params[CODE] + 64, divide);
 	plan[1] = PLACE(params[CODE] + 128, undefined);
 	trial_run("nested");
 	gate(VEC_DE, 0);
-	start(0, 0);
+	trial_start(FLAGS_IF);
 	plan[0] = params[CODE] + 64;
 	trial_run("stay");
 
 	tss_load(0x24 + 8 * (params[FIRST] - 1) + 6); /* one byte of the entry is missing */
-	start(0, 0);
+	trial_start(FLAGS_IF);
 	trial_run("limit");
 	tss_load(sizeof tss - 1);
 	tss.ist[params[FIRST] - 1] = params[NON_CANONICAL];
-	start(0, 0);
+	trial_start(FLAGS_IF);
 	trial_run("away");
 }
 
 int guest_main(void)
 {
-	seed = params[SEED];
 	events_begin();
 	tables_load();
 	tss.rsp[0] = params[RSP0];

@@ -8,7 +8,7 @@
 
 PARAMS;
 
-enum { SEED, CODE, STACK, RSP0, PRIVILEGED, VECTOR = PRIVILEGED + 3, PORT, HIGH, ERROR_VECTOR, MODE };
+enum { RSP0 = EVENT_PARAMS, PRIVILEGED, VECTOR = PRIVILEGED + 3, PORT, HIGH, ERROR_VECTOR, MODE };
 
 #define VEC_BP 3
 #define IOPL3 0x3000
@@ -28,17 +28,6 @@ SNIPPET(read, "mov (%rsi), %rax");
 SNIPPET(write, "mov %rax, (%rsi)");
 SNIPPET(do_iretq, "iretq");
 
-static uint64_t seed;
-
-/* A user program that begins at CODE, on the user's stack. */
-static void user(uint64_t flags)
-{
-	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), flags);
-	trial.cs = SEL_UCODE;
-	trial.ss = SEL_UDATA;
-	seed++;
-}
-
 static void finish(const char *name)
 {
 	trial_run(name);
@@ -48,7 +37,7 @@ static void finish(const char *name)
 static void simple(const char *name, const uint8_t *from, const uint8_t *to, uint64_t flags)
 {
 	place_bytes(params[CODE], from, to - from);
-	user(flags);
+	trial_start_user(flags);
 	finish(name);
 }
 #define SIMPLE(name, snippet, flags) simple(name, snippet, snippet##_end, flags)
@@ -56,7 +45,7 @@ static void simple(const char *name, const uint8_t *from, const uint8_t *to, uin
 static void port(const char *name, const uint8_t *from, const uint8_t *to, uint16_t number, uint64_t flags)
 {
 	place_bytes(params[CODE], from, to - from);
-	user(flags);
+	trial_start_user(flags);
 	trial.in.r[R_DX] = number;
 	finish(name);
 }
@@ -65,7 +54,7 @@ static void port(const char *name, const uint8_t *from, const uint8_t *to, uint1
 static void memory(const char *name, const uint8_t *from, const uint8_t *to, uint64_t at, uint64_t flags)
 {
 	place_bytes(params[CODE], from, to - from);
-	user(flags);
+	trial_start_user(flags);
 	trial.in.r[R_SI] = at;
 	trial.in.r[R_DX] = params[PORT];
 	finish(name);
@@ -77,7 +66,7 @@ static void int_n(const char *name, uint8_t vector, unsigned dpl)
 	set_gate(vector, GATE_PRESENT | dpl << 5 | GATE_INTERRUPT, 0);
 	PLACE(params[CODE], interrupt);
 	((uint8_t *)params[CODE])[1] = vector;
-	user(FLAGS_IF);
+	trial_start_user(FLAGS_IF);
 	finish(name);
 }
 
@@ -88,9 +77,9 @@ static void iretq_with(const char *name, bool from_user, uint64_t flags, uint16_
 
 	PLACE(params[CODE], do_iretq);
 	if (from_user)
-		user(flags);
+		trial_start_user(flags);
 	else
-		trial_set(seed++, params[CODE], params[STACK], flags);
+		trial_start(flags);
 	trial.rsp &= ~15ull;
 	frame = (uint64_t *)trial.rsp;
 	frame[0] = PLACE(params[CODE] + 64, undefined);
@@ -117,7 +106,7 @@ static void agreed(void)
 		uint64_t code = params[PRIVILEGED + i];
 
 		place_bytes(params[CODE], &code, sizeof code);
-		user(FLAGS_IF);
+		trial_start_user(FLAGS_IF);
 		finish(names[i]);
 	}
 	SIMPLE("cli", clear_if, FLAGS_IF);
@@ -125,7 +114,7 @@ static void agreed(void)
 	SIMPLE("ud", undefined, FLAGS_IF | FLAGS_DF);
 	/* The handler's own exception shows what SS and CS are in it. */
 	PLACE(params[CODE], undefined);
-	user(FLAGS_IF);
+	trial_start_user(FLAGS_IF);
 	plan[0] = PLACE(params[CODE] + 64, undefined);
 	finish("nested");
 
@@ -172,7 +161,6 @@ static void agreed(void)
 
 int guest_main(void)
 {
-	seed = params[SEED];
 	events_begin();
 	tables_load();
 	tss.rsp[0] = params[RSP0];

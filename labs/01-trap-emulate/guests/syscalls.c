@@ -7,7 +7,7 @@
 
 PARAMS;
 
-enum { SEED, CODE, STACK, RSP0, STAR, SFMASK, USER_FLAGS, RETURN_FLAGS, MODE, NON_CANONICAL };
+enum { RSP0 = EVENT_PARAMS, STAR, SFMASK, USER_FLAGS, RETURN_FLAGS, MODE, NON_CANONICAL };
 
 #define MSR_EFER 0xc0000080
 #define MSR_STAR 0xc0000081
@@ -20,16 +20,14 @@ SNIPPET(undefined, "ud2");
 SNIPPET(turn_round, "mov %r8, %r11; sysretq");
 SNIPPET(do_sysret, "sysretq");
 
-static uint64_t seed;
-
 static void start(bool user, uint64_t flags)
 {
-	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), flags);
+	if (user)
+		trial_start_user(flags);
+	else
+		trial_start(flags);
 	if (!params[MODE])
 		trial.rflags = trial.in.r[R_FLAGS] &= ~(FLAGS_ARITHMETIC | FLAGS_DF);
-	trial.cs = user ? SEL_UCODE : 0;
-	trial.ss = SEL_UDATA;
-	seed++;
 }
 
 static void finish(const char *name)
@@ -105,7 +103,6 @@ static void manual(void)
 
 int guest_main(void)
 {
-	seed = params[SEED];
 	events_begin();
 	tables_load();
 	tss.rsp[0] = params[RSP0];

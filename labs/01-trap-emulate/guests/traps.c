@@ -7,7 +7,7 @@
 
 PARAMS;
 
-enum { SEED, CODE, STACK, VECTOR, GATE, ERROR_VECTOR, REFUSED, STEPS, STEPS_LENGTH = STEPS + 3, MODE, PORT, MEMORY, COUNT };
+enum { VECTOR = EVENT_PARAMS, GATE, ERROR_VECTOR, REFUSED, STEPS, STEPS_LENGTH = STEPS + 3, MODE, PORT, MEMORY, COUNT };
 
 #define VEC_BP 3
 
@@ -19,19 +19,11 @@ SNIPPET(undefined, "ud2");
 SNIPPET(resume, "iretq");
 SNIPPET(stop_stepping, "andl $~0x100, 16(%rsp); iretq");
 
-static uint64_t seed;
-
-static void start(void)
-{
-	trial_set(seed, params[CODE], params[STACK] + (seed - params[SEED]), FLAGS_IF);
-	seed++;
-}
-
 static void int_n(const char *name, uint8_t vector)
 {
 	PLACE(params[CODE], interrupt);
 	((uint8_t *)params[CODE])[1] = vector;
-	start();
+	trial_start(FLAGS_IF);
 	trial_run(name);
 }
 
@@ -51,13 +43,13 @@ static void single_steps(void)
 	/* Five instructions, an exception behind the last. The handler goes on stepping. */
 	place_bytes(behind, steps, length);
 	PLACE(behind + length, undefined);
-	start();
+	trial_start(FLAGS_IF);
 	for (unsigned i = 0; i < 5; i++)
 		plan[i] = PLACE(code + 128, resume);
 	trial_run("step");
 
 	/* The same, but the second trap's handler ends it. */
-	start();
+	trial_start(FLAGS_IF);
 	plan[0] = code + 128;
 	plan[1] = PLACE(code + 192, stop_stepping);
 	trial_run("stop");
@@ -70,7 +62,7 @@ static void single_steps_of_rep(void)
 
 	PLACE(behind, rep_outs);
 	PLACE(behind + (rep_outs_end - rep_outs), undefined);
-	start();
+	trial_start(FLAGS_IF);
 	trial.in.r[R_CX] = params[COUNT];
 	trial.in.r[R_SI] = params[MEMORY];
 	trial.in.r[R_DX] = params[PORT];
@@ -97,7 +89,7 @@ static void agreed(void)
 	int_n("int", params[VECTOR]);
 	int_n("noerror", params[ERROR_VECTOR]);
 	PLACE(params[CODE], breakpoint);
-	start();
+	trial_start(FLAGS_IF);
 	trial_run("int3");
 	int_n("long3", VEC_BP);
 
@@ -116,7 +108,6 @@ static void agreed(void)
 
 int guest_main(void)
 {
-	seed = params[SEED];
 	events_begin();
 	tables_load();
 	if (params[MODE])

@@ -19,17 +19,7 @@ enter:
 	.balign	16
 	.globl	stubs
 stubs:
-	.set	vector, 0
-	.rept	256
-	.balign	16
-	.if	vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
-	.else
-	push	$0
-	.endif
-	push	$vector
-	jmp	common
-	.set	vector, vector + 1
-	.endr
+	VECTOR_STUBS common
 
 common:
 	PUSH_REGS
