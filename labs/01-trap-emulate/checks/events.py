@@ -7,8 +7,9 @@ from checks import first, printed_by_traps, reported, trapped
 from elf import Elf
 from exceptions import CHECKPOINTS as EXCEPTIONS
 from levels import CHECKPOINTS as LEVELS
-from model import Checkpoint, Failure, Run
+from model import HV_GUEST_FAILED, HV_OK, Checkpoint, Failure, Run
 from probes import MASK64
+from signatures import describe_end
 from trials import EXT, IDT, IF, NP, UCODE, UD, UDATA, Trials, base_params, differs, guest, place
 
 # --- 1.18 -----------------------------------------------------------------------------------------------------------------
@@ -209,7 +210,10 @@ def kernel_verify(r, n):
         if i >= len(seen) or seen[i] != line:
             return Failure(line, seen[i] if i < len(seen) else "the end of the output",
                            "Line %d of what the course kernel prints. Run it yourself: hv run --append procs=%d "
-                           "build/guests/kernel.elf" % (i + 1, n), r.name, exact=True)
+                           "build/guests/kernel.elf. If the kernel itself is at fault: it changes RSP0 of its TSS with every process; do "
+                           "you read it each time?" % (i + 1, n), r.name, exact=True)
+    if r.status != HV_OK:
+        return Failure("the course kernel to end with exit code 0", describe_end(r), run=r.name)
     return first(trapped(r, 1000, "the course kernel's own instructions"), printed_by_traps(r, r.output))
 
 
@@ -228,6 +232,7 @@ CHECKPOINTS = EXCEPTIONS + LEVELS + [
         "Nothing new is to be written: if 1.11 to 1.18 pass and this fails, compare --trace exits with what the kernel does "
         "in labs/common/guest.",
         runs=[guest("preempt", "loop", preempt_params),
-              Run("kernel", "kernel.elf", args=kernel_args, params=lambda rng: [rng.randrange(2, 7)], timeout=20.0)],
+              Run("kernel", "kernel.elf", args=kernel_args, params=lambda rng: [rng.randrange(2, 7)], timeout=20.0,
+                  ends=(HV_OK, HV_GUEST_FAILED))],  # what it says when it panics is compared too
         verify=preempt_verify, depends=["1.17", "1.18"]),
 ]
