@@ -81,6 +81,11 @@ static void agreed(void)
 	start(true, flags);
 	trial.in.r[R_8] = params[RETURN_FLAGS];
 	finish("round");
+
+	/* Switched off again, and tried at once: the machine must not have carried out any of it. */
+	wrmsr(MSR_EFER, efer & ~EFER_SCE);
+	start(false, FLAGS_IF);
+	finish("offagain");
 }
 
 static void manual(void)

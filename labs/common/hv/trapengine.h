@@ -55,7 +55,7 @@ static inline struct trap_frame *monitor_frame(uint8_t *mon)
 
 /* Fetches what the guest can change without a trap (bases of FS and GS after loading a null selector) into v. */
 void trap_refresh_segments(struct vcpu *v);
-/* Say that state changed that the machine must know: control registers or segment bases; debug registers. */
+/* Say that state changed that the machine must know: control registers, EFER or segment bases; debug registers. */
 void trap_special_changed(struct vcpu *v);
 void trap_debugregs_changed(struct vcpu *v);
 /* The machine's time stamp counter now. */
