@@ -275,8 +275,8 @@ def syscall_verify(results, params):
     t.start(user_flags, True)
     t.expect("round", t.event(UD, 2, changed={"rcx": t.code + 2, "r11": back}, **home), hint=sysret, r8=back)
     t.start()
-    t.expect("offagain", t.event(UD), hint="A SYSCALL that does not exist changes no register. The machine must know that EFER.SCE is off, or "
-             "RCX and R11 are lost before hv hears of it: trap_special_changed() behind a WRMSR to EFER.")
+    t.expect("offagain", t.event(UD), hint="A SYSCALL that does not exist changes no register. The machine must know that EFER.SCE is off, "
+             "or RCX and R11 are lost before hv hears of it: trap_special_changed() behind a WRMSR to EFER.")
     failure = t.verdict(trapped(r, 4, "one for each SYSCALL while it is switched on", 0xF0), t.all_printed())
     if failure:
         return failure
