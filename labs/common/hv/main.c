@@ -20,8 +20,10 @@ static void usage(FILE *out)
 	fprintf(out,
 		"usage: hv run [options] IMAGE\n"
 		"       hv report\n"
+		"       hv popek [options]\n"
 		"run: runs a guest, an ELF64 image of the course or a Linux bzImage. report: prints the table of checkpoint 1.21,\n"
-		"which says of each sensitive instruction whether it traps.\n\n"
+		"which says of each sensitive instruction whether it traps. popek: tries out what Popek and Goldberg's theorem says\n"
+		"of this x86; see hv popek --help.\n\n"
 		"  --engine trap|kvm   how guest code is run (default: trap)\n"
 		"      trap              %s\n"
 		"      kvm               %s\n"

@@ -83,6 +83,14 @@ bool popek_breaks(const struct popek_row *row, enum popek_config config)
 	return o == POPEK_DIFFERENT || (o == POPEK_SAME && popek_sensitive(row));
 }
 
+bool popek_faithful(const struct popek_table *t)
+{
+	for (unsigned i = 0; i < t->rows; i++)
+		if (t->row[i].probe->idle && popek_sensitive(&t->row[i]))
+			return false;
+	return true;
+}
+
 static int run_all(struct popek_table *t)
 {
 	char err[600];

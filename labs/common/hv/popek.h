@@ -41,6 +41,7 @@ struct popek_probe {
 	uint64_t set_cr4;   /* on in every configuration */
 	bool if_off;        /* interrupts are off */
 	bool clock;         /* its result is the time, and is not compared */
+	bool idle;          /* it does nothing: a difference that it leaves is the machine's fault */
 };
 
 extern const struct popek_probe popek_probes[];
@@ -147,6 +148,8 @@ struct popek_table {
 /* An instruction that breaks the theorem's condition in this configuration: sensitive, and it did not trap. */
 bool popek_breaks(const struct popek_row *row, enum popek_config config);
 static inline bool popek_sensitive(const struct popek_row *r) { return r->control || r->mode || r->location; }
+/* Does an instruction that does nothing leave no difference? Otherwise the machine is not one to learn about x86 from. */
+bool popek_faithful(const struct popek_table *t);
 /* Does the manual's word mean a trap at CPL 3 (where CPL 0 has none)? */
 bool popek_manual_traps(enum popek_manual manual, bool umip);
 

@@ -27,7 +27,8 @@ static const char style[] =
 	"tbody tr{height:24.5px}.v{font-size:9.2px;line-height:1.05}.c{text-align:center}\n"
 	".t{background:#cfe3f5}.s{background:#e6f2de}.d{background:#ffc9b5}.a{background:#e4dcf4}.n{background:#eee}\n"
 	".v b{font-size:12px;line-height:0.8}.d b{color:#8c1500}.verdicts{display:flex;gap:8px;margin-top:6px}\n"
-	".verdicts div{flex:1;border:2px solid #333;padding:2px 5px;font-size:10px;height:46px;overflow:hidden}.verdicts b{font-size:13px}\n"
+	".verdicts div{flex:1;border:2px solid #333;padding:2px 5px;font-size:10px;height:46px;overflow:hidden}\n"
+	".verdicts b{font-size:13px}"
 	".legend{font-size:10.5px;line-height:1.4;margin-top:5px}.legend span{border:1px solid #bbb;padding:0 5px;margin-right:6px}\n";
 
 /* A cell's words; the arrow of a long change begins a line. */
@@ -175,11 +176,12 @@ void popek_html(const struct popek_table *t, FILE *out)
 		disagree += !t->row[i].manual_agrees;
 	}
 	rest = t->rows - lying;
-	fprintf(out, "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>Popek and Goldberg, tried out</title>\n<style>%s</style>"
-		"</head><body><div class=slide>\n", style);
-	fprintf(out, "<h1>Popek and Goldberg, tried out: is every sensitive instruction privileged?</h1>\n<p>%u x86-64 instructions and forms; every "
-		"cell was run. CPL 0: the bare machine. CPL 3: deprivileged, and the machine&rsquo;s tables and flags are the monitor&rsquo;s. Left "
-		"table: what is silently different somewhere.</p>\n<div class=panels>\n", t->rows);
+	fprintf(out, "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>Popek and Goldberg, tried out</title>\n"
+		"<style>%s</style></head><body><div class=slide>\n"
+		"<h1>Popek and Goldberg, tried out: is every sensitive instruction privileged?</h1>\n"
+		"<p>%u x86-64 instructions and forms; every cell was run. CPL 0: the bare machine. CPL 3: deprivileged, and the "
+		"machine&rsquo;s tables and flags are the monitor&rsquo;s. Left table: what is silently different somewhere.</p>\n<div class=panels>\n",
+		style, t->rows);
 	panel(t, true, 0, lying, out);
 	panel(t, false, 0, (rest + 1) / 2, out);
 	panel(t, false, (rest + 1) / 2, rest / 2, out);
@@ -190,7 +192,9 @@ void popek_html(const struct popek_table *t, FILE *out)
 		if (outcomes[o].legend && (o != POPEK_NOT_HERE || !t->umip))
 			fprintf(out, "<span class=%s>%s %s</span>", outcomes[o].class, outcomes[o].mark, outcomes[o].legend);
 	fprintf(out, "3 CPL 3, 3U with UMIP, T trap engine, TP with patching<br>"
-		"priv, by manual and by trial: P privileged, &ndash; no, A always traps, I by IOPL, C by a check of this operand, U with UMIP, O by an "
-		"option; the two %s. S, sensitive: C control, M mode, L location, &middot; innocuous. Numbers are hexadecimal. "
-		"* in Robin and Irvine&rsquo;s list (2000).</div>\n</div></body></html>\n", disagree ? "disagree where there is a !" : "agree everywhere");
+		"priv, by manual and by trial: P privileged, &ndash; no, A always traps, I by IOPL, C by a check of this operand, "
+		"U with UMIP, O by an option; the two %s. S, sensitive: C control, M mode, L location, &middot; innocuous. Numbers are hexadecimal. "
+		"* in Robin and Irvine&rsquo;s list (2000).%s</div>\n</div></body></html>\n",
+		disagree ? "disagree where there is a !" : "agree everywhere",
+		popek_faithful(t) ? "" : " <b>Even NOP leaves a difference on this machine: use the test host.</b>");
 }

@@ -273,18 +273,20 @@ void made_up_show(const struct made_up_machine *m, FILE *out)
 {
 	char class[64];
 
-	fprintf(out, "%s\n\n%-*s privileged  user-sensitive  sensitive\n", *m->name ? m->name : "A machine without a name", MADE_UP_NAME,
+	fprintf(out, "%s\n\n%-*s privileged   user-sensitive  sensitive\n", *m->name ? m->name : "A machine without a name", MADE_UP_NAME,
 		"instruction");
 	for (unsigned k = 0; k < m->insns; k++) {
 		const struct made_up_insn *i = &m->insn[k];
-		fprintf(out, "%-*s %-11s %-15s %s%s\n", MADE_UP_NAME, i->name,
-			made_up_privileged(i) ? "yes" : i->user.traps ? "always traps" : "no", made_up_user_sensitive(i) ? "yes" : "no",
-			class_of(i, class, sizeof class), made_up_sensitive(i) && !made_up_privileged(i) ? "   <- breaks the condition" : "");
+		bool privileged = made_up_privileged(i);
+		fprintf(out, "%-*s %-12s %-15s %s%s\n", MADE_UP_NAME, i->name, privileged ? "yes" : i->user.traps ? "always traps" : "no",
+			made_up_user_sensitive(i) ? "yes" : "no", class_of(i, class, sizeof class),
+			made_up_sensitive(i) && !privileged ? "   <- breaks the condition" : "");
 	}
 	fputs("\nTheorem 1 (a monitor): ", out);
 	if (made_up_virtualizable(m)) {
 		fputs("virtualizable. Every sensitive instruction is privileged.\n"
-		      "Theorem 2 (monitors in monitors): recursively virtualizable too, if the monitor can be written without timing dependencies.\n"
+		      "Theorem 2 (monitors in monitors): recursively virtualizable too, if the monitor can be written without timing\n"
+		      "dependencies.\n"
 		      "Theorem 3 (a hybrid monitor): is not needed.\n", out);
 		return;
 	}
@@ -292,8 +294,8 @@ void made_up_show(const struct made_up_machine *m, FILE *out)
 	name_breakers(m, made_up_sensitive, out);
 	fputs("Theorem 2 (monitors in monitors): does not apply, because theorem 1 does not.\nTheorem 3 (a hybrid monitor): ", out);
 	if (made_up_hybrid(m)) {
-		fputs("possible. Every user-sensitive instruction is privileged, so it is enough to interpret what runs in the virtual\n"
-		      "supervisor mode.\n", out);
+		fputs("possible. Every user-sensitive instruction is privileged, so it is enough to interpret all\n"
+		      "that runs in the virtual supervisor mode.\n", out);
 		return;
 	}
 	fputs("not possible. User-sensitive and not privileged: ", out);

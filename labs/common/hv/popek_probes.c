@@ -28,11 +28,11 @@
 	X(verw, "verw %cx", "VERW kernel", true, ALLOWED, "vol. 2, VERW", .rcx = SEL_EXAMINED)                               \
 	X(push_fs, "push %fs", "PUSH FS", true, ALLOWED, "vol. 2, PUSH", )                                                     \
 	X(pop_fs, "pop %fs", "POP FS, user", true, ALLOWED, "vol. 2, POP", .stack = { SEL_FS | 3 })                          \
-	X(pop_fs_k, "pop %fs", "POP FS, kernel", true, CHECKED, "vol. 3, 5.6", .stack = { SEL_KDATA })                       \
+	X(pop_fs_k, "pop %fs", "POP FS, kernel", true, CHECKED, "vol. 3, 5.6", .stack = { SEL_EXAMINED })                       \
 	X(mov_cs, "mov %cs,%eax", "MOV r, CS", true, ALLOWED, "vol. 2, MOV", )                                                 \
 	X(mov_ds, "mov %ds,%eax", "MOV r, DS", true, ALLOWED, "vol. 2, MOV", )                                                 \
 	X(to_fs, "mov %ecx,%fs", "MOV FS, user", true, ALLOWED, "vol. 2, MOV", .rcx = SEL_FS | 3)                            \
-	X(to_ds_k, "mov %ecx,%ds", "MOV DS, kernel", true, CHECKED, "vol. 3, 5.6", .rcx = SEL_KDATA)                         \
+	X(to_ds_k, "mov %ecx,%ds", "MOV DS, kernel", true, CHECKED, "vol. 3, 5.6", .rcx = SEL_EXAMINED)                         \
 	X(call_k, "lcall *" STR(POPEK_FAR_KERNEL), "CALL far, kernel", true, CHECKED, "vol. 3, 5.8.1", )                     \
 	X(call_c, "lcall *" STR(POPEK_FAR_CONFORMING), "CALL far, conf.", true, ALLOWED, "vol. 3, 5.8.1.2", )             \
 	X(jmp_k, "ljmp *" STR(POPEK_FAR_KERNEL), "JMP far, kernel", true, CHECKED, "vol. 3, 5.8.1", )                        \
@@ -81,7 +81,7 @@
 	X(clflush, "clflush " DATA, "CLFLUSH", false, ALLOWED, "vol. 2, CLFLUSH", )                                            \
 	X(mov, "mov %rcx," DATA, "MOV m, r", false, ALLOWED, "vol. 2, MOV", .rcx = 0x1234)                                     \
 	X(add, "add %rcx,%rax", "ADD", false, ALLOWED, "vol. 2, ADD", .rax = 2, .rcx = 3)                                      \
-	X(nop, "nop", "NOP", false, ALLOWED, "vol. 2, NOP", )
+	X(nop, "nop", "NOP", false, ALLOWED, "vol. 2, NOP", .idle = true)
 
 #define CODE(label, text, ...)                                                                                                 \
 	__asm__(".pushsection .rodata\n"                                                                                       \
