@@ -36,7 +36,7 @@ static void words(FILE *out, const char *s)
 {
 	for (; *s; s++)
 		if (s[0] == '-' && s[1] == '>')
-			fputs(strlen(s) > 6 ? "<br>&rarr;" : "&rarr;", out), s++;
+			fputs(strlen(s) > 5 ? "<br>&rarr;" : "&rarr;", out), s++;
 		else
 			fputc(*s, out);
 }
@@ -180,7 +180,8 @@ void popek_html(const struct popek_table *t, FILE *out)
 		"<style>%s</style></head><body><div class=slide>\n"
 		"<h1>Popek and Goldberg, tried out: is every sensitive instruction privileged?</h1>\n"
 		"<p>%u x86-64 instructions and forms; every cell was run. CPL 0: the bare machine. CPL 3: deprivileged, and the "
-		"machine&rsquo;s tables and flags are the monitor&rsquo;s. Left table: what is silently different somewhere.</p>\n<div class=panels>\n",
+		"machine&rsquo;s tables and flags are the monitor&rsquo;s. Left table: what is silently different somewhere.</p>\n"
+		"<div class=panels>\n",
 		style, t->rows);
 	panel(t, true, 0, lying, out);
 	panel(t, false, 0, (rest + 1) / 2, out);
@@ -193,8 +194,8 @@ void popek_html(const struct popek_table *t, FILE *out)
 			fprintf(out, "<span class=%s>%s %s</span>", outcomes[o].class, outcomes[o].mark, outcomes[o].legend);
 	fprintf(out, "3 CPL 3, 3U with UMIP, T trap engine, TP with patching<br>"
 		"priv, by manual and by trial: P privileged, &ndash; no, A always traps, I by IOPL, C by a check of this operand, "
-		"U with UMIP, O by an option; the two %s. S, sensitive: C control, M mode, L location, &middot; innocuous. Numbers are hexadecimal. "
-		"* in Robin and Irvine&rsquo;s list (2000).%s</div>\n</div></body></html>\n",
+		"U with UMIP, O by an option; the two %s. S, sensitive: C control, M mode, L location, &middot; innocuous. "
+		"Numbers are hexadecimal. * in Robin and Irvine&rsquo;s list (2000).%s</div>\n</div></body></html>\n",
 		disagree ? "disagree where there is a !" : "agree everywhere",
 		popek_faithful(t) ? "" : " <b>Even NOP leaves a difference on this machine: use the test host.</b>");
 }

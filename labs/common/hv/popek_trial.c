@@ -1,8 +1,8 @@
 /*
  * One trial of `hv popek`: a machine is put into the state in which the probe begins, the probe runs, and what it did is written
  * down. There are two machines. The bare one is used directly, without an engine, so that nothing stands between the
- * instruction and the CPU; the other one belongs to the trap engine. Making a machine costs fifty times as much as a trial,
- * so they are kept; a trial that did not end as it should takes its machine with it.
+ * instruction and the CPU; the other one belongs to the trap engine. Making a machine takes much longer than a trial, so they
+ * are kept; a trial that did not end as it should takes its machine with it.
  */
 #include "engine.h"
 #include "kvm_state.h"
