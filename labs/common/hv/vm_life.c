@@ -16,25 +16,28 @@
 
 static void on_kick(int sig) { (void)sig; }
 
-/* A bug in hv or in a lab file: leave the terminal usable, then die of the signal as usual. */
+static struct sigaction before_crash[NSIG]; /* who handled these signals before: nobody, or a sanitizer */
+
+/* A bug in hv or in a lab file: leave the terminal usable, then die of the signal as usual. Back from here the faulting instruction
+ * runs again, so a sanitizer sees the fault as if it were the first and names the line. */
 static void on_crash(int sig)
 {
 	static const char text[] = "\nhv: crashed in its own code, not in the guest; run it under gdb: gdb --args hv run ...\n";
 	console_restore_terminal();
 	if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
 		_exit(128 + sig);
-	raise(sig); /* SA_RESETHAND: the default action now */
+	sigaction(sig, &before_crash[sig], NULL);
 }
 
 static void install_handlers(void)
 {
 	static const int crashes[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
-	struct sigaction kick = { .sa_handler = on_kick }, crash = { .sa_handler = on_crash, .sa_flags = SA_RESETHAND | SA_NODEFER };
+	struct sigaction kick = { .sa_handler = on_kick }, crash = { .sa_handler = on_crash, .sa_flags = SA_NODEFER };
 
 	sigaction(VM_KICK_SIGNAL, &kick, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	for (unsigned i = 0; i < sizeof crashes / sizeof *crashes; i++)
-		sigaction(crashes[i], &crash, NULL);
+		sigaction(crashes[i], &crash, &before_crash[crashes[i]]);
 }
 
 static void report(struct vm *vm)
