@@ -55,7 +55,7 @@ files := $(notdir $(wildcard $(if $(reference),$(src),labs/$(DIR_$(which)))/*.c)
 lab := $(patsubst %.c,$(out)/%.o,$(files))
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench popek starters unit lint clean slides slides-lint slides-demos
+.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench popek starters unit lint docs docs-commands slides slides-lint slides-demos clean
 
 help: ## this list
 	@echo 'Trapdoor: build a hypervisor, one lab at a time. Start with `make demo`. Targets:'
@@ -116,6 +116,9 @@ slides-lint: ## check the slides: breaks, overflow, text alternatives, notes
 
 slides-demos: hv guests testhost ## run the commands that the slides show
 	@slides/demos.py
+
+docs: ## the documentation as pages to read, and the manual page of hv
+	@scripts/docs.sh
 
 clean: ## remove build/
 	@rm -rf build

@@ -2,7 +2,8 @@
 # setup.sh          installs what this machine lacks, saying what and why; at once and silent when nothing is missing
 # setup.sh --check  installs nothing; exit status 1 and one sentence when something to build and grade with is missing
 # setup.sh --list   installs nothing; exit status 1 and a line for everything that is missing
-# setup.sh --slides installs what `make slides` needs instead, which nothing else does
+# setup.sh --docs   installs what only `make docs` needs
+# setup.sh --slides installs what only `make slides` needs
 #
 # A thing counts as present when it can be used (a command is found, a header compiles), not when a package is registered,
 # so the check holds on any distribution.
@@ -22,18 +23,31 @@ header_from() { # HEADERS PACKAGE REASON
 	command -v gcc >/dev/null 2>&1 &&
 		for h in $1; do echo "#include <$h>"; done | gcc -E -x c - >/dev/null 2>&1 || lacks "$2" "$3"
 }
+module_from() { # MODULE PACKAGE REASON; for the interpreter that sphinx-build runs on, which need not be the first on the path
+	interpreter=$(sed -n '1s/^#! *//p' "$(command -v sphinx-build)" 2>/dev/null)
+	${interpreter:-false} -c "import $1" >/dev/null 2>&1 || lacks "$2" "$3"
+}
 
 # Tools of Debian live in /usr/sbin too, which an ordinary user may not search.
 PATH=$PATH:/usr/sbin:/sbin
 
-if [ "${1:-}" = --slides ]; then
+needed_by_slides() {
 	command_from node nodejs "runs marp-cli, which renders the slides"
 	command_from npm npm "fetches marp-cli, in the version that slides/package-lock.json names"
 	command_from chromium chromium "prints the slides and measures them"
 	command_from pdfinfo poppler-utils "tells whether a PDF is tagged"
 	{ command -v fc-list && fc-list | grep 'Liberation Sans'; } >/dev/null 2>&1 || lacks fonts-liberation "is what the slides are set in"
 	{ command -v fc-list && fc-list | grep 'DejaVu Sans Mono'; } >/dev/null 2>&1 || lacks fonts-dejavu-core "is what their code is set in"
-else
+}
+
+needed_by_docs() {
+	command_from sphinx-build python3-sphinx "makes the pages and the manual page"
+	module_from myst_parser python3-myst-parser "reads their Markdown"
+	module_from furo furo "is what they look like"
+	command_from mandoc mandoc "checks the manual page"
+}
+
+needed_by_labs() { # --check leaves out what is not needed to build and to grade
 	command_from gcc gcc "compiles hv, its guests and its tests"
 	command_from make make "builds everything"
 	header_from "stdio.h linux/kvm.h" libc6-dev "the C library's headers and the kernel's <linux/kvm.h>"
@@ -41,13 +55,19 @@ else
 	command_from python3 python3 "runs the grader and the scripts"
 	command_from qemu-system-x86_64 qemu-system-x86 "is the test host: a PC in software on which every lab works"
 	{ command -v busybox && busybox true; } >/dev/null 2>&1 || lacks busybox-static "is the user space of the test host"
-	if [ "${1:-}" != --check ]; then
-		# Not needed to build and to grade, but by the tests and by anyone who looks inside a guest.
+	if [ "$1" != --check ]; then
+		# Needed by the tests and by anyone who looks inside a guest.
 		header_from "stdarg.h stddef.h setjmp.h stdint.h cmocka.h" libcmocka-dev "runs the unit tests"
 		command_from gdb gdb "looks into a guest, and tests hv's debugger port"
 		command_from cppcheck cppcheck "checks the C code in make lint"
 	fi
-fi
+}
+
+case "${1:-}" in
+--docs) needed_by_docs ;;
+--slides) needed_by_slides ;;
+*) needed_by_labs "${1:-}" ;;
+esac
 
 [ ${#missing_packages[@]} -eq 0 ] && exit 0
 if [ "${1:-}" = --check ]; then
