@@ -59,7 +59,7 @@ lab := $(patsubst %.c,$(out)/%.o,$(files))
 
 help: ## this list
 	@echo 'Trapdoor: build a hypervisor, one lab at a time. Start with `make demo`. Targets:'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
 
 demo: setup ## a guided tour in under two minutes: three guests and the grader
 	@scripts/demo.sh
@@ -119,6 +119,9 @@ slides-demos: hv guests testhost ## run the commands that the slides show
 
 docs: ## the documentation as pages to read, and the manual page of hv
 	@scripts/docs.sh
+
+docs-commands: hv guests testhost ## run the commands that the documentation shows
+	@$(PYTHON) scripts/docs_commands.py
 
 clean: ## remove build/
 	@rm -rf build

@@ -167,7 +167,7 @@ def built(root=HTML):
 
 
 def complaints(sources_only):
-    targets = set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(encoding="utf-8"), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(encoding="utf-8"), re.M))
     solved = (TOP / "reference-solution").exists()
     for path in pages():
         text, name = path.read_text(encoding="utf-8"), path.relative_to(TOP)

@@ -12,6 +12,7 @@ comment before a block says what is to happen with it; on the page it is invisib
                                       mistake in them (of reference-solution/mutants or mistakes)
     <!-- run until="some text" -->    ... in the background; goes on with the page when this text was printed
     <!-- run port=1234 -->            ... with a port that is free here in place of this one, up to the end of the page
+    <!-- run needs=/dev/kvm -->       ... only where this file exists
     <!-- run limit=120 -->            ... ended after so many seconds (90)
     <!-- not run: why -->             ```sh: only shown
     <!-- output -->                   ```text: lines of the output of the block before, one behind the other; a line "..."
@@ -39,7 +40,7 @@ from dataclasses import dataclass, field
 TOP = pathlib.Path(__file__).resolve().parent.parent
 TREE = TOP / "build/docs/tree"
 LAB = "01-trap-emulate"
-BUILT = ("frame", "reference", "lab1", "guests", "probe")  # what need not be compiled again
+BUILT = ("frame", "san-frame", "reference", "lab1", "guests", "probe")  # what need not be compiled again
 MISTAKES = {"mutant": f"reference-solution/mutants/{LAB}", "mistake": f"reference-solution/mistakes/{LAB}"}
 LIMIT = 90
 SETTLE = 2  # seconds between the sentence of a background command and the next block
@@ -48,7 +49,9 @@ sys.path.insert(0, str(TOP / "grader/lib"))
 import mutants  # noqa: E402
 
 MARK = re.compile(r"^\s*<!--\s*(run|not run|output)\b:?\s*(.*?)\s*-->\s*$")
-FENCE = re.compile(r"^(\s*)(```+)\s*(\S*)\s*$")
+# 0x100, 4.5, and what guests report: rax=5de9.
+NUMBER = re.compile(r"(0x[0-9a-f]+|(?<==)[0-9a-f]+|\d+(?:\.\d+)?)")
+FENCE = re.compile(r"^(\s*)(```+)\s*([^\s`]*)[^`]*$")
 
 
 class DocsError(Exception):
@@ -70,7 +73,7 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
-KNOWN = {"run": {"status", "with", "until", "port", "limit"}, "output": {"numbers", "of"}, "not run": set()}
+KNOWN = {"run": {"status", "with", "until", "port", "limit", "needs"}, "output": {"numbers", "of"}, "not run": set()}
 
 
 def options_of(kind, words, place):
@@ -129,8 +132,8 @@ def pattern_of(expected, any_number):
             continue
         parts = []
         for part in line.rstrip().split("..."):
-            words = re.split(r"(0x[0-9a-f]+|\d+(?:\.\d+)?)", part) if any_number else [part]
-            text = "".join(r"(?:0x[0-9a-f]+|\d+(?:\.\d+)?)" if i % 2 else re.escape(word) for i, word in enumerate(words))
+            words = NUMBER.split(part) if any_number else [part]
+            text = "".join(f"(?:{NUMBER.pattern[1:-1]})" if i % 2 else re.escape(word) for i, word in enumerate(words))
             # Columns move with the numbers in them.
             parts.append(re.sub(r"(?:\\ )+", " +", text) if any_number else text)
         lines.append(r"[^\n]*?".join(parts) + r"[ \t]*\n")
@@ -255,6 +258,8 @@ class Runner:
         """Why this tree cannot run a block, or None."""
         if block.options.get("with") and not (TOP / "reference-solution").is_dir():
             return "this tree has no solutions"
+        if not pathlib.Path(block.options.get("needs", "/")).exists():
+            return f"there is no {block.options['needs']} here"
         made = re.findall(r"^\s*make ([^#\n;|&>]*)", block.text, re.M)
         unknown = [word for line in made for word in line.split() if re.fullmatch(r"[a-z][\w-]*", word) and word not in self.targets]
         return f"the Makefile has no target {unknown[0]} yet" if unknown else None
