@@ -84,7 +84,8 @@ EXCEPTIONS = (
                r"(rx2apic|rmissing)\.(vector|error|rip|rsp|changed|r[ad]x)|(wmissing|pat)\.(vector|error|rip|rsp)",
                "RDMSR and WRMSR take MSRs that do not exist, and a PAT with reserved types (vol. 2; vol. 3, 11.12.4)"),
     Difference(("1.12-msr_fault",), (KVM, PATCHED), r"(rx2apic|pat)\.(vector|error|rip|rsp|changed|r[ad]x)",
-               "whether KVM is asked about an MSR: in a nested guest TCG looks it up by all of RCX, not by ECX (vol. 2, RDMSR)", chance="all"),
+               "whether KVM is asked about an MSR: in a nested guest TCG looks it up by all of RCX, not by ECX (vol. 2, RDMSR)",
+               chance="all"),
     Difference(("1.12-msr_fault",), (QEMU,), r"(efer|lme)\.(vector|error|rip|rsp|kept)|pat\.kept",
                "WRMSR takes reserved bits of EFER, and clears LME with paging on (vol. 3, 4.1.2)"),
     Difference(("1.12-cr-manual",), (KVM, PATCHED), r"cr0high\.vector", "MOV to CR0 and CR3 takes values that it does not take, and KVM "

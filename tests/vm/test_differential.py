@@ -87,7 +87,8 @@ class TestDifferential(unittest.TestCase):
             elif answer not in trap or times <= len(replays["kvm"]) // 2:
                 report.append(self.explain(n) + f"\n  trap {dict(trap)}, kvm {dict(kvm)}")
             else:
-                print(f"sequence {n} of seed {self.seed}: {kvm.total() - times} of {kvm.total()} times kvm did something else; trap never did")
+                print(f"sequence {n} of seed {self.seed}: {kvm.total() - times} of {kvm.total()} times kvm did something else; "
+                      "trap never did")
         if report or len(different) > DOUBTFUL:
             self.fail(f"{len(different)} of {SEQUENCES} sequences end differently on the two engines.\n" + "\n".join(report[:EXPLAINED]))
 
