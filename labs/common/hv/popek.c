@@ -101,17 +101,20 @@ static int run_all(struct popek_table *t)
 		return HV_HOST;
 	}
 	t->rows = popek_nprobes;
-	for (unsigned i = 0; i < t->rows; i++) {
-		struct popek_row *row = &t->row[i];
-		row->probe = &popek_probes[i];
-		for (unsigned c = 0; c < POPEK_CONFIGS; c++) {
-			int status = popek_try(row->probe, c, &row->seen[c], err, sizeof err);
+	/* One configuration after the other: of lab steps that are not written, the first one needed is named. */
+	for (unsigned c = 0; c < POPEK_CONFIGS; c++)
+		for (unsigned i = 0; i < t->rows; i++) {
+			int status = popek_try(&popek_probes[i], c, &t->row[i].seen[c], err, sizeof err);
 			if (status) {
 				fprintf(stderr, "hv: %s\n", err);
 				return status;
 			}
-			compare(row, c);
 		}
+	for (unsigned i = 0; i < t->rows; i++) {
+		struct popek_row *row = &t->row[i];
+		row->probe = &popek_probes[i];
+		for (unsigned c = 0; c < POPEK_CONFIGS; c++)
+			compare(row, c);
 		t->umip |= row->outcome[POPEK_UMIP] != POPEK_NOT_HERE;
 		classify(row, t->umip);
 	}

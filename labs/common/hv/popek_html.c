@@ -24,7 +24,7 @@ static const char style[] =
 	"h1{font-size:20px;margin:0 0 1px}p{margin:0 0 5px;font-size:12px}.panels{display:flex;gap:8px;align-items:flex-start}\n"
 	"table{border-collapse:collapse}th,td{border:1px solid #bbb;padding:0 2px;text-align:left;white-space:nowrap}\n"
 	"thead th{background:#333;color:#fff;font-size:10px;height:20px}tbody th{background:#f2f2f2;font-size:11px}\n"
-	"tbody tr{height:24.5px}.v{font-size:9.2px;line-height:1.05}.c{text-align:center}\n"
+	".v{font-size:9.2px;line-height:1.05}.c{text-align:center}\n"
 	".t{background:#cfe3f5}.s{background:#e6f2de}.d{background:#ffc9b5}.a{background:#e4dcf4}.n{background:#eee}\n"
 	".v b{font-size:12px;line-height:0.8}.d b{color:#8c1500}.verdicts{display:flex;gap:8px;margin-top:6px}\n"
 	".verdicts div{flex:1;border:2px solid #333;padding:2px 5px;font-size:10px;height:46px;overflow:hidden}\n"
@@ -177,12 +177,12 @@ void popek_html(const struct popek_table *t, FILE *out)
 	}
 	rest = t->rows - lying;
 	fprintf(out, "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>Popek and Goldberg, tried out</title>\n"
-		"<style>%s</style></head><body><div class=slide>\n"
+		"<style>%stbody tr{height:%.1fpx}</style></head><body><div class=slide>\n"
 		"<h1>Popek and Goldberg, tried out: is every sensitive instruction privileged?</h1>\n"
 		"<p>%u x86-64 instructions and forms; every cell was run. CPL 0: the bare machine. CPL 3: deprivileged, and the "
 		"machine&rsquo;s tables and flags are the monitor&rsquo;s. Left table: what is silently different somewhere.</p>\n"
 		"<div class=panels>\n",
-		style, t->rows);
+		style, lying > 22 ? 539.0 / lying : 24.5, t->rows); /* 22 rows fill it */
 	panel(t, true, 0, lying, out);
 	panel(t, false, 0, (rest + 1) / 2, out);
 	panel(t, false, (rest + 1) / 2, rest / 2, out);

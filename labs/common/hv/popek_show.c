@@ -234,9 +234,11 @@ static void text_disagreements(const struct popek_table *t, FILE *out)
 			continue;
 		if (!n++)
 			fputs("\nThis machine and the manual disagree:\n", out);
-		fprintf(out, "%-20s by manual: %s (%s); by trial, CPL 0: %s, CPL 3: %s\n", r->probe->name,
+		fprintf(out, "  %-17s by manual: %s (%s); by trial, CPL 0: %s, CPL 3: %s\n", r->probe->name,
 			popek_manual_word(r->probe->manual), r->probe->section, end_words(&r->seen[POPEK_CPL0], a, sizeof a),
 			end_words(&r->seen[POPEK_CPL3_HOME], b, sizeof b));
+		if (r->seen[POPEK_CPL0].end == END_STOPPED)
+			fprintf(out, "  %-17s %s\n", "", r->seen[POPEK_CPL0].reason);
 	}
 	if (!n)
 		fputs("\nManual and trial agree everywhere.\n", out);

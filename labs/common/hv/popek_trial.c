@@ -85,6 +85,7 @@ static int make_bare(struct trial *t)
 	if (machine_open(m, &t->vm) || machine_create(m) || machine_add_memory(m, 0, 0, t->vm.mem.hva, t->vm.mem.size) ||
 	    machine_add_vcpu(m))
 		return -ECANCELED;
+	m->run->kvm_valid_regs = KVM_SYNC_X86_REGS; /* so that a refusal can say where */
 	return 0;
 }
 
@@ -193,20 +194,13 @@ static int take_cpu(struct machine *m, struct vcpu *v)
 	return exchange_msrs(m, v, false);
 }
 
-static bool has_umip(const struct machine *m)
+/* ECX of a leaf that KVM offers, subleaf 0. (SDM vol. 2, CPUID) */
+static uint32_t cpuid_ecx(const struct machine *m, uint32_t leaf)
 {
 	for (unsigned i = 0; i < m->cpuid->nent; i++)
-		if (m->cpuid->entries[i].function == 7 && m->cpuid->entries[i].index == 0)
-			return m->cpuid->entries[i].ecx & 1u << 2; /* SDM vol. 2, CPUID */
-	return false;
-}
-
-static bool has_xsave(const struct machine *m)
-{
-	for (unsigned i = 0; i < m->cpuid->nent; i++)
-		if (m->cpuid->entries[i].function == 1)
-			return m->cpuid->entries[i].ecx & 1u << 26;
-	return false;
+		if (m->cpuid->entries[i].function == leaf && m->cpuid->entries[i].index == 0)
+			return m->cpuid->entries[i].ecx;
+	return 0;
 }
 
 static int run_bare(struct trial *t, struct popek_seen *seen)
@@ -258,12 +252,12 @@ static int try_bare(struct trial *t, const struct popek_probe *probe, enum popek
 	struct machine *m = &t->m;
 	bool moved = config != POPEK_CPL0 && config != POPEK_CPL3_HOME;
 
-	if (config == POPEK_UMIP && !has_umip(m)) {
+	if (config == POPEK_UMIP && !(cpuid_ecx(m, 7) & 1u << 2)) {
 		seen->end = END_MISSING;
 		return 0;
 	}
 	popek_guest_cpu(probe, moved, config == POPEK_CPL0 || config == POPEK_CPL0_MOVED ? 0 : 3, v);
-	if (moved && has_xsave(m))
+	if (moved && cpuid_ecx(m, 1) & 1u << 26) /* XSAVE: whether it is on shows in CPUID */
 		v->cr4 |= CR4_OSXSAVE;
 	if (config == POPEK_UMIP)
 		v->cr4 |= CR4_UMIP;
