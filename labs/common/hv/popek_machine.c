@@ -290,7 +290,7 @@ void made_up_show(const struct made_up_machine *m, FILE *out)
 		      "Theorem 3 (a hybrid monitor): is not needed.\n", out);
 		return;
 	}
-	fputs("not virtualizable. Sensitive and not privileged: ", out);
+	fputs("not virtualizable by trap and emulate. Sensitive and not privileged: ", out);
 	name_breakers(m, made_up_sensitive, out);
 	fputs("Theorem 2 (monitors in monitors): does not apply, because theorem 1 does not.\nTheorem 3 (a hybrid monitor): ", out);
 	if (made_up_hybrid(m)) {
