@@ -10,26 +10,25 @@ from trials import (
 
 # --- 1.14 -----------------------------------------------------------------------------------------------------------------
 
-CLI, STI, IN, OUT = b"\xfa", b"\xfb", b"\xe4\x80", b"\xe6\xe9"
+# One of each family is tried, so that no function of the lab goes without: emulate_cr(), emulate_dr(), emulate_tables(), emulate_msr(),
+# and port_allowed() in front of IN and OUT. With PRIVILEGED_REGISTERS each of them would do something at CPL 0, or fail otherwise.
 PRIVILEGED = (
-    CLI, STI, IN, OUT, b"\xf4", b"\x0f\x06", b"\x0f\x20\xc2", b"\x0f\x22\xd8", b"\x0f\x01\x14\x24", b"\x0f\x01\x1c\x24",
-    b"\x0f\x00\xd8", b"\x0f\x00\xd0", b"\x0f\x32", b"\x0f\x30", b"\x0f\x21\xfa", b"\x0f\x23\xc0", b"\x0f\x01\x3c\x24", b"\x0f\x09",
-    b"\x0f\x01\xf8", b"\x0f\x01\xf0", b"\x44\x0f\x22\xc0")
+    (b"\x0f\x06", b"\x0f\x20\xc2", b"\x0f\x22\xd8", b"\x44\x0f\x22\xc0", b"\x0f\x01\xf0"),  # clts, mov, mov, mov, lmsw
+    (b"\x0f\x21\xfa", b"\x0f\x23\xc0"),
+    (b"\x0f\x01\x14\x24", b"\x0f\x01\x1c\x24", b"\x0f\x00\xd8", b"\x0f\x00\xd0"),  # lgdt, lidt, ltr, lldt
+    (b"\x0f\x32", b"\x0f\x30", b"\x0f\x01\xf8"),  # rdmsr, wrmsr, swapgs
+    (b"\xe4\x80", b"\xe6\xe9"))
+UD2 = b"\x0f\x0b"
+PRIVILEGED_REGISTERS = {"rax": 8, "rcx": 0xC0000082, "rdx": 0}
+PRIVILEGED_HINTS = 4 * (
+    "At CPL 3 a privileged instruction is #GP(0) for the guest's own kernel, whatever it would have done: look at v->cpl first.",) + (
+    "At CPL 3 IOPL or the I/O permission map must allow the port: port_allowed() comes before port_in() and port_out().",)
 IOPL_HINT = ("CLI and STI are allowed where CPL <= IOPL; at CPL 3 with a smaller IOPL they raise #GP(0). Does emulate_flags() compare "
              "v->cpl with the two bits FLAG_IOPL of v->rflags? (SDM vol. 2, CLI, STI)")
 
 
-def privileged_hint(code):
-    """What to say when this instruction of PRIVILEGED is not refused at CPL 3."""
-    if code[:1] in (CLI, STI):
-        return IOPL_HINT
-    if code[:2] in (IN, OUT):
-        return "At CPL 3 IOPL or the I/O permission map must allow the port: port_allowed() comes before port_in() and port_out()."
-    return "At CPL 3 a privileged instruction is #GP(0) for the guest's own kernel, whatever it would have done: look at v->cpl first."
-
-
 def ring3_params(rng, mode=0):
-    codes = [int.from_bytes(code.ljust(8, b"\x90"), "little") for code in rng.sample(PRIVILEGED, 3)]
+    codes = [int.from_bytes(rng.choice(family).ljust(6, b"\x90") + UD2, "little") for family in PRIVILEGED]
     # Ports that nothing answers: all but those of ACPI's power management at 0x600.
     port = rng.choice([p for p in range(0x500, 0x700, 8) if p != 0x600]) | rng.choice((7, rng.randrange(7)))
     return base_params(rng) + [place(rng, 32, 34) | 1, *codes, rng.randrange(0x20, 0x100), port, beyond_memory(rng),
@@ -38,15 +37,15 @@ def ring3_params(rng, mode=0):
 
 def ring3_verify(results, params):
     r, p = results["ring3"], params["ring3"]
-    rsp0, vector, port, high, error_vector = p[3], *p[7:11]
+    rsp0, vector, port, high, error_vector = p[3], *p[9:13]
     t = Trials(r, p, rsp0)
 
     def user(name, v, at=0, error=None, flags=IF, hint=None, given=None, **other):
         t.start(flags, user=True)
         t.expect(name, t.event(v, at, error, **other), hint=hint, **(given or {}))
 
-    for i in range(3):
-        user("privileged%d_" % i, GP, 0, 0, hint=privileged_hint(p[4 + i].to_bytes(8, "little")))
+    for i, hint in enumerate(PRIVILEGED_HINTS):
+        user("privileged%d_" % i, GP, 0, 0, hint=hint, given=PRIVILEGED_REGISTERS)
     for name in ("cli", "sti"):
         user(name, GP, 0, 0, hint=IOPL_HINT)
     user("ud", UD, flags=IF | DFLAG)
@@ -112,7 +111,7 @@ def ring3_verify(results, params):
     r, p = results["manual"], params["manual"]
     t = Trials(r, p, p[3])
     dpl = "INT n needs a gate whose DPL is at least the CPL, else #GP with 8 times the vector, plus 2. (SDM vol. 3, 6.12.1.2)"
-    for name, number in (("int", p[7]), ("fake", p[10]), ("int3", BP)):
+    for name, number in (("int", p[9]), ("fake", p[12]), ("int3", BP)):
         user(name, GP, 0, number * 8 + IDT, hint=dpl)
     return t.verdict(t.all_printed())
 

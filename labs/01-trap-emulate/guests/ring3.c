@@ -8,9 +8,10 @@
 
 PARAMS;
 
-enum { RSP0 = EVENT_PARAMS, PRIVILEGED, VECTOR = PRIVILEGED + 3, PORT, HIGH, ERROR_VECTOR, MODE };
+enum { RSP0 = EVENT_PARAMS, PRIVILEGED, VECTOR = PRIVILEGED + 5, PORT, HIGH, ERROR_VECTOR, MODE };
 
 #define VEC_BP 3
+#define MSR_LSTAR 0xc0000082
 #define IOPL3 0x3000
 
 SNIPPET(undefined, "ud2");
@@ -99,15 +100,20 @@ static void manual(void)
 
 static void agreed(void)
 {
-	static const char *const names[] = { "privileged0_", "privileged1_", "privileged2_" };
+	static char name[] = "privileged0_";
 	unsigned p = params[PORT];
 
-	for (unsigned i = 0; i < 3; i++) {
+	/* With registers that each of them would take. */
+	for (unsigned i = 0; i < VECTOR - PRIVILEGED; i++) {
 		uint64_t code = params[PRIVILEGED + i];
 
 		place_bytes(params[CODE], &code, sizeof code);
 		trial_start_user(FLAGS_IF);
-		finish(names[i]);
+		trial.in.r[R_AX] = 8;
+		trial.in.r[R_CX] = MSR_LSTAR;
+		trial.in.r[R_DX] = 0;
+		name[10] = '0' + i;
+		finish(name);
 	}
 	SIMPLE("cli", clear_if, FLAGS_IF);
 	SIMPLE("sti", set_if, FLAGS_IF);
