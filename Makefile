@@ -55,7 +55,7 @@ files := $(notdir $(wildcard $(if $(reference),$(src),labs/$(DIR_$(which)))/*.c)
 lab := $(patsubst %.c,$(out)/%.o,$(files))
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench popek starters unit lint docs docs-commands slides slides-lint slides-demos clean
+.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench popek requirements starters unit lint docs docs-commands slides slides-lint slides-demos clean
 
 help: ## this list
 	@echo 'Trapdoor: build a hypervisor, one lab at a time. Start with `make demo`. Targets:'
@@ -85,6 +85,9 @@ testhost: tools ## download and unpack the kernel that the test host runs
 
 grade: tools ## check your work: make grade LAB=1
 	@./grader/grade $(or $(LAB),1)
+
+requirements: tools ## Popek and Goldberg's three requirements as numbers for each engine, measured now
+	@$(PYTHON) scripts/requirements.py
 
 bench: tools ## cost of one trap, beside the cheapest possible one
 	@$(PYTHON) scripts/bench.py

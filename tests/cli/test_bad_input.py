@@ -56,7 +56,7 @@ class Refusals(unittest.TestCase):
         self.refused("no option", "run", "-x", self.good)
 
     def test_flag_without_value(self):
-        for flag in ("--mem", "--engine", "--initrd", "--append", "--timeout", "--trace", "--stats", "--gdb"):
+        for flag in ("--mem", "--engine", "--initrd", "--append", "--timeout", "--trace", "--stats", "--gdb", "--sample-steps"):
             self.refused(f"{flag} needs a value", "run", flag)
 
     def test_unknown_engine(self):
@@ -74,6 +74,13 @@ class Refusals(unittest.TestCase):
     def test_gdb_ports(self):
         for value in ("99999", "0", "-1", "abc", "", "1234x"):
             self.refused("--gdb takes", "run", "--gdb", value, self.good)
+
+    def test_measurements(self):
+        for value in ("0", "-1", "+1", "abc", "", "12x", "1e3", "1000000001", "99999999999999999999"):
+            self.refused("--sample-steps takes", "run", "--stats", "json", "--sample-steps", value, self.good)
+        self.refused("--sample-steps shows .* --stats json", "run", "--sample-steps", "10", self.good)
+        self.refused("--hash-memory shows .* --stats json", "run", "--hash-memory", self.good)
+        self.refused("both want to single-step", "run", "--stats", "json", "--sample-steps", "10", "--gdb", "1234", self.good)
 
     def test_trace_and_stats(self):
         self.refused("--trace takes", "run", "--trace", "everything", self.good)

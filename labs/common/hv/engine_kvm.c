@@ -13,6 +13,12 @@
 /* How often the vCPU is looked at, see look_after(). */
 #define LOOK_AFTER_NS 100000000ull
 
+/*
+ * KVM reports DR7 with a single step that the processor made, and leaves the field alone behind an instruction that exited to KVM and
+ * was carried out there (arch/x86/kvm/x86.c, kvm_vcpu_do_singlestep). So this value, which DR7 never has, tells the two apart.
+ */
+#define NOT_BY_THE_CPU (~0ull)
+
 struct kvm_engine {
 	struct machine m;
 	struct loop_timer look_timer;
@@ -174,6 +180,7 @@ static void handle_access(struct vm *vm, struct kvm_engine *e, const struct mach
 	const char *kind = port ? x->write ? "io out" : "io in" : x->write ? "mmio write" : "mmio read";
 
 	trace_count(vm->trace.kind, kind);
+	vm->trace.interventions++;
 	pthread_mutex_lock(&vm->lock);
 	for (unsigned i = 0; i < x->count; i++) {
 		uint8_t *data = x->data + i * x->size;
@@ -249,6 +256,8 @@ static enum run_result kvm_run(struct vm *vm)
 			break;
 		if (vm->gdb && gdbstub_take_interrupt(vm))
 			return RUN_DEBUG;
+		if (e->debug_step)
+			e->m.run->debug.arch.dr7 = NOT_BY_THE_CPU;
 		trace_enter_guest(&vm->trace);
 		int err = machine_run(&e->m, &x);
 		trace_leave_guest(&vm->trace);
@@ -266,6 +275,7 @@ static enum run_result kvm_run(struct vm *vm)
 			break;
 		case MACHINE_DEBUG:
 			trace_count(vm->trace.kind, "debug");
+			vm->trace.interventions += e->debug_step && e->m.run->debug.arch.dr7 == NOT_BY_THE_CPU;
 			if (e->int3_exits || e->debug_step || gdbstub_has_breakpoint(vm, e->m.run->s.regs.regs.rip))
 				return RUN_DEBUG;
 			break;

@@ -37,6 +37,7 @@ static int handle_debug(struct vcpu *v, struct trap_engine *e, bool *debugger)
 		}
 	}
 	v->dr[6] = d.dr6;
+	v->vm->trace.interventions++;
 	raise_exception(v, VEC_DB);
 	return 0;
 }
@@ -146,6 +147,7 @@ static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, 
 	}
 	if (vector == VEC_DB)
 		return handle_debug(v, e, debugger);
+	vm->trace.interventions++;
 	if (vector == VEC_PF && syscall_without_privilege(v, e, f))
 		return handle_syscall(v);
 	if (int3_behind(v, vector, (uint32_t)f->error))
@@ -209,6 +211,7 @@ static int handle_io(struct vcpu *v, struct trap_engine *e, const struct machine
 	e->under_way = false;
 	if (x->addr == MON_PORT_SYSCALL) {
 		trap_leave_by_syscall(v, e);
+		vm->trace.interventions++;
 		trace_count(vm->trace.kind, "syscall");
 		e->what = "syscall";
 		e->rip = v->rip;

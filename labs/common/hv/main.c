@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define VERSION "0.1"
+#define SAMPLE_MAX 1000000000ull
 
 static void usage(FILE *out)
 {
@@ -33,6 +34,8 @@ static void usage(FILE *out)
 		"  --timeout SECONDS   stop the guest after that time (exit status 124)\n"
 		"  --trace exits       one line on stderr for each exit: kind, address, instruction, what was done\n"
 		"  --stats json        one line of JSON on stderr at the end: exits, emulated instructions, time\n"
+		"  --hash-memory       with --stats json: a CRC-32 of each page of guest memory that is not all zero\n"
+		"  --sample-steps N    with --stats json: single-step the first N instructions and count those that did not run directly\n"
 		"  --gdb PORT          wait for gdb on 127.0.0.1:PORT before the first instruction\n"
 		"  --mirror-if on|off  trap engine: pushf shows the virtual interrupt flag (default: on)\n"
 		"  --patch on|off      trap engine: make pushf and popf of an ELF64 image trap (default: off)\n\n"
@@ -87,6 +90,16 @@ static int parse_port(const char *s, int *port)
 	return 0;
 }
 
+static int parse_steps(const char *s, uint64_t *steps)
+{
+	char *end;
+	errno = 0;
+	*steps = strtoull(s, &end, 10);
+	if (end == s || *end || *s == '-' || *s == '+' || errno || !*steps || *steps > SAMPLE_MAX)
+		return bad("--sample-steps takes a number of instructions from 1 to 1000000000, not \"%s\"", s);
+	return 0;
+}
+
 static int parse_switch(const char *fmt, const char *s, bool *on)
 {
 	*on = !strcmp(s, "on");
@@ -95,11 +108,12 @@ static int parse_switch(const char *fmt, const char *s, bool *on)
 
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, HELP };
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SAMPLE, HASH, HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
-		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "help", 0, 0, HELP }, { 0 }
+		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH },
+		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH }, { "help", 0, 0, HELP }, { 0 }
 	};
 	int c, err = 0;
 
@@ -128,6 +142,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		case GDB: err = parse_port(optarg, &o->gdb_port); break;
 		case MIRROR: err = parse_switch("--mirror-if takes on or off, not \"%s\"", optarg, &o->mirror_if); break;
 		case PATCH: err = parse_switch("--patch takes on or off, not \"%s\"", optarg, &o->patch); break;
+		case SAMPLE: err = parse_steps(optarg, &o->sample_steps); break;
+		case HASH: o->hash_memory = true; break;
 		case HELP: usage(stdout); exit(HV_OK);
 		case ':': err = bad("%s needs a value", argv[optind - 1]); break;
 		default: err = bad("there is no option %s", argv[optind - 1]);
@@ -140,6 +156,11 @@ static int parse(int argc, char **argv, struct vm_options *o)
 	if (optind + 1 < argc)
 		return bad("one image is enough: what is \"%s\"", argv[optind + 1]);
 	o->image = argv[optind];
+	if ((o->sample_steps || o->hash_memory) && !o->stats_json)
+		return bad("%s shows what it found in --stats json, which is missing",
+			   o->sample_steps ? "--sample-steps" : "--hash-memory");
+	if (o->sample_steps && o->gdb_port >= 0)
+		return bad("%s", "--sample-steps and --gdb both want to single-step the guest: one of them only");
 	if (o->patch && strcmp(o->engine, engine_trap.name))
 		return bad("--patch on is for the trap engine: in the %s engine popf needs no patch", o->engine);
 	return 0;

@@ -1,5 +1,6 @@
 #include "trace.h"
 #include "engine.h"
+#include "memhash.h"
 #include "vm.h"
 
 #include <stdarg.h>
@@ -151,5 +152,13 @@ void trace_json(struct vm *vm, FILE *out)
 	json_unclaimed(out, &vm->mmio, first);
 	uint64_t ticks = __rdtsc() - t->start_ticks;
 	double ms = ticks ? (double)(clock_ns() - t->start_ns) / 1e6 / (double)ticks : 0;
-	fprintf(out, "],\"guest_ms\":%.3f,\"hv_ms\":%.3f}\n", (double)t->guest_ticks * ms, (double)t->hv_ticks * ms);
+	fputc(']', out);
+	if (vm->opt.sample_steps)
+		fprintf(out, ",\"sample\":{\"instructions\":%llu,\"intervened\":%llu}", (unsigned long long)vm->sample.instructions,
+			(unsigned long long)vm->sample.intervened);
+	if (vm->opt.hash_memory && vm->mem.hva) {
+		fputs(",\"memory\":", out);
+		memhash_json(&vm->mem, out);
+	}
+	fprintf(out, ",\"guest_ms\":%.3f,\"hv_ms\":%.3f}\n", (double)t->guest_ticks * ms, (double)t->hv_ticks * ms);
 }

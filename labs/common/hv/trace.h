@@ -21,6 +21,9 @@ struct trace {
 	bool exits; /* --trace exits */
 	FILE *out;  /* stderr */
 	uint64_t total;
+	/* How often an instruction of the guest was not the machine's business alone: it trapped, or KVM carried it out. The kvm engine
+	 * hears of the latter only while it single-steps. */
+	uint64_t interventions;
 	struct trace_count kind[TRACE_KINDS];     /* exits by kind: "io out", "interrupted", ... */
 	uint64_t trap[256];                       /* traps by vector: the trap engine's exits */
 	struct trace_count mnemonic[TRACE_KINDS]; /* emulated instructions by mnemonic */

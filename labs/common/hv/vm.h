@@ -39,6 +39,8 @@ struct vm_options {
 	bool trace_exits, stats_json;
 	int gdb_port; /* -1 = none */
 	bool mirror_if; /* trap engine: the machine's RFLAGS.IF follows the virtual one, so that pushf tells the truth */
+	uint64_t sample_steps; /* 0 = none */
+	bool hash_memory;
 	bool patch; /* trap engine: pushf and popf in the image are replaced by instructions that trap (patch.h) */
 };
 
@@ -66,6 +68,10 @@ struct vm {
 	void *engine_state;
 	struct gdbstub *gdb; /* NULL without --gdb */
 	struct trace trace;
+	struct sample {
+		uint64_t instructions; /* that were single-stepped */
+		uint64_t intervened;   /* of these: not carried out by the machine alone */
+	} sample;
 
 	/* How it ended. Set once, by the first vm_stop(). */
 	volatile int stopping;

@@ -3,6 +3,7 @@
 #include "engine.h"
 #include "gdbstub.h"
 #include "loader.h"
+#include "sample.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -183,6 +184,8 @@ static void say_where(struct vm *vm)
 static void run(struct vm *vm)
 {
 	if (vm->gdb && !gdbstub_serve(vm, true))
+		return;
+	if (vm->opt.sample_steps && sample_run(vm) == RUN_STOPPED)
 		return;
 	while (vm->engine->run(vm) == RUN_DEBUG)
 		if (!vm->gdb || !gdbstub_serve(vm, false))
