@@ -25,6 +25,7 @@ struct kvm_engine {
 	volatile bool look_due;
 	bool int3_exits; /* a breakpoint's int3 comes back to hv; otherwise breakpoints are found by single-stepping */
 	bool debug_step; /* the debugger asked for one instruction */
+	bool stepping;   /* KVM single-steps, for that or to find breakpoints */
 };
 
 static int write_registers(struct kvm_engine *e, const struct boot_state *boot)
@@ -224,7 +225,8 @@ static int explain_shutdown(struct vm *vm, struct kvm_engine *e)
  * holds a pending interrupt for ever (seen in the test host: the 8259's request set, nothing masked, IF on, and Linux waiting
  * for its first tick in calibrate_delay). Registers that are written, even unchanged, make KVM look at pending events again.
  * But they also make KVM forget an exception that it has found and not delivered yet. A fault would come again, a single step's
- * #DB would not: then the next time will do.
+ * #DB would not: then the next time will do. And they take back the TF with which KVM itself single-steps; but then it exits, and
+ * looks at events, behind every instruction anyway.
  */
 static int look_after(struct vm *vm, struct kvm_engine *e)
 {
@@ -232,7 +234,8 @@ static int look_after(struct vm *vm, struct kvm_engine *e)
 	struct kvm_mp_state mp;
 
 	e->look_due = false;
-	if (ioctl(e->m.vcpu_fd, KVM_GET_VCPU_EVENTS, &events) < 0 || !(events.exception.injected || events.exception.pending))
+	if (!e->stepping && (ioctl(e->m.vcpu_fd, KVM_GET_VCPU_EVENTS, &events) < 0 ||
+			     !(events.exception.injected || events.exception.pending)))
 		e->m.run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
 	if (ioctl(e->m.vcpu_fd, KVM_GET_MP_STATE, &mp) < 0 || mp.mp_state != KVM_MP_STATE_HALTED)
 		return 0;
@@ -338,6 +341,7 @@ static int kvm_set_debug(struct vm *vm, bool single, bool breakpoints)
 	};
 
 	e->debug_step = single;
+	e->stepping = step;
 	return ioctl(e->m.vcpu_fd, KVM_SET_GUEST_DEBUG, &dbg) < 0 ? -errno : 0;
 }
 

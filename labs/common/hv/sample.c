@@ -23,14 +23,15 @@ enum run_result sample_run(struct vm *vm)
 	enum run_result result = RUN_DEBUG;
 	uint64_t before = vm->trace.interventions;
 
-	if (vm->engine->set_debug(vm, true, false)) {
-		vm_stop(vm, HV_HOST, "this KVM cannot single-step a guest");
-		return RUN_STOPPED;
-	}
 	vm->engine->get_state(vm, &v);
 	while (s->instructions < vm->opt.sample_steps && result == RUN_DEBUG) {
 		uint64_t rip = v.rip;
 
+		/* Anew for each step: KVM forgets it where it emulates an instruction. */
+		if (vm->engine->set_debug(vm, true, false)) {
+			vm_stop(vm, HV_HOST, "this KVM cannot single-step a guest");
+			return RUN_STOPPED;
+		}
 		result = vm->engine->run(vm);
 		/* The last one ended the VM; or a signal did, and it was none. */
 		if (result == RUN_STOPPED && vm->trace.interventions == before)
