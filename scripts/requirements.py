@@ -136,8 +136,13 @@ def rows(found):
         yield ("", f"  {name}", *both("efficiency", lambda r, name=name: "{instructions} - {intervened}".format(**r["samples"][name])))
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"requirements.py: {message}\n")
+
+
 def main():
-    parser = argparse.ArgumentParser(description="Popek and Goldberg's three requirements as numbers.")
+    parser = Parser(description="Popek and Goldberg's three requirements as numbers.")
     parser.add_argument("--format", choices=("text", "json", "tsv"), default="text")
     options = parser.parse_args()
     seed = host.seed_from_environment(random)

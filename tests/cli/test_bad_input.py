@@ -6,7 +6,7 @@ import struct
 import tempfile
 import unittest
 
-from support import CRASH, HOST, OK, PROGRAMS, STATUSES, USAGE, bzimage, elf, run
+from support import CRASH, HOST, OK, PROGRAMS, STATUSES, TOP, USAGE, bzimage, elf, run
 
 
 class Refusals(unittest.TestCase):
@@ -81,6 +81,12 @@ class Refusals(unittest.TestCase):
         self.refused("--sample-steps shows .* --stats json", "run", "--sample-steps", "10", self.good)
         self.refused("--hash-memory shows .* --stats json", "run", "--hash-memory", self.good)
         self.refused("both want to single-step", "run", "--stats", "json", "--sample-steps", "10", "--gdb", "1234", self.good)
+
+    def test_requirements(self):
+        for arguments, words in ((["--format", "xml"], "invalid choice: 'xml'"), (["now"], "unrecognized arguments: now")):
+            done = run(TOP / "scripts/requirements.py", *arguments)
+            self.assertEqual((done.returncode, done.stdout), (USAGE, ""))
+            self.assertRegex(done.stderr, rf"\Arequirements.py: [^\n]*{words}[^\n]*\n\Z")
 
     def test_trace_and_stats(self):
         self.refused("--trace takes", "run", "--trace", "everything", self.good)
