@@ -2,7 +2,7 @@
 
 project = "Trapdoor"
 author = "the Trapdoor authors"
-copyright = "CC BY 4.0"  # noqa: A001  (Sphinx wants this name)
+copyright = "the Trapdoor authors, CC BY 4.0"  # noqa: A001  (Sphinx wants this name)
 
 extensions = ["myst_parser"]
 myst_enable_extensions = ["deflist"]

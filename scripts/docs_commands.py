@@ -26,10 +26,12 @@ The last line is "N passed, M failed"; the exit status is 0 when nothing failed.
 """
 
 import argparse
+import os
 import pathlib
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -164,6 +166,28 @@ def targets():
     return set(re.findall(r"^([\w-]+):", text, re.M))
 
 
+def start(argv, output):
+    """In a session of its own, so that all of it can be ended."""
+    return subprocess.Popen(argv, cwd=TREE, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
+                            errors="replace", start_new_session=True)
+
+
+def end(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_to_end(argv, limit):
+    """(exit status, output); the status is None when it did not end in time."""
+    process = start(argv, subprocess.PIPE)
+    try:
+        output, _ = process.communicate(timeout=limit)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        end(process)
+        return None, process.stdout.read()
+
+
 class Tree:
     """The copy of the tree in which the commands run."""
 
@@ -185,7 +209,7 @@ class Tree:
                 shutil.copy2(source, TREE / "build" / name)
         if (TOP / "build/testhost").is_dir():
             (TREE / "build/testhost").symlink_to(TOP / "build/testhost")
-        self.has = ""
+        self.has = None
 
     def solution(self, name):
         """Puts this solution into the lab's directory: "" for what a student begins with."""
@@ -205,9 +229,12 @@ class Tree:
                 texts[file] = texts[file].replace(old, new)
         elif name not in ("", "solved"):
             raise DocsError(f"with={name}: it is solved, mutant:NAME or mistake:NAME")
-        # Written now, so that make takes them for newer than what it compiled.
+        # Written now, so that make takes them for newer than what it compiled. A page need not say `make` each time.
         for file, text in texts.items():
             (TREE / "labs" / LAB / file).write_text(text, encoding="utf-8")
+        status, output = run_to_end(["make", "-j2", "hv", "guests", "LAB=1"], LIMIT * 2)
+        if status:
+            raise DocsError(f"with={name}: make hv failed:\n{output}")
 
 
 class Background:
@@ -215,10 +242,11 @@ class Background:
 
     def __init__(self, command, until, limit):
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-        self.process = subprocess.Popen(["bash", "-euc", command], cwd=TREE, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        self.process = start(["bash", "-euc", command], self.log)
         self.end = time.monotonic() + limit
         while until not in self.printed():
             if self.process.poll() is not None or time.monotonic() > self.end:
+                end(self.process)
                 raise DocsError(f"\"{until}\" was not printed:\n{self.printed()}")
             time.sleep(0.1)
         time.sleep(SETTLE)
@@ -232,8 +260,7 @@ class Background:
         try:
             self.process.wait(max(self.end - time.monotonic(), 1))
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            end(self.process)
         return self.process.returncode, self.printed()
 
 
@@ -280,19 +307,15 @@ class Runner:
         self.tree.solution(options.get("with", ""))
         print("".join(f"  $ {line}\n" for line in command.strip().splitlines()), end="", flush=True)
         started = time.monotonic()
-        try:
-            if "until" in options:
-                self.background = Background(command, options["until"], limit)
-                return self.good()
-            done = subprocess.run(["bash", "-euc", command], cwd=TREE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, text=True, errors="replace", timeout=limit, check=False)
-        except subprocess.TimeoutExpired as late:
-            self.printed = (late.stdout or b"").decode(errors="replace")
+        if "until" in options:
+            self.background = Background(command, options["until"], limit)
+            return self.good()
+        ended, self.printed = run_to_end(["bash", "-euc", command], limit)
+        print(f"    status {ended}, {time.monotonic() - started:.1f} s", flush=True)
+        if ended is None:
             return self.bad(block, f"it did not end within {limit:g} seconds", self.printed)
-        self.printed = done.stdout
-        print(f"    status {done.returncode}, {time.monotonic() - started:.1f} s", flush=True)
-        if done.returncode != status:
-            return self.bad(block, f"it ended with status {done.returncode}, not {status}", self.printed)
+        if ended != status:
+            return self.bad(block, f"it ended with status {ended}, not {status}", self.printed)
         return self.good()
 
     def output(self, block):
@@ -352,7 +375,7 @@ def main():
         print(f"docs_commands: {error}", file=sys.stderr)
         return 2
     for path, blocks in found:
-        if any(block.kind for block in blocks) or path.parent.name == "docs":
+        if any(block.kind for block in blocks) or path.parent == TOP / "docs":
             print(f"{path.relative_to(TOP)}", flush=True)
             runner.page(blocks)
     if not args.keep:
