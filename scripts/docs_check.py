@@ -104,8 +104,13 @@ def options_of_help(text):
 
 def manual(text, hv=HV):
     """The options of the manual page against those of hv. Those that the help does not list must be ones that hv knows."""
-    done = subprocess.run([str(hv), "--help"], capture_output=True, text=True, check=False)
-    helped = {name: value.strip() for name, value in options_of_help(done.stdout).items()}
+    def help_of(*words):
+        return subprocess.run([str(hv), *words, "--help"], capture_output=True, text=True, check=False).stdout
+
+    summary = help_of()
+    commands = set(re.findall(r"^(?:usage:)? +hv ([a-z]+) \[options\]", summary, re.M))
+    helped = {name: value.strip() for text_of_help in (summary, *map(help_of, commands))
+              for name, value in options_of_help(text_of_help).items()}
     written = dict(re.findall(r"^```+\{option\} (--[a-z-]+) ?(.*)$", text, re.M))
     if not helped:
         yield "hv --help lists no options"
@@ -117,7 +122,7 @@ def manual(text, hv=HV):
     for name in helped.keys() & written.keys():
         if helped[name] != written[name].strip():
             yield f"{name}: hv --help says it takes \"{helped[name]}\", the manual page says \"{written[name].strip()}\""
-    for status in re.findall(r"\b(\d+) [a-z]", done.stdout.partition("Exit status:")[2]):
+    for status in re.findall(r"\b(\d+) [a-z]", summary.partition("Exit status:")[2]):
         if not re.search(rf"^{status}\n: ", text, re.M):
             yield f"exit status {status} is missing"
 

@@ -42,7 +42,8 @@ class Sources(unittest.TestCase):
 
 class Marks(unittest.TestCase):
     def test_a_mark_belongs_to_the_next_block(self):
-        text = 'a\n<!-- run status=4 until="two words" -->\n```sh\nls\n```\n\n<!-- output numbers=any -->\n```text\nx\n```\n```sh\npwd\n```\n'
+        text = ('a\n<!-- run status=4 until="two words" -->\n```sh\nls\n```\n\n<!-- output numbers=any -->\n```text\nx\n```\n'
+                '```sh\npwd\n```\n')
         run, output, plain = blocks_of(text, "page")
         self.assertEqual((run.kind, run.options, run.text, run.line), ("run", {"status": "4", "until": "two words"}, "ls\n", 3))
         self.assertEqual((output.kind, output.options), ("output", {"numbers": "any"}))
@@ -53,8 +54,9 @@ class Marks(unittest.TestCase):
         self.assertEqual([block.text for block in blocks_of(text, "p")], ["ls\n  -l\n", ":alt: b\n", "id\n"])
 
     def test_what_makes_no_sense_is_refused(self):
-        for text in ("<!-- run color=red -->\n```sh\nls\n```\n", "<!-- run quickly -->\n```sh\nls\n```\n", "<!-- not run -->\n```sh\nls\n```\n",
-                     "<!-- run -->\nwords\n```sh\nls\n```\n", "<!-- run -->\n```text\nls\n```\n", "<!-- output -->\n```sh\nls\n```\n",
+        for text in ("<!-- run color=red -->\n```sh\nls\n```\n", "<!-- run quickly -->\n```sh\nls\n```\n",
+                     "<!-- not run -->\n```sh\nls\n```\n", "<!-- run -->\nwords\n```sh\nls\n```\n",
+                     "<!-- run -->\n```text\nls\n```\n", "<!-- output -->\n```sh\nls\n```\n",
                      "```sh\nls\n```\n<!-- run -->\n"):
             with self.assertRaises(DocsError, msg=text):
                 blocks_of(text, "page")
@@ -98,7 +100,8 @@ class Checks(unittest.TestCase):
 
     def test_named_things(self):
         targets = {"hv"}
-        self.assertEqual(complaints(docs_check.named_things("`docs/design.md` `labs/NN-name/x.py` `make hv LAB=1` `tests/*/`", targets)), [])
+        text = "`docs/design.md` `labs/NN-name/x.py` `make hv LAB=1` `tests/*/`"
+        self.assertEqual(complaints(docs_check.named_things(text, targets)), [])
         self.some(docs_check.named_things("`docs/gone.md`", targets), "does not exist")
         self.some(docs_check.named_things("`make tea`", targets), "no such target")
 
@@ -127,8 +130,8 @@ class Checks(unittest.TestCase):
     def test_built_pages(self):
         with tempfile.TemporaryDirectory() as directory:
             page = pathlib.Path(directory, "a.html")
-            for body, words in (('<a href="b.html">', "does not exist"), ('<a href="#gone">', "no such place"), ('<img src="data:x">', "alternative"),
-                                ('<img src="a.png" alt="three words here">', "missing")):
+            for body, words in (('<a href="b.html">', "does not exist"), ('<a href="#gone">', "no such place"),
+                                ('<img src="data:x">', "alternative"), ('<img src="a.png" alt="three words here">', "missing")):
                 page.write_text(f'<p id="here"><a href="#here">{body}', encoding="utf-8")
                 found = complaints(docs_check.built(pathlib.Path(directory)))
                 self.assertEqual(len(found), 1, found)
