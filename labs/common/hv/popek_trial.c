@@ -8,6 +8,7 @@
 #include "kvm_state.h"
 #include "patch.h"
 #include "popek_guest.h"
+#include "vm_life.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -93,21 +94,14 @@ static int make(struct trial *t)
 {
 	static const struct boot_state boot;
 	struct vm *vm = &t->vm;
-	pthread_mutexattr_t attr;
 
 	*t = (struct trial){ .vm.opt = { .engine = engine_trap.name, .mem_size = POPEK_MEM, .gdb_port = -1, .mirror_if = true } };
-	pthread_mutexattr_init(&attr);
-	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
-	pthread_mutex_init(&vm->lock, &attr);
-	pthread_mutexattr_destroy(&attr);
-	pthread_cond_init(&vm->wake, NULL);
+	vm_init(vm);
 	bus_init(&vm->pio, "port");
 	bus_init(&vm->mmio, "address");
 	bus_add(&vm->pio, 0, 256, &ports, t);
 	bus_add(&vm->mmio, POPEK_DEVICE, 2, &memory, t);
 	pic_init(&vm->pic, NULL, NULL);
-	vm->vcpu.vm = vm;
-	vm->engine = &engine_trap;
 	if (guest_mem_create(&vm->mem, POPEK_MEM))
 		return vm_stop(vm, HV_HOST, "the host cannot provide %llu MiB of memory for the guest", POPEK_MEM / MiB);
 	t->made = true;

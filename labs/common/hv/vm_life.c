@@ -110,7 +110,7 @@ static int watch_ending(struct ending *end, sigset_t *old)
 	return end->signal_fd < 0 ? -errno : loop_fd_add(&vm->loop, end->signal_fd, POLLIN, on_signal, end);
 }
 
-static void init(struct vm *vm)
+void vm_init(struct vm *vm)
 {
 	pthread_mutexattr_t attr;
 
@@ -197,7 +197,7 @@ int vm_main(struct vm *vm)
 	struct ending end = { .vm = vm, .signal_fd = -1 };
 	sigset_t old;
 
-	init(vm);
+	vm_init(vm);
 	if (loop_init(&vm->loop, &vm->lock)) {
 		fprintf(stderr, "hv: the host has no event descriptor left\n");
 		return HV_HOST;

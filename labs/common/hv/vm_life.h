@@ -1,5 +1,5 @@
 /*
- * Making and ending a VM; used by main.c only.
+ * Making and ending a VM.
  */
 #ifndef HV_VM_LIFE_H
 #define HV_VM_LIFE_H
@@ -10,6 +10,9 @@
 
 /* The signal that takes a vCPU thread out of KVM_RUN. Its handler does nothing: arriving is the message. */
 #define VM_KICK_SIGNAL SIGUSR1
+
+/* Makes the lock, the trace and the engine that vm->opt, which is filled, names; everything else in *vm is zero. */
+void vm_init(struct vm *vm);
 
 /* Puts the platform devices on the buses. 0 or -EINVAL (two devices on one port: a bug of ours). */
 int vm_create_devices(struct vm *vm);
