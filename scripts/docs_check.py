@@ -21,7 +21,7 @@ MAN = TOP / "build/docs/man/hv.1"
 HV = TOP / "build/reference/hv"
 
 # Named as something that will be there; the page must say so itself.
-PLANNED = {"popek", "requirements", "slides", "compare", "levels"}
+PLANNED = {"compare", "levels"}
 PLACES = "labs|reference-solution|grader|slides|docs|scripts|tests"
 SVG = "{http://www.w3.org/2000/svg}"
 
