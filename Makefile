@@ -120,7 +120,7 @@ slides-lint: ## check the slides: breaks, overflow, text alternatives, notes
 slides-demos: hv guests testhost ## run the commands that the slides show
 	@slides/demos.py
 
-docs: ## the documentation as pages to read, and the manual page of hv
+docs: setup ## the documentation as pages to read, and the manual page of hv
 	@scripts/docs.sh
 
 docs-commands: hv guests testhost ## run the commands that the documentation shows
