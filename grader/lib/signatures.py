@@ -10,6 +10,7 @@ from model import HV_GUEST_FAILED, HV_HOST, HV_STOPPED, HV_TIMEOUT, HV_TODO, HV_
 
 _EXIT_LINE = re.compile(r"^exit \d+\s+(.*?)\s+rip (0x[0-9a-f]+)", re.M)
 NOT_WRITTEN = "not written yet"
+UNHANDLED_TRAP = 0xEE  # the exit code of a guest (labs/common/guest/desc.h)
 MANY = 1000  # exits of a guest that does only a few things
 
 # A guest that runs for seconds is interrupted by its host's timer, hundreds of times a second (APM vol. 2, appendix C).
@@ -166,7 +167,16 @@ def _host_died(result):
             "The program brought down the virtual machine that it was tested in, twice. The log has the console of that machine.")
 
 
-SIGNATURES = (_host_died, _todo, _crash, _host, _rejected_state, _triple_fault, _same_rip, _endless, _stopped)
+def _unexpected(result):
+    if result.status == HV_GUEST_FAILED and (result.stats or {}).get("guest_code") == UNHANDLED_TRAP and result.lines.get("vector"):
+        vector, rip = result.lines["vector"][-1], result.lines.get("rip", [0])[-1]
+        return "the guest took an exception that it did not expect", (
+            "Vector %d arrived at rip 0x%x, for which this guest has no handler. Either it should not have been raised there, or an "
+            "exception that the guest was waiting for did not come and it ran on. The lines that the guest printed before (--verbose) "
+            "tell which of its trials was the last." % (vector, rip))
+
+
+SIGNATURES = (_host_died, _todo, _crash, _host, _rejected_state, _triple_fault, _same_rip, _endless, _stopped, _unexpected)
 
 
 def recognise(result):

@@ -16,8 +16,8 @@ int handle_trap(struct vcpu *v, uint8_t vector, uint32_t error)
 	/* What looks undefined may be one of hv's own patches (checkpoint 1.22). */
 	if (vector == VEC_UD && patch_fetch(v, v->rip, &insn))
 		return emulate(v, &insn);
-	// TODO 1.2: find out which instruction trapped and emulate it. Hint: insn_fetch() decodes it; v->rip is where
-	// it lies.
+	// TODO 1.2: find out which instruction trapped and emulate it. Hint: insn_fetch() decodes what lies at v->rip;
+	// hosts differ in the vector with which they refuse an instruction, so let insn.op decide.
 	if (vector == VEC_GP)
 		return lab_todo(v->vm, "1.2",
 				"handle_trap() in emulate.c: decode the instruction at v->rip with insn_fetch(), call emulate()");

@@ -47,7 +47,7 @@ bool patch_instruction(struct vcpu *v, uint64_t gpa, const struct insn *insn)
 enum emu emulate_patched(struct vcpu *v, const struct insn *insn)
 {
 	// TODO 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL and
-	// on the operand size; pushf never shows VM and RF; the stack may fault, and then nothing has changed.
+	// on the operand size; the stack may fault, and then nothing has changed.
 	(void)insn;
 	return lab_todo(v->vm, "1.22", "emulate_patched() in sensitive.c: pushf and popf on the virtual flags");
 }

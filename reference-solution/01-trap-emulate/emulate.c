@@ -29,8 +29,8 @@ int handle_trap(struct vcpu *v, uint8_t vector, uint32_t error)
 	default:
 		break;
 	}
-	// STARTER 1.2: find out which instruction trapped and emulate it. Hint: insn_fetch() decodes it; v->rip is where
-	// it lies.
+	// STARTER 1.2: find out which instruction trapped and emulate it. Hint: insn_fetch() decodes what lies at v->rip; hosts
+	// differ in the vector with which they refuse an instruction, so let insn.op decide.
 	//	if (vector == VEC_GP)
 	//		return lab_todo(v->vm, "1.2",
 	//				"handle_trap() in emulate.c: decode the instruction at v->rip with insn_fetch(), call emulate()");

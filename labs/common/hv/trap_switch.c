@@ -246,7 +246,9 @@ void trap_leave_by_frame(struct vcpu *v, struct trap_engine *e)
 	gpr_from_kvm(v->gpr, &e->m.run->s.regs.regs);
 	v->gpr[RSP] = f->rsp;
 	v->rip = f->rip;
-	take_rflags(v, e, f->rflags);
+	/* A fault set RF for the instruction that will be tried again. It is emulated, or its exception goes to the guest, in whose frame
+	 * RF is set anew: what comes behind it must not have RF (SDM vol. 3, 17.3.1.1). */
+	take_rflags(v, e, f->rflags & ~FLAG_RF);
 	memcpy(e->gpr_in, v->gpr, sizeof v->gpr);
 	e->where = IN_FRAME;
 }
