@@ -91,8 +91,9 @@ def event(result, key, e, before, hint=None):
     seen = [word & ~RF if name == "rflags" else word for name, word in zip(names, frame)]
     cleared = TF | NT | (0 if e.keeps_if else IF)
     entry = one("entry")
-    found = [differs(result, key, "vector", e.vector, one("vector"), hint), differs(result, key, "at", e.at, one("at"))]
+    found = [differs(result, key, "vector", e.vector, one("vector"), hint)]
     found += [differs(result, key, *item, hint) for item in zip(names, values, seen)]
+    found.append(differs(result, key, "at", e.at, one("at")))  # last: a frame of the wrong event lies elsewhere too
     found.append(differs(result, key, "entry", e.flags & ~cleared & ENTRY_FLAGS,
                          None if entry is None else entry & ENTRY_FLAGS))
     found += [differs(result, key, name, value, one(name), hint) for name, value in e.extra.items()]
