@@ -1,8 +1,11 @@
 """What the README tells people to type works as typed, and what it names is there."""
 
+import os
+import pathlib
 import re
 import shlex
 import subprocess
+import tempfile
 import unittest
 
 from support import OK, STATUSES, TODO, TOP, run
@@ -61,6 +64,17 @@ class Readme(unittest.TestCase):
         for place in places:
             if (TOP / "reference-solution").exists() or not place.startswith("reference-solution"):
                 self.assertTrue((TOP / place).exists(), place)
+
+
+class StudentTree(unittest.TestCase):
+    def test_hv_is_the_students_where_there_are_no_solutions(self):
+        for solutions, built in ((True, "build/reference/hv"), (False, "build/lab1/hv")):
+            with self.subTest(built), tempfile.TemporaryDirectory() as tree:
+                for name in ["Makefile", "labs", "scripts", "tests"] + ["reference-solution"] * solutions:
+                    os.symlink(TOP / name, pathlib.Path(tree, name))
+                done = subprocess.run(["make", "-n", "hv"], cwd=tree, capture_output=True, text=True, check=False)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertIn(f"-o {built} ", done.stdout)
 
 
 if __name__ == "__main__":
