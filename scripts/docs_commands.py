@@ -21,7 +21,7 @@ comment before a block says what is to happen with it; on the page it is invisib
     <!-- output of=background -->     ... of the block with until=, which is waited for
 
 Every ```sh block of docs/*.md must have such a comment; in the other pages (README.md, the handouts) only those are run that have one.
-Skipped, with a word about why, is what this tree cannot do: targets that the Makefile does not have, solutions in a student's tree.
+Skipped, with a word about why, is what this tree cannot do: solutions in a student's tree, a file that a mark needs.
 The last line is "N passed, M failed"; the exit status is 0 when nothing failed.
 """
 
@@ -49,6 +49,7 @@ SETTLE = 2  # seconds between the sentence of a background command and the next 
 
 sys.path.insert(0, str(TOP / "grader/lib"))
 import mutants  # noqa: E402
+from model import GraderError  # noqa: E402
 
 MARK = re.compile(r"^\s*<!--\s*(run|not run|output)\b:?\s*(.*?)\s*-->\s*$")
 # 0x100, 4.5, and what guests report: rax=5de9.
@@ -159,13 +160,6 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def targets():
-    """The Makefile's targets, as a student may type them."""
-    makefiles = [TOP / "Makefile", *TOP.glob("*/*.mk"), *TOP.glob("tests/vm/*.mk")]
-    text = "".join(path.read_text(encoding="utf-8") for path in makefiles if path.is_file())
-    return set(re.findall(r"^([\w-]+):", text, re.M))
-
-
 def start(argv, output):
     """In a session of its own, so that all of it can be ended."""
     return subprocess.Popen(argv, cwd=TREE, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
@@ -217,21 +211,19 @@ class Tree:
             return
         self.has = name
         source = TOP / ("reference-solution" if name else "labs") / LAB
-        texts = {path.name: path.read_text(encoding="utf-8") for path in source.glob("*.c")}
+        target = TREE / "labs" / LAB
         kind, _, wanted = name.partition(":")
         if kind in MISTAKES:
             path = TOP / MISTAKES[kind] / f"{wanted}.mutant"
             if not path.exists():
                 raise DocsError(f"there is no {path.relative_to(TOP)}")
-            for file, old, new in mutants.parse(wanted, path.read_text(encoding="utf-8")).edits:
-                if texts[file].count(old) != 1:
-                    raise DocsError(f"{path.relative_to(TOP)}: what it replaces is not in {file} just once")
-                texts[file] = texts[file].replace(old, new)
-        elif name not in ("", "solved"):
+            mutants.apply(mutants.parse(wanted, path.read_text(encoding="utf-8")), source, target)
+        elif name in ("", "solved"):
+            for file in source.glob("*.c"):
+                shutil.copy(file, target)
+        else:
             raise DocsError(f"with={name}: it is solved, mutant:NAME or mistake:NAME")
-        # Written now, so that make takes them for newer than what it compiled. A page need not say `make` each time.
-        for file, text in texts.items():
-            (TREE / "labs" / LAB / file).write_text(text, encoding="utf-8")
+        # Both wrote the files now, so that make takes them for newer than what it compiled. A page need not say `make` each time.
         status, output = run_to_end(["make", "-j2", "hv", "guests", "LAB=1"], LIMIT * 2)
         if status:
             raise DocsError(f"with={name}: make hv failed:\n{output}")
@@ -267,7 +259,6 @@ class Background:
 class Runner:
     def __init__(self):
         self.tree = Tree()
-        self.targets = targets()
         self.passed = self.failed = self.skipped = 0
         self.background = None
         self.printed, self.ports, self.skipping = "", {}, False
@@ -287,9 +278,7 @@ class Runner:
             return "this tree has no solutions"
         if not pathlib.Path(block.options.get("needs", "/")).exists():
             return f"there is no {block.options['needs']} here"
-        made = re.findall(r"^\s*make ([^#\n;|&>]*)", block.text, re.M)
-        unknown = [word for line in made for word in line.split() if re.fullmatch(r"[a-z][\w-]*", word) and word not in self.targets]
-        return f"the Makefile has no target {unknown[0]} yet" if unknown else None
+        return None
 
     def run(self, block):
         why = self.cannot(block)
@@ -344,7 +333,7 @@ class Runner:
                     print(f"  not run {block.place}: {block.reason}")
                 elif block.language == "sh" and block.page.startswith("docs/"):
                     self.bad(block, "no mark says whether these commands are run")
-            except (DocsError, RuntimeError) as error:
+            except (DocsError, GraderError, RuntimeError) as error:
                 self.bad(block, str(error))
         if self.background:
             self.background.wait()

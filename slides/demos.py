@@ -4,7 +4,6 @@
 A demonstration is a fenced block marked ```sh demo. It is run by bash in the top directory and must exit with 0, or with N
 where the mark is ```sh demo status=N. The block ```text expect that may follow shows lines of its output: each must appear,
 in that order. "..." stands for anything, on a line of its own for any lines; any number of blanks is as good as one.
-A mark with needs=TARGET says that the Makefile may not have that target yet: then the demonstration is skipped, which is said.
 
 The last line is "N passed, M failed"; the exit status is 0 when nothing failed.
 """
@@ -22,7 +21,7 @@ SLIDES = pathlib.Path(__file__).resolve().parent
 TOP = SLIDES.parent
 SECONDS = 600  # ends commands that hang
 FENCE = re.compile(r"^```(\w+)(.*?)\n(.*?)^```$", re.M | re.S)
-WORDS = re.compile(r"^( (demo|expect|status=\d+|needs=[a-z-]+))*$")
+WORDS = re.compile(r"^( (demo|expect|status=\d+))*$")
 
 
 class Mistake(Exception):
@@ -35,7 +34,6 @@ class Demo:
     line: int
     command: str
     status: int = 0
-    needs: str = ""
     expect: tuple = ()
 
 
@@ -55,7 +53,7 @@ def parse(text, deck):
             found[-1].expect = tuple(match[3].splitlines())
             continue
         options = dict(word.split("=") for word in words if "=" in word)
-        found.append(Demo(deck, line, match[3], int(options.get("status", 0)), options.get("needs", "")))
+        found.append(Demo(deck, line, match[3], int(options.get("status", 0))))
     return found
 
 
@@ -79,11 +77,6 @@ def first_missing(output, expect):
         if not any(pattern.match(line) for line in lines):
             return wanted
     return None
-
-
-def target_exists(target):
-    done = subprocess.run(["make", "-n", target], cwd=TOP, capture_output=True, text=True, check=False)
-    return "No rule to make target" not in done.stderr
 
 
 def run(demo):
@@ -110,9 +103,6 @@ def run_all(demos):
     passed = failed = 0
     for demo in demos:
         where = f"{demo.deck}:{demo.line}"
-        if demo.needs and not target_exists(demo.needs):
-            print(f"{where}: skipped, because the Makefile has no target {demo.needs} yet: {first_line(demo.command)}", flush=True)
-            continue
         started = time.monotonic()
         complaint, output = run(demo)
         if complaint:

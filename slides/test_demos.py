@@ -65,11 +65,6 @@ class Demos(unittest.TestCase):
     def test_colours_do_not_matter(self):
         self.assertEqual(self.expect(r"printf '\033[1mbold\033[0m\r\n'", "bold")[:2], (1, 0))
 
-    def test_target_that_is_not_there_yet(self):
-        passed, failed, printed = outcome(deck(block("sh demo needs=no-such-target", "false"), block("sh demo needs=help", "true")))
-        self.assertEqual((passed, failed), (1, 0))
-        self.assertIn("deck.md:5: skipped, because the Makefile has no target no-such-target yet: false", printed)
-
     def test_marks_that_mean_nothing(self):
         for text in (block("sh dmeo", "true"), block("sh demo status=x", "true"), block("sh demo expect", "true"),
                      block("text expect", "a line"), block("sh demo", "true") + block("text expect", "a") + block("text expect", "b")):

@@ -9,8 +9,6 @@
  */
 #include "lab1.h"
 
-#include <string.h>
-
 struct cpuid_result cpuid_policy(const struct vcpu *v, uint32_t leaf, uint32_t subleaf, struct cpuid_result host)
 {
 	// TODO 1.20: ask, analyse, construct, return. Hint: begin with an answer of zeros and let through what the

@@ -9,8 +9,6 @@
  */
 #include "lab1.h"
 
-#include <string.h>
-
 // SOLUTION 1.20
 /* Leaf 1, EDX: FPU VME DE PSE TSC MSR PAE CX8 SEP- PGE CMOV PAT CLFLUSH MMX FXSR SSE SSE2. No APIC, MCE, MTRR, MCA: not virtualized. */
 #define LEAF1_EDX (1u << 0 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 13 | 1u << 15 | 1u << 16 | 1u << 19 | \

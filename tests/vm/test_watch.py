@@ -2,7 +2,6 @@
 
 import pathlib
 import tempfile
-import time
 import unittest
 
 import host
@@ -15,12 +14,10 @@ class TestWatch(unittest.TestCase):
     def test_a_silent_program_is_stopped(self):
         with tempfile.TemporaryDirectory() as directory:
             file = pathlib.Path(directory, "told")
-            started = time.monotonic()
             output, trouble = host.watch(["sh", "-c", f"trap 'echo stopped >{file}; exit' TERM; echo out; while :; do sleep 0.1; done"],
                                          quiet=1)
             self.assertEqual((output, file.read_text()), (b"out\n", "stopped\n"))
         self.assertIn("said nothing for 1 seconds", trouble)
-        self.assertLess(time.monotonic() - started, 60)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
  */
 #include "lab1.h"
 
-#include <string.h>
-
 /* CPUID, when the machine lets it trap: ask the policy what this guest may know. */
 static enum emu emulate_cpuid(struct vcpu *v)
 {
