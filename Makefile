@@ -16,8 +16,9 @@ CPPCHECK := cppcheck
 # A student's tree has no solutions: there hv is the student's.
 LAB ?= $(if $(wildcard reference-solution),,1)
 
-LABS := 1
+LABS := 1 2
 DIR_1 := 01-trap-emulate
+DIR_2 := 02-shadow-paging
 
 WARN := -Wall -Wextra
 CFLAGS := -std=gnu17 -O2 -g $(WARN) -Ilabs/common/hv
@@ -28,7 +29,8 @@ SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recove
 WERROR := $(if $(SAN),,-Werror)
 pre := build/$(if $(SAN),san-)
 
-# Which hv: LABFILES=DIR OUT=DIR (the grader's way), LAB=N (the student's files) or the reference solution.
+# Which hv: LABFILES=DIR OUT=DIR (the grader's way), LAB=N (the student's files) or the reference solution. One lab's files are the
+# student's; those of the other labs are the solved ones where there are any, so that a lab does not depend on another one's mistakes.
 ifneq ($(LABFILES),)
 ifeq ($(OUT),)
 $(error LABFILES=$(LABFILES) also needs OUT=, the directory that the new hv is put into, for example OUT=build/mine)
@@ -41,19 +43,21 @@ which := $(LAB)
 src := labs/$(DIR_$(which))
 out := $(pre)lab$(LAB)
 else
-which := 1
-src := reference-solution/$(DIR_1)
+which := $(LABS)
 out := $(pre)reference
-reference := yes
 endif
 ifeq ($(filter $(which),$(LABS)),)
 $(error There is no lab $(which). Labs: $(LABS))
 endif
+base := $(if $(wildcard reference-solution),reference-solution,labs)
+baseout := $(pre)$(if $(wildcard reference-solution),reference,base)
 
 frame := $(patsubst labs/common/hv/%.c,$(pre)frame/%.o,$(wildcard labs/common/hv/*.c))
 # The starter files say which files a lab consists of.
-files := $(notdir $(wildcard $(if $(reference),$(src),labs/$(DIR_$(which)))/*.c))
+files_of = $(notdir $(wildcard labs/$(DIR_$(1))/*.c))
+files := $(if $(src),$(call files_of,$(which)))
 lab := $(patsubst %.c,$(out)/%.o,$(files))
+others := $(foreach n,$(if $(src),$(filter-out $(which),$(LABS)),$(LABS)),$(patsubst %.c,$(baseout)/%.o,$(call files_of,$(n))))
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench popek requirements starters unit lint docs docs-commands slides slides-lint slides-demos clean
@@ -144,12 +148,22 @@ $(pre)frame/%.o: labs/common/hv/%.c Makefile
 $(lab): $(out)/%.o: $(src)/%.c Makefile $(if $(LABFILES),FORCE)
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
-	@$(CC) $(CFLAGS) $(if $(reference),$(WERROR)) $(SANFLAGS) -MMD -MP -c -o $@ $<
+	@$(CC) $(CFLAGS) $(SANFLAGS) -MMD -MP -c -o $@ $<
 
+ifneq ($(files),)
 $(addprefix $(src)/,$(files)):
 	@echo "$@ is missing: lab $(which) consists of $(files)." >&2; exit 1
+endif
 
-$(out)/hv: $(frame) $(lab)
+define base_rule
+$(baseout)/%.o: $(base)/$(DIR_$(1))/%.c Makefile
+	@mkdir -p $$(@D)
+	@echo "  CC   $$<"
+	@$$(CC) $$(CFLAGS) $(if $(filter reference-solution,$(base)),$(WERROR)) $$(SANFLAGS) -MMD -MP -c -o $$@ $$<
+endef
+$(foreach n,$(LABS),$(eval $(call base_rule,$(n))))
+
+$(out)/hv: $(frame) $(lab) $(others)
 	@echo "  LD   $@"
 	@$(CC) $(SANFLAGS) -o $@ $^ $(LDLIBS)
 
@@ -231,4 +245,4 @@ $(foreach t,$(notdir $(unit_tests)),$(eval $(call unit_rule,$(t))))
 
 -include tests/vm/vm.mk
 
--include $(wildcard $(pre)frame/*.d $(out)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/lab1/obj/*.d)
+-include $(wildcard $(pre)frame/*.d $(out)/*.d $(baseout)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/lab1/obj/*.d)

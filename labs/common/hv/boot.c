@@ -1,4 +1,5 @@
 #include "boot.h"
+#include "paging.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -6,15 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE 4096ull
 #define EBDA 0x9fc00ull     /* the last KiB below 640 KiB is the BIOS's on a PC, and guests expect it to be missing */
 #define LOW_HOLE 0xa0000ull /* video memory and ROMs; the ACPI tables lie in it */
-
-/* Page table entries (SDM vol. 3, 4.5): present, writable, user, 2 MiB page. */
-#define PTE_P (1ull << 0)
-#define PTE_W (1ull << 1)
-#define PTE_U (1ull << 2)
-#define PTE_PS (1ull << 7)
 
 int boot_fail(char *err, size_t errlen, int error, const char *fmt, ...)
 {

@@ -2,6 +2,18 @@
  * Which of the lab's functions emulates which instruction, and the few instructions that have nothing to teach.
  */
 #include "lab1.h"
+#include "lab2.h"
+
+/* What shadow paging can do and flat memory could not: pages of 1 GiB, SMEP, SMAP. The policy knows nothing of them. */
+static void add_paging_features(struct vcpu *v, uint32_t leaf, uint32_t subleaf, struct cpuid_result *r)
+{
+	struct cpuid_result host = trap_host_cpuid(v, leaf, subleaf);
+
+	if (leaf == 7 && !subleaf)
+		r->ebx |= host.ebx & (CPUID7_SMEP | CPUID7_SMAP);
+	if (leaf == 0x80000001)
+		r->edx |= host.edx & CPUID81_1GIB;
+}
 
 /* CPUID, when the machine lets it trap: ask the policy what this guest may know. */
 static enum emu emulate_cpuid(struct vcpu *v)
@@ -11,6 +23,8 @@ static enum emu emulate_cpuid(struct vcpu *v)
 
 	if (v->vm->stopping)
 		return EMU_STOP;
+	if (v->vm->shadow)
+		add_paging_features(v, leaf, subleaf, &r);
 	v->gpr[RAX] = r.eax;
 	v->gpr[RBX] = r.ebx;
 	v->gpr[RCX] = r.ecx;
@@ -58,9 +72,13 @@ static enum emu emulate_simple(struct vcpu *v, const struct insn *insn)
 			v->gpr[RCX] = (uint32_t)v->msr.tsc_aux;
 		return EMU_NEXT;
 	case INSN_INVLPG:
+		if (v->cpl)
+			break;
+		if (v->vm->shadow && canonical(operand_gva(v, insn, &insn->dst)))
+			shadow_invlpg(v, operand_gva(v, insn, &insn->dst));
+		return EMU_NEXT;
 	case INSN_INVD:
-	case INSN_WBINVD:
-		/* Flat memory has nothing to flush, and the caches are the machine's. */
+	case INSN_WBINVD: /* the caches are the machine's */
 		if (v->cpl)
 			break;
 		return EMU_NEXT;
@@ -74,7 +92,7 @@ static enum emu emulate_simple(struct vcpu *v, const struct insn *insn)
 	return raise_gp(v, 0);
 }
 
-enum emu dispatch(struct vcpu *v, const struct insn *insn)
+static enum emu by_family(struct vcpu *v, const struct insn *insn)
 {
 	switch (insn->op) {
 	case INSN_OUT: return emulate_out(v, insn);
@@ -101,4 +119,19 @@ enum emu dispatch(struct vcpu *v, const struct insn *insn)
 	default: return emulate_simple(v, insn);
 	}
 	return raise_gp(v, 0);
+}
+
+enum emu dispatch(struct vcpu *v, const struct insn *insn)
+{
+	uint64_t cr4 = v->cr4, efer = v->efer;
+	enum emu done = by_family(v, insn);
+
+	if (!v->vm->shadow || (done != EMU_NEXT && done != EMU_JUMPED))
+		return done;
+	/* What a CPU's TLB would notice. */
+	if (insn->op == INSN_MOV_TO_CR && insn->dst.reg == 3)
+		shadow_cr3_written(v);
+	if (v->cr4 != cr4 || v->efer != efer)
+		shadow_control_changed(v, v->cr4 ^ cr4, v->efer ^ efer);
+	return v->vm->stopping ? EMU_STOP : done;
 }

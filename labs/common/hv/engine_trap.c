@@ -22,12 +22,12 @@ static int handle_debug(struct vcpu *v, struct trap_engine *e, bool *debugger)
 		return machine_error(&e->m, "KVM_GET_DEBUGREGS");
 	if (e->step) {
 		uint8_t op = 0;
-		uint64_t word;
-		/* pushf stored the machine's TF, which is hv's and not the guest's. */
-		if (!guest_read(&v->vm->mem, e->entry_rip, &op, 1) && op == 0x9c && !(v->rflags & FLAG_TF) &&
-		    !guest_read(&v->vm->mem, v->gpr[RSP], &word, 8)) {
-			word &= ~FLAG_TF;
-			guest_write(&v->vm->mem, v->gpr[RSP], &word, 8);
+		uint64_t word, gpa;
+		/* pushf stored the machine's TF, which is hv's and not the guest's: bit 8, so it is in one byte of the word. */
+		if (gva_peek(v, e->entry_rip, &op, 1) && op == 0x9c && !(v->rflags & FLAG_TF) &&
+		    gva_peek(v, v->gpr[RSP] + 1, &word, 1) && !gva_translate(v, v->gpr[RSP] + 1, &gpa)) {
+			word &= ~(FLAG_TF >> 8);
+			guest_write(&v->vm->mem, gpa, &word, 1);
 		}
 		v->shadow = false;
 		*debugger = e->debug_step;
@@ -66,11 +66,10 @@ static bool syscall_without_privilege(struct vcpu *v, const struct trap_engine *
 {
 	static const uint8_t syscall[2] = { 0x0f, 0x05 };
 	uint8_t bytes[2];
-	uint64_t gpa;
 
 	/* A guest that was sent there, by its own LSTAR for one, gets the page fault. */
-	if (f->rip != MONITOR_GVA + MON_SYSCALL || e->entry_rip == f->rip || gva_translate(v, v->gpr[RCX] - 2, &gpa) ||
-	    guest_read(&v->vm->mem, gpa, bytes, 2) || memcmp(bytes, syscall, 2))
+	if (f->rip != MONITOR_GVA + MON_SYSCALL || e->entry_rip == f->rip || gva_peek(v, v->gpr[RCX] - 2, bytes, 2) != 2 ||
+	    memcmp(bytes, syscall, 2))
 		return false;
 	v->rip = v->gpr[RCX] - 2;
 	v->rflags = (v->rflags & (FLAG_IF | FLAG_IOPL)) | (v->gpr[R11] & ~(FLAG_IF | FLAG_IOPL));
@@ -84,14 +83,11 @@ static bool syscall_without_privilege(struct vcpu *v, const struct trap_engine *
 static void step_over_emulated(struct vcpu *v, uint64_t rip, bool tf)
 {
 	uint8_t bytes[INSN_MAX];
-	unsigned n = INSN_MAX;
 	struct insn insn;
 
 	if (v->event.pending || !(tf || (v->rflags & FLAG_TF)))
 		return;
-	while (n && guest_read(&v->vm->mem, rip, bytes, n))
-		n--;
-	if (insn_decode(bytes, n, &insn) && !patch_fetch(v, rip, &insn))
+	if (insn_decode(bytes, gva_peek(v, rip, bytes, INSN_MAX), &insn) && !patch_fetch(v, rip, &insn))
 		return;
 	switch (insn.op) {
 	case INSN_INT: case INSN_INT3: case INSN_INT1: /* the handler is not stepped */
@@ -120,7 +116,7 @@ static bool int3_behind(const struct vcpu *v, uint8_t vector, uint32_t error)
 {
 	uint8_t code[2] = { 0 }; /* the bytes before rip and at rip */
 
-	if (guest_read(&v->vm->mem, v->rip - 1, code, 2) || code[0] != 0xcc)
+	if (!gva_peek(v, v->rip - 1, code, 2) || code[0] != 0xcc)
 		return false;
 	/* The manual's error code for vector 3 of the IDT, and QEMU's. */
 	return vector == VEC_BP || (vector == VEC_GP && (error == 0x1a || error == 0x32) && code[1] != 0xcc);
@@ -158,24 +154,12 @@ static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, 
 	}
 	v->shadow = false; /* this instruction completes or faults now; STI sets it again */
 	uint32_t error = (uint32_t)f->error;
-	if (vector == VEC_PF) {
-		uint64_t cr2 = *(uint64_t *)(e->mon + MON_CR2), gpa;
-		/* Flat memory: an address without RAM is a device's, or nobody's. */
-		if (!gva_translate(v, cr2, &gpa) && !(error & PF_I))
-			return mmio_emulate(v);
-		if (!gva_translate(v, cr2, &gpa)) {
-			struct insn insn;
-			insn_fetch(v, &insn); /* stops the VM: the guest runs where nothing is */
-			return -ECANCELED;
-		}
-		/* The guest's own page fault, as its own tables would have raised it: the page is absent, and what the machine
-		 * saw as an access from CPL 3 came from the guest's own level. */
-		v->cr2 = cr2;
-		error = (error & (PF_W | (v->efer & EFER_NXE ? PF_I : 0))) | (v->cpl == 3 ? PF_U : 0);
-	}
 	bool tf = v->rflags & FLAG_TF;
-	int err = handle_trap(v, vector, error);
-	if (!err)
+	bool emulated = true;
+	if (vector != VEC_PF)
+		e->last.times = 0;
+	int err = vector == VEC_PF ? trap_page_fault(v, e, error, &emulated) : handle_trap(v, vector, error);
+	if (!err && emulated)
 		step_over_emulated(v, e->rip, tf);
 	return err;
 }
@@ -184,17 +168,12 @@ static void describe(struct vcpu *v, struct trap_engine *e)
 {
 	struct insn insn;
 	uint8_t bytes[INSN_MAX];
-	uint64_t gpa;
 
 	if (!v->vm->trace.exits)
 		return;
 	e->text[0] = 0;
 	e->note[0] = 0;
-	if (gva_translate(v, v->rip, &gpa))
-		return;
-	unsigned n = INSN_MAX;
-	while (n && guest_read(&v->vm->mem, gpa, bytes, n))
-		n--;
+	unsigned n = gva_peek(v, v->rip, bytes, INSN_MAX);
 	if ((n && !insn_decode(bytes, n, &insn)) || patch_fetch(v, v->rip, &insn))
 		insn_text(&insn, v->rip, e->text, sizeof e->text);
 }
@@ -366,6 +345,10 @@ static void trap_destroy(struct vm *vm)
 	if (!e)
 		return;
 	machine_close(&e->m);
+	if (vm->shadow)
+		spt_destroy(vm->shadow);
+	free(vm->shadow);
+	vm->shadow = NULL;
 	if (e->mon)
 		munmap(e->mon, MONITOR_SIZE + POOL_SIZE);
 	free(e);

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define INT3 0xcc
-#define PAGE 4096ull
 /* Signal numbers of the protocol (GDB manual, E.3), not the host's. */
 #define GDB_SIGINT 2
 #define GDB_SIGTRAP 5

@@ -1,4 +1,5 @@
 #include "gva.h"
+#include "lab2.h"
 #include "trapengine.h"
 #include "vm.h"
 
@@ -27,11 +28,31 @@ bool raise_page_fault(struct vcpu *v, uint64_t gva, uint32_t error)
 
 int gva_translate(const struct vcpu *v, uint64_t gva, uint64_t *gpa)
 {
-	(void)v;
-	if (gva >= FLAT_LIMIT)
+	struct walk w;
+
+	if (!v->vm->shadow) {
+		*gpa = gva;
+		return gva < FLAT_LIMIT ? 0 : -EFAULT;
+	}
+	if (!canonical(gva) || guest_walk(v, gva, &w))
 		return -EFAULT;
-	*gpa = gva;
+	*gpa = w.gpa;
 	return 0;
+}
+
+unsigned gva_peek(const struct vcpu *v, uint64_t gva, void *dst, unsigned len)
+{
+	unsigned done = 0;
+	uint64_t gpa;
+
+	while (done < len && !gva_translate(v, gva + done, &gpa)) {
+		uint64_t left = PAGE - gpa % PAGE;
+		unsigned n = len - done < left ? len - done : (unsigned)left;
+		if (guest_read(&v->vm->mem, gpa, (uint8_t *)dst + done, n))
+			break;
+		done += n;
+	}
+	return done;
 }
 
 /* Bytes that nothing but the device bus can answer; the bus takes naturally sized pieces. */
@@ -55,51 +76,82 @@ static void mmio(struct vm *vm, uint64_t gpa, uint8_t *buf, unsigned len, bool w
 	pthread_mutex_unlock(&vm->lock);
 }
 
-/* Both ends are looked at before anything is written: an access that faults half way has no effect. */
-static bool check_gva(struct vcpu *v, uint64_t gva, unsigned len, bool write, bool user, uint64_t *gpa)
+/* One page of an access: where it is. false: the fault is queued. */
+static bool translate_page(struct vcpu *v, uint64_t gva, unsigned access, uint64_t *gpa)
 {
-	uint64_t last = gva + len - 1;
+	struct walk w;
+
+	if (!v->vm->shadow) {
+		uint32_t error = (access & ACCESS_WRITE ? PF_W : 0) | (access & ACCESS_USER ? PF_U : 0);
+		return !gva_translate(v, gva, gpa) || raise_page_fault(v, gva, error);
+	}
+	if (guest_translate(v, gva, access, &w))
+		return raise_page_fault(v, gva, w.error);
+	walk_mark(v, &w, access);
+	*gpa = w.gpa;
+	return true;
+}
+
+/* An access is in two pages at most. first: how many bytes are in the first of them. */
+struct place {
+	uint64_t gpa[2];
+	unsigned first;
+};
+
+/* Both pages are looked at before anything is written: an access that faults half way has no effect. */
+static bool check_gva(struct vcpu *v, uint64_t gva, unsigned len, unsigned access, struct place *at)
+{
+	uint64_t last = gva + len - 1, second = (gva | (PAGE - 1)) + 1;
 
 	if (!canonical(gva) || !canonical(last))
 		return raise_error(v, VEC_GP, 0);
 	uint64_t align = len & -len; /* of a structure, what its smallest part needs; nothing needs more than 8 */
-	if (user && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC) && gva % (align < 8 ? align : 8))
+	if ((access & ACCESS_USER) && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC) && gva % (align < 8 ? align : 8))
 		return raise_error(v, VEC_AC, 0);
-	uint32_t error = (write ? PF_W : 0) | (user ? PF_U : 0);
-	if (gva_translate(v, gva, gpa))
-		return raise_page_fault(v, gva, error);
-	if (last < gva || gva_translate(v, last, &last))
-		return raise_page_fault(v, (gva & ~0xfffull) + 0x1000, error);
-	return true;
+	at->first = second - gva < len ? (unsigned)(second - gva) : len;
+	return translate_page(v, gva, access, &at->gpa[0]) && (at->first == len || translate_page(v, second, access, &at->gpa[1]));
 }
 
-static bool access_gva(struct vcpu *v, uint64_t gva, void *buf, unsigned len, bool write, bool user)
+static void access_gpa(struct vm *vm, uint64_t gpa, uint8_t *buf, unsigned len, bool write)
 {
-	struct guest_mem *mem = &v->vm->mem;
-	uint64_t first;
+	uint8_t *p = guest_range(&vm->mem, gpa, len);
+
+	if (!p) {
+		mmio(vm, gpa, buf, len, write);
+	} else if (!write) {
+		memcpy(buf, p, len);
+	} else {
+		memcpy(p, buf, len);
+		if (vm->shadow) /* the guest may have meant one of its page tables */
+			shadow_written(&vm->vcpu, gpa, len);
+	}
+}
+
+static bool access_gva(struct vcpu *v, uint64_t gva, void *buf, unsigned len, unsigned access)
+{
+	struct place at;
 
 	if (!len)
 		return true;
-	if (!check_gva(v, gva, len, write, user, &first))
+	if (!check_gva(v, gva, len, access, &at))
 		return false;
-	uint8_t *p = guest_range(mem, first, len);
-	if (p && write)
-		memcpy(p, buf, len);
-	else if (p)
-		memcpy(buf, p, len);
-	else
-		mmio(v->vm, first, buf, len, write);
+	access_gpa(v->vm, at.gpa[0], buf, at.first, access & ACCESS_WRITE);
+	if (at.first < len)
+		access_gpa(v->vm, at.gpa[1], (uint8_t *)buf + at.first, len - at.first, access & ACCESS_WRITE);
 	return true;
 }
 
+/* The guest's own accesses are its level's. */
+static unsigned level_of(const struct vcpu *v) { return v->cpl == 3 ? ACCESS_USER : 0; }
+
 bool gva_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len)
 {
-	return access_gva(v, gva, dst, len, false, v->cpl == 3);
+	return access_gva(v, gva, dst, len, level_of(v));
 }
 
 bool gva_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
 {
-	return access_gva(v, gva, (void *)src, len, true, v->cpl == 3);
+	return access_gva(v, gva, (void *)src, len, ACCESS_WRITE | level_of(v));
 }
 
 static bool stack_fault(struct vcpu *v)
@@ -116,67 +168,78 @@ bool stack_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
 
 bool gva_writable(struct vcpu *v, uint64_t gva, unsigned len)
 {
-	uint64_t gpa;
+	struct place at;
 
-	return check_gva(v, gva, len, true, v->cpl == 3, &gpa);
+	return check_gva(v, gva, len, ACCESS_WRITE | level_of(v), &at);
 }
 
 bool gva_read_system(struct vcpu *v, uint64_t gva, void *dst, unsigned len)
 {
-	return access_gva(v, gva, dst, len, false, false);
+	return access_gva(v, gva, dst, len, ACCESS_SYSTEM);
 }
 
 bool gva_write_system(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
 {
-	return access_gva(v, gva, (void *)src, len, true, false);
+	return access_gva(v, gva, (void *)src, len, ACCESS_WRITE | ACCESS_SYSTEM);
 }
 
 /*
  * Decoding costs more than anything else between two traps, and a guest traps at the same few places again and again. So
- * decoded instructions are remembered by address, and used again as long as the bytes there are still the same.
+ * decoded instructions are remembered by address, and used again as long as the bytes there are the same.
  */
 #define CACHE_SLOTS 1024
 static struct cached {
-	uint64_t gpa;
 	struct insn insn;
 } cache[CACHE_SLOTS];
 
-static bool fetch_fault(struct vcpu *v, uint64_t gva)
-{
-	/* Without NX a CPU does not say that it was a fetch (SDM vol. 3, 4.7). */
-	return raise_page_fault(v, gva, (v->efer & EFER_NXE ? PF_I : 0) | (v->cpl == 3 ? PF_U : 0));
-}
-
-bool insn_fetch(struct vcpu *v, struct insn *insn)
+/* The page at gva, for fetching: its bytes in *bytes, how many in *avail. false: an exception is queued, or the VM is stopped. */
+static bool fetch_page(struct vcpu *v, uint64_t gva, const uint8_t **bytes, uint64_t *avail)
 {
 	struct guest_mem *mem = &v->vm->mem;
 	uint64_t gpa;
 
-	if (!canonical(v->rip))
-		return raise_error(v, VEC_GP, 0);
-	if (gva_translate(v, v->rip, &gpa))
-		return fetch_fault(v, v->rip);
+	/* Flat memory, and nothing there; or an instruction that reaches over the end of memory. Without NX a CPU does not say that it was a
+	 * fetch (SDM vol. 3, 4.7). */
+	if (!v->vm->shadow && (gva >= FLAT_LIMIT || (gva >= mem->size && gva != v->rip)))
+		return raise_page_fault(v, gva, (v->efer & EFER_NXE ? PF_I : 0) | (v->cpl == 3 ? PF_U : 0));
+	if (!translate_page(v, gva, ACCESS_FETCH | level_of(v), &gpa))
+		return false;
 	if (gpa >= mem->size) {
-		vm_stop(v->vm, HV_STOPPED, "the guest jumped to 0x%llx, where there is no memory", (unsigned long long)v->rip);
+		vm_stop(v->vm, HV_STOPPED, "the guest jumped to 0x%llx, where there is no memory", (unsigned long long)gva);
 		return false;
 	}
-	uint64_t avail = mem->size - gpa;
-	const uint8_t *bytes = guest_range(mem, gpa, avail);
-	struct cached *c = &cache[(gpa ^ gpa >> 10) % CACHE_SLOTS];
-	if (c->gpa == gpa && c->insn.len && c->insn.len <= avail && !memcmp(c->insn.bytes, bytes, c->insn.len)) {
+	*avail = PAGE - gpa % PAGE;
+	*bytes = guest_range(mem, gpa, *avail);
+	return true;
+}
+
+bool insn_fetch(struct vcpu *v, struct insn *insn)
+{
+	const uint8_t *bytes, *more;
+	uint8_t both[2 * INSN_MAX];
+	uint64_t avail, n;
+
+	if (!canonical(v->rip))
+		return raise_error(v, VEC_GP, 0);
+	if (!fetch_page(v, v->rip, &bytes, &avail))
+		return false;
+	struct cached *c = &cache[(v->rip ^ v->rip >> 10) % CACHE_SLOTS];
+	if (c->insn.len && c->insn.len <= avail && !memcmp(c->insn.bytes, bytes, c->insn.len)) {
 		*insn = c->insn;
 		return true;
 	}
-	switch (insn_decode(bytes, avail, insn)) {
-	case 0:
-		c->gpa = gpa;
-		c->insn = *insn;
-		return true;
-	case -E2BIG:
-		return fetch_fault(v, mem->size);
-	default:
-		return raise_exception(v, VEC_UD);
+	int err = insn_decode(bytes, avail, insn);
+	if (err == -E2BIG) { /* it ends in the next page */
+		memcpy(both, bytes, avail);
+		if (!fetch_page(v, v->rip + avail, &more, &n))
+			return false;
+		memcpy(both + avail, more, INSN_MAX);
+		return !insn_decode(both, avail + INSN_MAX, insn) || raise_exception(v, VEC_UD);
 	}
+	if (err)
+		return raise_exception(v, VEC_UD);
+	c->insn = *insn;
+	return true;
 }
 
 uint64_t gpr_read(const struct vcpu *v, unsigned reg, unsigned size)

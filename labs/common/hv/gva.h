@@ -2,25 +2,20 @@
  * What an emulator needs around the instruction itself: registers of every width, guest memory by guest virtual address,
  * descriptors, exceptions. All of it belongs to the trap engine; the kvm engine has the hardware for this.
  *
- * Memory is flat in Lab 1: the first 4 GiB of virtual addresses are the physical ones, everything above faults, whatever the
- * guest's own page tables say.
+ * Without shadow paging (Lab 1) memory is flat: the first 4 GiB of virtual addresses are the physical ones, everything above faults,
+ * whatever the guest's own page tables say. With it (Lab 2) each access goes through the guest's tables as they are now.
  */
 #ifndef HV_GVA_H
 #define HV_GVA_H
 
 #include "decode.h"
+#include "paging.h"
 #include "vcpu.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #define FLAT_LIMIT (4ull << 30)
-
-/* Error code of a page fault (SDM vol. 3, 4.7). */
-#define PF_P (1u << 0)
-#define PF_W (1u << 1)
-#define PF_U (1u << 2)
-#define PF_I (1u << 4)
 
 /* True when all bits above 47 equal bit 47 (SDM vol. 1, 3.3.7.1). */
 static inline bool canonical(uint64_t gva)
@@ -44,8 +39,10 @@ bool stack_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len);
 /* The same as the CPU accesses its own tables (IDT, GDT, TSS, stack of a handler): as CPL 0 whatever v->cpl is. */
 bool gva_read_system(struct vcpu *v, uint64_t gva, void *dst, unsigned len);
 bool gva_write_system(struct vcpu *v, uint64_t gva, const void *src, unsigned len);
-/* 0 or -EFAULT; no exception is queued. For the debugger. */
+/* 0 or -EFAULT; no exception is queued, rights are not asked for. For the debugger. */
 int gva_translate(const struct vcpu *v, uint64_t gva, uint64_t *gpa);
+/* Reads up to len bytes of RAM without any effect on the guest, as far as there are any. Returns how many. */
+unsigned gva_peek(const struct vcpu *v, uint64_t gva, void *dst, unsigned len);
 
 /* Fetches and decodes the instruction at v->rip. false when there is none: an exception is queued (#PF, #UD), or the VM is
  * stopped because the guest runs where there is no memory. */

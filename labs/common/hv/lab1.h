@@ -21,9 +21,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* A step that is not written yet: stops the VM naming the step. Usable in functions that return int or enum emu. */
-#define lab_todo(vm, step, hint) vm_todo((vm), (step), (hint))
-
 /* What became of an instruction. */
 enum emu {
 	EMU_STOP = -ECANCELED, /* the VM is stopped (vm_stop() was called) */

@@ -20,6 +20,15 @@ static const struct {
 	{ KVM_CAP_IMMEDIATE_EXIT, "immediate_exit (KVM_CAP_IMMEDIATE_EXIT)" },
 };
 
+/* SDM vol. 3, 4.1.4; 36 where the CPU does not say. */
+static unsigned phys_bits(const struct kvm_cpuid2 *cpuid)
+{
+	for (unsigned i = 0; i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 0x80000008)
+			return cpuid->entries[i].eax & 0xff;
+	return 36;
+}
+
 int machine_open(struct machine *m, struct vm *vm)
 {
 	*m = (struct machine){ .vm = vm, .kvm_fd = -1, .vm_fd = -1, .vcpu_fd = -1 };
@@ -52,6 +61,7 @@ int machine_open(struct machine *m, struct vm *vm)
 	m->cpuid->nent = MACHINE_CPUID_MAX;
 	if (ioctl(m->kvm_fd, KVM_GET_SUPPORTED_CPUID, m->cpuid) < 0)
 		return machine_error(m, "KVM_GET_SUPPORTED_CPUID");
+	vm->phys_bits = phys_bits(m->cpuid);
 	return 0;
 }
 

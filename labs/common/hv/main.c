@@ -4,6 +4,7 @@
 #include "engine.h"
 #include "popek.h"
 #include "report.h"
+#include "spt.h"
 #include "vm_life.h"
 
 #include <errno.h>
@@ -38,7 +39,11 @@ static void usage(FILE *out)
 		"  --sample-steps N    with --stats json: single-step the first N instructions and count those that did not run directly\n"
 		"  --gdb PORT          wait for gdb on 127.0.0.1:PORT before the first instruction\n"
 		"  --mirror-if on|off  trap engine: pushf shows the virtual interrupt flag (default: on)\n"
-		"  --patch on|off      trap engine: make pushf and popf of an ELF64 image trap (default: off)\n\n"
+		"  --patch on|off      trap engine: make pushf and popf of an ELF64 image trap (default: off)\n"
+		"  --shadow off|vtlb|cached\n"
+		"                      trap engine: memory is flat (off, the default), or the guest's page tables are shadowed, with shadows\n"
+		"                      that a flush empties (vtlb) or that outlive it (cached)\n"
+		"  --shadow-pages N    shadow page tables at most (from 16 to 500; default: 500)\n\n"
 		"On a terminal Ctrl-A x leaves, Ctrl-A a sends Ctrl-A.\n"
 		"Exit status: 0 the guest ended well, 1 it ended with an exit code, 2 wrong usage or file, 3 the host lacks\n"
 		"something, 4 the guest had to be stopped, 5 a lab step is not written, 124 timeout, 130 interrupted.\n",
@@ -106,13 +111,33 @@ static int parse_switch(const char *fmt, const char *s, bool *on)
 	return *on || !strcmp(s, "off") ? 0 : bad(fmt, s);
 }
 
+static int parse_shadow(const char *s, int *mode)
+{
+	static const char *const names[] = { [SHADOW_OFF] = "off", [SHADOW_VTLB] = "vtlb", [SHADOW_CACHED] = "cached" };
+
+	for (*mode = 0; *mode < 3; ++*mode)
+		if (!strcmp(s, names[*mode]))
+			return 0;
+	return bad("--shadow takes off, vtlb or cached, not \"%s\"", s);
+}
+
+static int parse_pages(const char *s, unsigned *pages)
+{
+	char *end;
+	long n = strtol(s, &end, 10);
+	if (end == s || *end || n < SHADOW_PAGES_MIN || n > SHADOW_PAGES_MAX)
+		return bad("--shadow-pages takes a number from 16 to 500, not \"%s\"", s);
+	*pages = (unsigned)n;
+	return 0;
+}
+
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SAMPLE, HASH, HELP };
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
-		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH },
+		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
 		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH }, { "help", 0, 0, HELP }, { 0 }
 	};
 	int c, err = 0;
@@ -142,6 +167,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		case GDB: err = parse_port(optarg, &o->gdb_port); break;
 		case MIRROR: err = parse_switch("--mirror-if takes on or off, not \"%s\"", optarg, &o->mirror_if); break;
 		case PATCH: err = parse_switch("--patch takes on or off, not \"%s\"", optarg, &o->patch); break;
+		case SHADOW: err = parse_shadow(optarg, &o->shadow); break;
+		case PAGES: err = parse_pages(optarg, &o->shadow_pages); break;
 		case SAMPLE: err = parse_steps(optarg, &o->sample_steps); break;
 		case HASH: o->hash_memory = true; break;
 		case HELP: usage(stdout); exit(HV_OK);
@@ -161,6 +188,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 			   o->sample_steps ? "--sample-steps" : "--hash-memory");
 	if (o->sample_steps && o->gdb_port >= 0)
 		return bad("%s", "--sample-steps and --gdb both want to single-step the guest: one of them only");
+	if (o->shadow && strcmp(o->engine, engine_trap.name))
+		return bad("--shadow is for the trap engine: in the %s engine the CPU walks the guest's tables itself", o->engine);
 	if (o->patch && strcmp(o->engine, engine_trap.name))
 		return bad("--patch on is for the trap engine: in the %s engine popf needs no patch", o->engine);
 	return 0;
@@ -170,7 +199,8 @@ int main(int argc, char **argv)
 {
 	static struct vm vm;
 
-	vm.opt = (struct vm_options){ .engine = "trap", .mem_size = 64 * MiB, .gdb_port = -1, .mirror_if = true };
+	vm.opt = (struct vm_options){ .engine = "trap", .mem_size = 64 * MiB, .gdb_port = -1, .mirror_if = true,
+				     .shadow_pages = SHADOW_PAGES };
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))) {
 		usage(stdout);
 		return HV_OK;

@@ -16,6 +16,7 @@
 #define KiB (1ull << 10)
 #define MiB (1ull << 20)
 #define GiB (1ull << 30)
+#define PAGE (4 * KiB)
 
 #define MEM_MIN (2 * MiB)  /* the smallest guest that the boot tables fit in */
 #define MEM_MAX (3 * GiB)  /* the 32-bit MMIO hole begins here */

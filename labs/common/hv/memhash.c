@@ -3,7 +3,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define PAGE (4 * KiB)
 
 uint32_t crc32_ieee(const uint8_t *data, size_t len)
 {

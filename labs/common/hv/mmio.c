@@ -43,6 +43,11 @@ static int string_move(struct vcpu *v, const struct insn *insn)
 	return 0;
 }
 
+bool mmio_can_emulate(const struct insn *insn)
+{
+	return insn->op >= INSN_MOV && insn->op <= INSN_MOVS;
+}
+
 int mmio_emulate(struct vcpu *v)
 {
 	struct insn insn;

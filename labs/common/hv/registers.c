@@ -1,6 +1,7 @@
 #include "registers.h"
 #include "gva.h"
 #include "trapengine.h"
+#include "vm.h"
 
 uint64_t *cr_register(struct vcpu *v, unsigned n)
 {
@@ -20,7 +21,7 @@ bool cr_value_valid(const struct vcpu *v, unsigned n, uint64_t value)
 	case 0: /* PG cannot go while CS is a 64-bit segment, PE not while PG is there */
 		return !(value >> 32) && (value & CR0_PG) && (value & CR0_PE) && (!(value & CR0_NW) || (value & CR0_CD));
 	case 3:
-		return !(value >> 52);
+		return !(value >> (v->vm->shadow ? v->vm->phys_bits : 52));
 	case 4:
 		return !(value & ~trap_cr4_allowed(v)) && (value & CR4_PAE);
 	case 8:

@@ -60,8 +60,13 @@ struct cpuid_result trap_host_cpuid(const struct vcpu *v, uint32_t leaf, uint32_
 
 uint64_t trap_cr4_allowed(const struct vcpu *v)
 {
-	(void)v;
-	return CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+	uint64_t allowed = CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+
+	if (v->vm->shadow) {
+		uint32_t ebx = trap_host_cpuid(v, 7, 0).ebx;
+		allowed |= (ebx & CPUID7_SMEP ? CR4_SMEP : 0) | (ebx & CPUID7_SMAP ? CR4_SMAP : 0);
+	}
+	return allowed;
 }
 
 uint32_t port_in(struct vcpu *v, uint16_t port, unsigned size)

@@ -6,11 +6,12 @@
 
 #include "engine.h"
 #include "lab1.h"
+#include "lab2.h"
 
 /* Where the guest's state is, seen from the machine: how it is put back depends on how it came. */
 enum where {
 	IN_FRAME,   /* a trap: the stub stands behind its `out`, the frame holds rip, rflags, rsp */
-	IN_SYSCALL, /* the syscall stub: rsp is the guest's, a frame must be made for its iretq */
+	IN_MONITOR, /* the syscall stub, or anywhere in the monitor: a frame must be made, and the machine put before MON_RESUME */
 	IN_REGS     /* a kick found the machine in guest code, or it has not run yet: everything is in registers */
 };
 
@@ -24,10 +25,16 @@ struct trap_engine {
 	} special; /* what of the special registers follows the guest, as the machine has it */
 	uint64_t gpr_in[16];    /* general registers as they came out, to see whether any must go back */
 	unsigned cpl;           /* the guest's level when it ran last */
+	uint64_t cr3;           /* the machine's, with shadow paging */
 	bool special_changed, debugregs_changed;
 	bool step;              /* the machine's TF is set: for the interrupt shadow or for the debugger */
 	uint64_t entry_rip;     /* where the guest was resumed */
 	bool debug_step, debug_breakpoints; /* what the debugger asked for */
+
+	struct {
+		uint64_t rip, gva;
+		unsigned access, times;
+	} last; /* hidden page fault, and how often it came in a row */
 
 	/* Of the present trap, for the trace. */
 	const char *what;
@@ -49,5 +56,9 @@ void trap_leave_by_frame(struct vcpu *v, struct trap_engine *e);
 void trap_leave_by_syscall(struct vcpu *v, struct trap_engine *e);
 /* After a kick. The machine may be in guest code or anywhere in a stub. */
 void trap_leave_by_kick(struct vcpu *v, struct trap_engine *e);
+
+/* trap_paging.c: a page fault of the machine, with its error code. 0 or negative, VM stopped. *emulated: hv carried the instruction out, or
+ * would have but for an exception; else the guest will repeat it. */
+int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error, bool *emulated);
 
 #endif

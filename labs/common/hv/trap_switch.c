@@ -4,6 +4,7 @@
 #include "trap_state.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -91,6 +92,20 @@ static void boot_vcpu(struct vcpu *v, const struct boot_state *boot)
 	v->msr.misc_enable = 1;
 }
 
+/* The machine's first tables: flat, or a shadow in which there is nothing yet but the monitor. 0 or negative, VM stopped. */
+static int create_tables(struct trap_engine *e, struct vm *vm)
+{
+	if (vm->opt.shadow == SHADOW_OFF) {
+		e->cr3 = monitor_tables_write(e->mon + POOL_MA, vm->mem.size);
+		return 0;
+	}
+	vm->shadow = calloc(1, sizeof *vm->shadow);
+	if (!vm->shadow || spt_create(vm->shadow, vm, (enum shadow_mode)vm->opt.shadow, e->mon + POOL_MA, vm->opt.shadow_pages))
+		return vm_stop(vm, HV_HOST, "the host has not enough memory for the shadow page tables");
+	e->cr3 = shadow_root(&vm->vcpu)->ma;
+	return 0;
+}
+
 int trap_machine_create(struct trap_engine *e, struct vm *vm, const struct boot_state *boot)
 {
 	struct machine *m = &e->m;
@@ -103,15 +118,14 @@ int trap_machine_create(struct trap_engine *e, struct vm *vm, const struct boot_
 		return machine_error(m, "reserving memory for the monitor");
 	}
 	monitor_write(e->mon);
-	uint64_t cr3 = monitor_tables_write(e->mon + POOL_MA, vm->mem.size);
-	if (machine_create(m) || machine_add_memory(m, 0, 0, e->mon, MONITOR_SIZE + POOL_SIZE) ||
+	boot_vcpu(&vm->vcpu, boot);
+	if (create_tables(e, vm) || machine_create(m) || machine_add_memory(m, 0, 0, e->mon, MONITOR_SIZE + POOL_SIZE) ||
 	    machine_add_memory(m, 1, GUEST_MA, vm->mem.hva, vm->mem.size) || machine_add_vcpu(m))
 		return -ECANCELED;
 	machine_native_tsc(m);
-	if (write_msrs(e) || write_sregs(e, cr3))
+	if (write_msrs(e) || write_sregs(e, e->cr3))
 		return -ECANCELED;
 	m->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
-	boot_vcpu(&vm->vcpu, boot);
 	e->where = IN_REGS;
 	return 0;
 }
@@ -197,6 +211,44 @@ static void gpr_from_kvm(uint64_t *g, const struct kvm_regs *r)
 	g[R12] = r->r12, g[R13] = r->r13, g[R14] = r->r14, g[R15] = r->r15;
 }
 
+/* Makes the machine stand before MON_RESUME, at CPL 0: where it stands when a stub is done. */
+static int enter_monitor(struct trap_engine *e)
+{
+	struct kvm_segment code = { .limit = ~0u, .selector = MON_CS, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1 };
+	struct kvm_segment data = { .limit = ~0u, .selector = MON_SS, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1 };
+	struct kvm_sregs s;
+
+	if (ioctl(e->m.vcpu_fd, KVM_GET_SREGS, &s) < 0)
+		return machine_error(&e->m, "KVM_GET_SREGS");
+	s.cs = code;
+	s.ss = data;
+	if (ioctl(e->m.vcpu_fd, KVM_SET_SREGS, &s) < 0)
+		return machine_error(&e->m, "KVM_SET_SREGS");
+	e->where = IN_MONITOR;
+	return 0;
+}
+
+/* With shadow paging: the tables for the guest's present mode, and no memory of what they were before. */
+static int put_root(struct vcpu *v, struct trap_engine *e)
+{
+	struct shadow *s = v->vm->shadow;
+
+	if (!s)
+		return 0;
+	uint64_t cr3 = shadow_root(v)->ma;
+	if (v->vm->stopping)
+		return -ECANCELED;
+	if (cr3 == e->cr3 && !s->flush)
+		return 0;
+	/* Behind a kick the machine is in the guest's code. The way to CR3 leads through the monitor. */
+	if (e->where == IN_REGS && enter_monitor(e))
+		return -ECANCELED;
+	e->cr3 = *monitor_next_cr3(e->mon) = cr3;
+	s->flush = false;
+	s->count.flushes++;
+	return 0;
+}
+
 int trap_enter(struct vcpu *v, struct trap_engine *e)
 {
 	struct kvm_run *run = e->m.run;
@@ -208,7 +260,7 @@ int trap_enter(struct vcpu *v, struct trap_engine *e)
 		e->cpl = v->cpl;
 		e->special_changed = true;
 	}
-	if ((e->special_changed && put_special(v, e)) || (e->debugregs_changed && put_debugregs(v, e)))
+	if ((e->special_changed && put_special(v, e)) || (e->debugregs_changed && put_debugregs(v, e)) || put_root(v, e))
 		return -ECANCELED;
 	/* Comparing is cheaper than making KVM load 16 registers after each trap that changed none. */
 	uint64_t rsp = v->gpr[RSP];
@@ -228,8 +280,10 @@ int trap_enter(struct vcpu *v, struct trap_engine *e)
 		f->rflags = machine_rflags(v, e);
 		f->rsp = rsp;
 		f->ss = GUEST_SS;
-		if (e->where == IN_SYSCALL) {
+		if (e->where == IN_MONITOR) {
+			r->rip = MONITOR_GVA + MON_RESUME;
 			r->rsp = MONITOR_GVA + MON_STACK_TOP - 40;
+			r->rflags = FLAG_FIXED;
 			dirty = true;
 		}
 	}
@@ -243,6 +297,7 @@ void trap_leave_by_frame(struct vcpu *v, struct trap_engine *e)
 {
 	struct trap_frame *f = monitor_frame(e->mon);
 
+	*monitor_next_cr3(e->mon) = 0;
 	gpr_from_kvm(v->gpr, &e->m.run->s.regs.regs);
 	v->gpr[RSP] = f->rsp;
 	v->rip = f->rip;
@@ -255,6 +310,7 @@ void trap_leave_by_frame(struct vcpu *v, struct trap_engine *e)
 
 static void leave_by_regs(struct vcpu *v, struct trap_engine *e, uint64_t rip, uint64_t rflags)
 {
+	*monitor_next_cr3(e->mon) = 0;
 	gpr_from_kvm(v->gpr, &e->m.run->s.regs.regs);
 	v->gpr[RSP] = e->m.run->s.regs.regs.rsp;
 	v->rip = rip;
@@ -268,7 +324,7 @@ void trap_leave_by_syscall(struct vcpu *v, struct trap_engine *e)
 
 	/* SYSCALL put the return address into RCX and the flags into R11 (SDM vol. 2); the instruction is two bytes long. */
 	leave_by_regs(v, e, r->rcx - 2, r->r11);
-	e->where = IN_SYSCALL;
+	e->where = IN_MONITOR;
 }
 
 void trap_leave_by_kick(struct vcpu *v, struct trap_engine *e)
@@ -283,11 +339,16 @@ void trap_leave_by_kick(struct vcpu *v, struct trap_engine *e)
 		e->where = IN_REGS;
 		return;
 	}
-	/* Before a stub's out the trap is still to come. Behind it (add and iretq: 48 83, 48 cf) nothing of the guest has
-	 * run since trap_enter(), and v is still what was brought in. */
+	/* Before a stub's out the trap is still to come. Behind it (add or jmp: 48 83, e9) nothing of the guest has run since
+	 * trap_enter(), and v is still what was brought in. */
 	uint64_t at = r->rip - MONITOR_GVA;
-	if (at >= MON_SYSCALL)
+	if (at < MON_SYSCALL)
+		e->under_way = e->mon[at] != 0xe9 && (e->mon[at] != 0x48 || e->mon[at + 1] == 0xa3);
+	else if (at < MON_RESUME)
 		e->under_way = at == MON_SYSCALL;
-	else
-		e->under_way = e->mon[at] != 0x48 || e->mon[at + 1] == 0xa3;
+	else {
+		/* On the way back, perhaps with RAX in use: once more from its beginning. */
+		e->where = IN_MONITOR;
+		e->gpr_in[RAX] = ~v->gpr[RAX];
+	}
 }

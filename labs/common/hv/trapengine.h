@@ -11,6 +11,7 @@
 /* The monitor's place in the guest's address space: the last 2 MiB. */
 #define MONITOR_GVA 0xffffffffffe00000ull
 #define MONITOR_SIZE (2 * MiB)
+#define MONITOR_MA 0ull
 #define POOL_MA (2 * MiB)     /* page tables of the machine */
 #define POOL_SIZE (2 * MiB)
 #define GUEST_MA (4 * MiB)    /* machine address of gpa 0: a forgotten translation shows at once */
@@ -21,7 +22,9 @@
 #define MON_STUBS 0x5000      /* 256 stubs of MON_STUB_SIZE bytes */
 #define MON_STUB_SIZE 32
 #define MON_SYSCALL 0x7000    /* LSTAR */
+#define MON_RESUME 0x7040     /* where every stub ends: CR3 perhaps, then iretq */
 #define MON_CR2 0x7800        /* the #PF stub leaves CR2 here */
+#define MON_NEXT_CR3 0x7810   /* what MON_RESUME loads into CR3, which also flushes the TLB; 0 = nothing */
 #define MON_STACK_TOP 0x9000  /* rsp0: the trap frame ends here */
 #define MON_GDT 0x10000       /* 64 KiB */
 
@@ -53,6 +56,9 @@ static inline struct trap_frame *monitor_frame(uint8_t *mon)
 	return (struct trap_frame *)(mon + MON_STACK_TOP - sizeof(struct trap_frame));
 }
 
+/* What MON_RESUME loads into CR3. */
+static inline uint64_t *monitor_next_cr3(uint8_t *mon) { return (uint64_t *)(mon + MON_NEXT_CR3); }
+
 /* Fetches what the guest can change without a trap (bases of FS and GS after loading a null selector) into v. */
 void trap_refresh_segments(struct vcpu *v);
 /* Say that state changed that the machine must know: control registers, EFER or segment bases; debug registers. */
@@ -65,6 +71,10 @@ void trap_set_tsc(struct vcpu *v, uint64_t value);
 
 /* What the machine's own CPUID would answer (KVM's supported table). */
 struct cpuid_result trap_host_cpuid(const struct vcpu *v, uint32_t leaf, uint32_t subleaf);
+
+#define CPUID7_SMEP (1u << 7)   /* leaf 7, EBX */
+#define CPUID7_SMAP (1u << 20)
+#define CPUID81_1GIB (1u << 26) /* leaf 0x80000001, EDX */
 
 /* Which bits of CR4 and EFER a guest may set here; others cause #GP, as on a CPU without the feature. */
 uint64_t trap_cr4_allowed(const struct vcpu *v);

@@ -42,6 +42,8 @@ struct vm_options {
 	uint64_t sample_steps; /* 0 = none */
 	bool hash_memory;
 	bool patch; /* trap engine: pushf and popf in the image are replaced by instructions that trap (patch.h) */
+	int shadow; /* trap engine: enum shadow_mode (spt.h) */
+	unsigned shadow_pages; /* size of the pool of shadow pages */
 };
 
 struct vm {
@@ -66,6 +68,8 @@ struct vm {
 	struct vcpu vcpu;
 	const struct engine_ops *engine;
 	void *engine_state;
+	struct shadow *shadow; /* trap engine with --shadow=vtlb or cached, else NULL: memory is flat */
+	unsigned phys_bits;    /* width of the CPU's physical addresses (CPUID 0x80000008) */
 	struct gdbstub *gdb; /* NULL without --gdb */
 	struct trace trace;
 	struct sample {
@@ -92,5 +96,7 @@ void vm_kick(struct vm *vm);
 
 /* A lab step that the student has not written. Stops the VM with HV_TODO, naming the step and its hint; -ECANCELED. */
 int vm_todo(struct vm *vm, const char *step, const char *hint);
+/* The same under the name that the labs' files use. */
+#define lab_todo(vm, step, hint) vm_todo((vm), (step), (hint))
 
 #endif
