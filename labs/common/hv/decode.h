@@ -23,8 +23,13 @@ enum insn_op {
 	INSN_FAR_JMP, INSN_FAR_CALL, INSN_FAR_RET, INSN_IRET,
 	INSN_INT, INSN_INT3, INSN_INT1,
 	INSN_SYSCALL, INSN_SYSRET, INSN_SYSENTER, INSN_SYSEXIT,
-	/* Only for accesses to memory-mapped devices: */
+	/* Only for accesses to memory that hv must do for the guest (memory_access.h): */
 	INSN_MOV, INSN_MOVZX, INSN_MOVSX, INSN_STOS, INSN_LODS, INSN_MOVS,
+	/* and those that calculate (rmw.h), from INSN_ADD to INSN_POP. PUSH and POP with a memory operand only. */
+	INSN_ADD, INSN_OR, INSN_ADC, INSN_SBB, INSN_AND, INSN_SUB, INSN_XOR, INSN_CMP, INSN_TEST,
+	INSN_NOT, INSN_NEG, INSN_INC, INSN_DEC, INSN_SHL, INSN_SHR, INSN_SAR,
+	INSN_BT, INSN_BTS, INSN_BTR, INSN_BTC,
+	INSN_XCHG, INSN_XADD, INSN_CMPXCHG, INSN_CMPXCHG8B, INSN_CMPXCHG16B, INSN_PUSH, INSN_POP,
 	/* Only to be patched (patch.h): sensitive, and no machine refuses them at CPL 3. A trap at one of them is about its stack. */
 	INSN_PUSHF, INSN_POPF
 };
@@ -47,7 +52,7 @@ struct operand {
 struct insn {
 	enum insn_op op;
 	uint8_t len;       /* bytes */
-	uint8_t opsize;    /* operand size in bytes: 1 (only in/out/ins/outs and moves), 2, 4, 8 */
+	uint8_t opsize;    /* operand size in bytes: 1 (only in/out/ins/outs and accesses to memory), 2, 4, 8 */
 	uint8_t addrsize;  /* address size in bytes: 4 or 8 */
 	bool rep;          /* any of the repeat prefixes */
 	uint8_t sreg;      /* INSN_LOAD_FAR_POINTER: which segment register */

@@ -4,7 +4,7 @@
  * deliver_event(). The guest's state is struct vcpu and nothing else.
  */
 #include "gdbstub.h"
-#include "mmio.h"
+#include "memory_access.h"
 #include "trap_state.h"
 
 #include <errno.h>

@@ -292,6 +292,13 @@ bool operand_write(struct vcpu *v, const struct insn *insn, const struct operand
 	}
 }
 
+bool operand_writable(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size)
+{
+	if (o->kind != OPND_MEM)
+		return o->kind == OPND_GPR || raise_exception(v, VEC_UD);
+	return gva_writable(v, operand_gva(v, insn, o), size) || (o->segment == SS && stack_fault(v));
+}
+
 bool descriptor_read(struct vcpu *v, uint16_t selector, bool wide, uint8_t vector, struct descriptor *d)
 {
 	unsigned offset = selector & ~7u, len = wide ? 16 : 8;

@@ -59,6 +59,13 @@ void gpr_write(struct vcpu *v, unsigned reg, unsigned size, uint64_t value);
 /* An operand that is a register, memory or an immediate. false when memory faulted. */
 bool operand_read(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, uint64_t *value);
 bool operand_write(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, uint64_t value);
+/* Would operand_write() succeed? If not, its fault is queued, as a write's. Nothing is written. */
+bool operand_writable(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size);
+/* The low size bytes (1 to 8) as a signed number. */
+static inline int64_t sign_extend(uint64_t value, unsigned size)
+{
+	return (int64_t)(value << (64 - 8 * size)) >> (64 - 8 * size);
+}
 
 /* A descriptor as it lies in a table (SDM vol. 3, figure 3-8). lo is the first 8 bytes, hi the second 8 of a system one. */
 struct descriptor {

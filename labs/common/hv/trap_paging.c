@@ -2,7 +2,7 @@
  * Page faults of the machine under the trap engine. With flat memory they are a device's, or the guest's own; with shadow paging
  * the lab decides (lab2.h).
  */
-#include "mmio.h"
+#include "memory_access.h"
 #include "trap_state.h"
 
 #include <errno.h>
@@ -17,7 +17,7 @@ static int flat_fault(struct vcpu *v, uint64_t cr2, uint32_t error)
 
 	/* An address without RAM is a device's, or nobody's. */
 	if (!gva_translate(v, cr2, &gpa) && !(error & PF_I))
-		return mmio_emulate(v);
+		return memory_emulate(v);
 	if (!gva_translate(v, cr2, &gpa)) {
 		insn_fetch(v, &insn); /* stops the VM: the guest runs where nothing is */
 		return -ECANCELED;
@@ -43,7 +43,7 @@ static int emulate_access(struct vcpu *v, uint64_t cr2, unsigned access, bool *e
 	s->count.emulated++;
 	if (!insn_fetch(v, &insn))
 		return v->vm->stopping ? -ECANCELED : 0;
-	if (!mmio_can_emulate(&insn) && !guest_translate(v, cr2, access, &w) && w.gpa < v->vm->mem.size) {
+	if (!memory_can_emulate(&insn) && !guest_translate(v, cr2, access, &w) && w.gpa < v->vm->mem.size) {
 		/* A store to a page table by an instruction that hv cannot carry out: without a shadow of that table, the machine can. */
 		struct spage *p;
 		while ((p = spt_next_of(s, w.gpa / PAGE, NULL)))
@@ -52,7 +52,7 @@ static int emulate_access(struct vcpu *v, uint64_t cr2, unsigned access, bool *e
 		*emulated = false;
 		return 0;
 	}
-	return mmio_emulate(v);
+	return memory_emulate(v);
 }
 
 /* true when the VM had to be stopped because a hidden fault does not go away. */

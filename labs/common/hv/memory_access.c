@@ -1,5 +1,6 @@
-#include "mmio.h"
+#include "memory_access.h"
 #include "lab1.h"
+#include "rmw.h"
 
 #include <errno.h>
 
@@ -43,12 +44,17 @@ static int string_move(struct vcpu *v, const struct insn *insn)
 	return 0;
 }
 
-bool mmio_can_emulate(const struct insn *insn)
+static int not_emulated(struct vcpu *v, const struct insn *insn)
 {
-	return insn->op >= INSN_MOV && insn->op <= INSN_MOVS;
+	char text[96];
+
+	insn_text(insn, v->rip, text, sizeof text);
+	return vm_stop(v->vm, HV_STOPPED,
+		       "at rip 0x%llx `%s` accesses a device or a page that hv protects, and hv does not emulate this instruction",
+		       (unsigned long long)v->rip, text);
 }
 
-int mmio_emulate(struct vcpu *v)
+int memory_emulate(struct vcpu *v)
 {
 	struct insn insn;
 	uint64_t value;
@@ -66,7 +72,7 @@ int mmio_emulate(struct vcpu *v)
 		if (!operand_read(v, &insn, &insn.src, insn.src.size, &value))
 			return 0;
 		if (insn.op == INSN_MOVSX)
-			value = (uint64_t)((int64_t)(value << (64 - 8 * insn.src.size)) >> (64 - 8 * insn.src.size));
+			value = (uint64_t)sign_extend(value, insn.src.size);
 		if (!operand_write(v, &insn, &insn.dst, insn.dst.size, value))
 			return 0;
 		break;
@@ -74,12 +80,11 @@ int mmio_emulate(struct vcpu *v)
 	case INSN_LODS:
 	case INSN_MOVS:
 		return string_move(v, &insn);
-	default: {
-		char text[96];
-		insn_text(&insn, v->rip, text, sizeof text);
-		return vm_stop(v->vm, HV_STOPPED, "at rip 0x%llx `%s` accesses an address without memory; hv emulates only moves there",
-			       (unsigned long long)v->rip, text);
-	}
+	default:
+		if (!memory_can_emulate(&insn))
+			return not_emulated(v, &insn);
+		if (!rmw_emulate(v, &insn))
+			return 0;
 	}
 	v->rip += insn.len;
 	return 0;
