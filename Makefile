@@ -177,11 +177,10 @@ objects = $(patsubst $(1)/%,$(2)/%.o,$(basename $(wildcard $(1)/*.c $(1)/*.S)))
 # The runtime's files are named in runtime.list, what else lies beside them is the course kernel.
 runtime := $(patsubst %,build/guests/obj/%.o,$(basename $(file <labs/common/guest/runtime.list)))
 kernel := $(filter-out $(runtime),$(call objects,labs/common/guest,build/guests/obj))
-lab1guests := $(call objects,labs/01-trap-emulate/guests,build/guests/lab1/obj)
+# Each lab's guests: every source is one image.
+lab_images = $(patsubst build/guests/lab$(1)/obj/%.o,build/guests/lab$(1)/%.elf,$(call objects,labs/$(DIR_$(1))/guests,build/guests/lab$(1)/obj))
 
-lab1images := $(patsubst build/guests/lab1/obj/%.o,build/guests/lab1/%.elf,$(lab1guests))
-
-guests: tools build/guests/kernel.elf build/guests/initrd.cpio $(lab1images) ## the course kernel, the test guests, a RAM disk
+guests: tools build/guests/kernel.elf build/guests/initrd.cpio $(foreach n,$(LABS),$(call lab_images,$(n))) ## the course kernel, the test guests, a RAM disk
 	@:
 
 build_guest_object = @mkdir -p $(@D); echo "  CC   $<"; $(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
@@ -190,10 +189,16 @@ build/guests/obj/%.o: labs/common/guest/%.c Makefile
 	$(build_guest_object)
 build/guests/obj/%.o: labs/common/guest/%.S Makefile
 	$(build_guest_object)
-build/guests/lab1/obj/%.o: labs/01-trap-emulate/guests/%.c Makefile
-	$(build_guest_object)
-build/guests/lab1/obj/%.o: labs/01-trap-emulate/guests/%.S Makefile
-	$(build_guest_object)
+define lab_guest_rules
+build/guests/lab$(1)/obj/%.o: labs/$(DIR_$(1))/guests/%.c Makefile
+	$$(build_guest_object)
+build/guests/lab$(1)/obj/%.o: labs/$(DIR_$(1))/guests/%.S Makefile
+	$$(build_guest_object)
+build/guests/lab$(1)/%.elf: build/guests/lab$(1)/obj/%.o build/guests/libguest.a labs/common/guest/guest.ld
+	@echo "  LD   $$@"
+	@$$(CC) $$(GUEST_LDFLAGS) -o $$@ $$(filter %.o %.a,$$^)
+endef
+$(foreach n,$(LABS),$(eval $(call lab_guest_rules,$(n))))
 
 build/guests/libguest.a: $(runtime)
 	@rm -f $@
@@ -201,10 +206,6 @@ build/guests/libguest.a: $(runtime)
 	@ar rcs $@ $^
 
 build/guests/kernel.elf: $(kernel) build/guests/libguest.a labs/common/guest/guest.ld
-	@echo "  LD   $@"
-	@$(CC) $(GUEST_LDFLAGS) -o $@ $(filter %.o %.a,$^)
-
-build/guests/lab1/%.elf: build/guests/lab1/obj/%.o build/guests/libguest.a labs/common/guest/guest.ld
 	@echo "  LD   $@"
 	@$(CC) $(GUEST_LDFLAGS) -o $@ $(filter %.o %.a,$^)
 
@@ -245,4 +246,4 @@ $(foreach t,$(notdir $(unit_tests)),$(eval $(call unit_rule,$(t))))
 
 -include tests/vm/vm.mk
 
--include $(wildcard $(pre)frame/*.d $(out)/*.d $(baseout)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/lab1/obj/*.d)
+-include $(wildcard $(pre)frame/*.d $(out)/*.d $(baseout)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/lab*/obj/*.d)

@@ -64,10 +64,11 @@ enum shadow_mode { SHADOW_OFF, SHADOW_VTLB, SHADOW_CACHED };
 
 /* What was counted, for --stats json. */
 struct shadow_counts {
-	uint64_t hidden, true_faults, emulated, unsync, synced; /* page faults by what became of them; tables synchronized again */
-	uint64_t flushes, roots;                                /* of the machine's TLB; changes of the root */
-	uint64_t made, evicted, zapped;                         /* shadow pages */
-	unsigned peak;                                          /* shadow pages in use at most */
+	uint64_t hidden, true_faults, emulated; /* page faults, by what became of them; emulated: devices and stores to page tables */
+	uint64_t unsync, synced;                /* shadow pages let go, and synchronized again */
+	uint64_t cr3_loads, roots;              /* of the machine's CR3: a new root, or only to flush; changes of the root */
+	uint64_t made, evicted, zapped;         /* shadow pages; zapped: after too many stores */
+	unsigned peak;                          /* shadow pages in use at most */
 };
 
 struct shadow {

@@ -1,6 +1,7 @@
 #include "trace.h"
 #include "engine.h"
 #include "memhash.h"
+#include "spt.h"
 #include "vm.h"
 
 #include <stdarg.h>
@@ -124,6 +125,24 @@ static bool json_unclaimed(FILE *out, const struct bus *bus, bool first)
 	return first;
 }
 
+static void shadow_json(const struct shadow *s, FILE *out)
+{
+	const struct shadow_counts *c = &s->count;
+	const struct {
+		const char *name;
+		uint64_t count;
+	} counts[] = {
+		{ "hidden", c->hidden }, { "true", c->true_faults }, { "emulated", c->emulated }, { "unsync", c->unsync },
+		{ "synced", c->synced }, { "cr3_loads", c->cr3_loads }, { "roots", c->roots }, { "made", c->made },
+		{ "evicted", c->evicted }, { "zapped", c->zapped }, { "peak", c->peak }, { "pages", s->npages },
+	};
+
+	fprintf(out, ",\"shadow\":{\"mode\":\"%s\"", s->mode == SHADOW_VTLB ? "vtlb" : "cached");
+	for (unsigned i = 0; i < sizeof counts / sizeof *counts; i++)
+		fprintf(out, ",\"%s\":%llu", counts[i].name, (unsigned long long)counts[i].count);
+	fputc('}', out);
+}
+
 void trace_json(struct vm *vm, FILE *out)
 {
 	const struct trace *t = &vm->trace;
@@ -156,6 +175,8 @@ void trace_json(struct vm *vm, FILE *out)
 	if (vm->opt.sample_steps)
 		fprintf(out, ",\"sample\":{\"instructions\":%llu,\"intervened\":%llu}", (unsigned long long)vm->sample.instructions,
 			(unsigned long long)vm->sample.intervened);
+	if (vm->shadow)
+		shadow_json(vm->shadow, out);
 	if (vm->opt.hash_memory && vm->mem.hva) {
 		fputs(",\"memory\":", out);
 		memhash_json(&vm->mem, out);

@@ -245,7 +245,7 @@ static int put_root(struct vcpu *v, struct trap_engine *e)
 		return -ECANCELED;
 	e->cr3 = *monitor_next_cr3(e->mon) = cr3;
 	s->flush = false;
-	s->count.flushes++;
+	s->count.cr3_loads++;
 	return 0;
 }
 
