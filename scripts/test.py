@@ -19,6 +19,7 @@ LOGS = TOP / "build/test"
 SECONDS = 1500  # ends suites that hang
 # The same values in every run, so that a change is judged and not its luck; the grader, and a test that is run by itself, draw fresh ones.
 SEED = os.environ.get("TRAPDOOR_SEED") or "453480640"
+LABS = sorted(str(int(path.name[:2])) for path in (TOP / "labs").glob("[0-9][0-9]-*"))
 WORKERS = 2     # most suites wait for a test host, which uses one processor
 
 
@@ -67,9 +68,11 @@ def counted(*list_of_commands):
 def starters(log):
     """The starter files are what the solved ones make them, and a compiler has nothing to say against them."""
     same, _ = run(log, sys.executable, "scripts/starters.py", "--check")
-    status, output = run(log, "sh", "-c", "rm -rf build/lab1; make hv LAB=1")
-    good = (same == 0) + (status == 0 and "warning:" not in output)
-    return good, 2 - good
+    good = same == 0
+    for lab in LABS:
+        status, output = run(log, "sh", "-c", f"rm -rf build/lab{lab}; make hv LAB={lab}")
+        good += status == 0 and "warning:" not in output
+    return good, 1 + len(LABS) - good
 
 
 def unit(*options):
@@ -95,13 +98,13 @@ def unittests(directory):
     return suite
 
 
-def grade(solution, good_status):
+def grade(lab, solution, good_status):
     """One test for each checkpoint: it must be `good_status` for this solution ("passed"), or anything but that (None)."""
     def suite(log):
         # JSON goes to a file: standard output also carries what the grader says while it works.
-        report = LOGS / f"grade-{solution}.json"
+        report = LOGS / f"grade-{lab}-{solution}.json"
         report.unlink(missing_ok=True)
-        status, _ = run(log, "grader/grade", "1", "--solution", solution, "--seed", SEED, "--format", "json", "--output", report)
+        status, _ = run(log, "grader/grade", lab, "--solution", solution, "--seed", SEED, "--format", "json", "--output", report)
         if status not in (0, 1) or not report.exists():
             return 0, 1
         checkpoints = json.loads(report.read_text(encoding="utf-8"))["checkpoints"]
@@ -112,12 +115,14 @@ def grade(solution, good_status):
     return suite
 
 
-def mutants(log):
+def mutants(lab):
     """One test for each mutant: it dies at the checkpoint that it names, and only there."""
-    status, output = run(log, "grader/mutants", "1", "--seed", SEED)
-    killed = len(re.findall(r"  killed by \d", output))
-    wrong = len(re.findall(r"  WRONG: ", output))
-    return killed, wrong or int(status != 0)
+    def suite(log):
+        status, output = run(log, "grader/mutants", lab, "--seed", SEED)
+        killed = len(re.findall(r"  killed by \d", output))
+        wrong = len(re.findall(r"  WRONG: ", output))
+        return killed, wrong or int(status != 0)
+    return suite
 
 
 def suites():
@@ -126,11 +131,11 @@ def suites():
                                ["make", "-j2", "hv", "SAN=1"]),
              "starters": starters}
     rest = {
-        "grade-reference": grade("reference-solution", "passed"),
+        **{f"grade-{lab}-reference": grade(lab, "reference-solution", "passed") for lab in LABS},
         "unit": unit(),
         "unit-san": unit("SAN=1"),
         "lint": commands(["make", "lint"]),
-        "grade-starter": grade("labs", None),
+        **{f"grade-{lab}-starter": grade(lab, "labs", None) for lab in LABS},
         "doctor": commands(["make", "doctor"]),
     }
     if os.environ.get("TRAPDOOR_ALL"):
@@ -139,7 +144,7 @@ def suites():
             "docs", "docs-commands", "slides", "slides-lint", "slides-demos")))
     for directory in sorted({path.parent for path in (TOP / "tests").glob("*/test_*.py")}):
         rest[f"tests/{directory.name}"] = unittests(directory.relative_to(TOP))
-    rest["mutants"] = mutants
+    rest.update({f"mutants-{lab}": mutants(lab) for lab in LABS})
     return build, rest
 
 

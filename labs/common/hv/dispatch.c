@@ -77,6 +77,12 @@ static enum emu emulate_simple(struct vcpu *v, const struct insn *insn)
 		if (v->vm->shadow && canonical(operand_gva(v, insn, &insn->dst)))
 			shadow_invlpg(v, operand_gva(v, insn, &insn->dst));
 		return EMU_NEXT;
+	case INSN_STAC:
+	case INSN_CLAC: /* the next root follows the flag: shadow_mode_role() in Lab 2 */
+		if (v->cpl || !(trap_cr4_allowed(v) & CR4_SMAP))
+			return raise_ud(v);
+		v->rflags = insn->op == INSN_STAC ? v->rflags | FLAG_AC : v->rflags & ~FLAG_AC;
+		return EMU_NEXT;
 	case INSN_INVD:
 	case INSN_WBINVD: /* the caches are the machine's */
 		if (v->cpl)

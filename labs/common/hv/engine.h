@@ -38,6 +38,9 @@ struct engine_ops {
 	int (*set_state)(struct vm *vm, const struct vcpu *in);
 	/* gva to gpa by the guest's present tables. 0, or -EFAULT. */
 	int (*translate)(struct vm *vm, uint64_t gva, uint64_t *gpa);
+	/* Guest memory was written by somebody else than the guest: a debugger, a device. NULL where nothing depends on it. Called with the
+	 * vCPU not running. */
+	void (*memory_written)(struct vm *vm, uint64_t gpa, uint64_t len);
 	/* single: stop after one instruction. Breakpoints are int3 bytes that the stub keeps in guest memory; guest_debug
 	 * says that there are some, so that a #BP belongs to the debugger first. */
 	int (*set_debug)(struct vm *vm, bool single, bool breakpoints);

@@ -381,6 +381,12 @@ static int trap_set_state(struct vm *vm, const struct vcpu *in)
 
 static int trap_translate(struct vm *vm, uint64_t gva, uint64_t *gpa) { return gva_translate(&vm->vcpu, gva, gpa); }
 
+static void trap_memory_written(struct vm *vm, uint64_t gpa, uint64_t len)
+{
+	if (vm->shadow)
+		shadow_written(&vm->vcpu, gpa, len);
+}
+
 static int trap_set_debug(struct vm *vm, bool single, bool breakpoints)
 {
 	struct trap_engine *e = vm->engine_state;
@@ -400,5 +406,6 @@ const struct engine_ops engine_trap = {
 	.get_state = trap_get_state,
 	.set_state = trap_set_state,
 	.translate = trap_translate,
+	.memory_written = trap_memory_written,
 	.set_debug = trap_set_debug,
 };

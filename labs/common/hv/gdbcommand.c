@@ -91,9 +91,11 @@ static size_t access_memory(struct vm *vm, uint64_t gva, uint8_t *buf, size_t le
 		uint8_t *p = vm->engine->translate(vm, at, &gpa) ? NULL : guest_range(&vm->mem, gpa, n);
 		if (!p)
 			break;
-		if (buf && write)
+		if (buf && write) {
 			memcpy(p, buf + done, n);
-		else if (buf)
+			if (vm->engine->memory_written)
+				vm->engine->memory_written(vm, gpa, n);
+		} else if (buf)
 			memcpy(buf + done, p, n);
 		done += n;
 	}
