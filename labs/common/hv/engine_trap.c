@@ -135,6 +135,7 @@ static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, 
 			       (unsigned long long)f->rip);
 	trap_leave_by_frame(v, e);
 	e->rip = v->rip;
+	e->hidden = false;
 	if (!vm->trace.first_trap.seen) {
 		vm->trace.first_trap.seen = true;
 		vm->trace.first_trap.vector = vector;
@@ -152,16 +153,23 @@ static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, 
 		*debugger = true;
 		return 0;
 	}
+	bool held_off = v->shadow;
 	v->shadow = false; /* this instruction completes or faults now; STI sets it again */
 	uint32_t error = (uint32_t)f->error;
 	bool tf = v->rflags & FLAG_TF;
-	bool emulated = true;
 	if (vector != VEC_PF)
 		e->last.times = 0;
-	int err = vector == VEC_PF ? trap_page_fault(v, e, error, &emulated) : handle_trap(v, vector, error);
-	if (!err && emulated)
+	int err = vector == VEC_PF ? trap_page_fault(v, e, error) : handle_trap(v, vector, error);
+	if (err)
+		return err;
+	if (e->hidden) {
+		/* To the guest nothing has happened: interrupts stay held off, and no breakpoint strikes here a second time. */
+		v->shadow = held_off;
+		v->rflags |= FLAG_RF;
+	} else {
 		step_over_emulated(v, e->rip, tf);
-	return err;
+	}
+	return 0;
 }
 
 static void describe(struct vcpu *v, struct trap_engine *e)
@@ -306,7 +314,7 @@ static enum run_result trap_run(struct vm *vm)
 		case MACHINE_IO:
 			if (handle_io(v, e, &x, &debugger))
 				break;
-			if (!debugger && !e->debug_step)
+			if (!debugger && (!e->debug_step || e->hidden))
 				break;
 			/* A single step over an instruction that raised an exception ends at the handler's first instruction. */
 			if (deliver_pending(v))

@@ -55,14 +55,12 @@ static bool is_prefix(uint8_t byte)
 
 bool patch_fetch(struct vcpu *v, uint64_t rip, struct insn *insn)
 {
-	unsigned n = INSN_MAX, i = 0;
 	uint8_t bytes[INSN_MAX];
-	uint64_t gpa;
+	unsigned n, i = 0;
 
-	if (!v->vm->opt.patch || gva_translate(v, rip, &gpa))
+	if (!v->vm->opt.patch)
 		return false;
-	while (n && guest_read(&v->vm->mem, gpa, bytes, n)) /* memory may end behind the instruction */
-		n--;
+	n = gva_peek(v, rip, bytes, INSN_MAX);
 	while (i < n && is_prefix(bytes[i]))
 		i++;
 	if (i == n || (bytes[i] != PATCHED_PUSHF && bytes[i] != PATCHED_POPF))

@@ -30,7 +30,7 @@ static int flat_fault(struct vcpu *v, uint64_t cr2, uint32_t error)
 }
 
 /* An instruction that hv carries out because of what it accesses. */
-static int emulate_access(struct vcpu *v, uint64_t cr2, unsigned access, bool *emulated)
+static int emulate_access(struct vcpu *v, struct trap_engine *e, uint64_t cr2, unsigned access)
 {
 	struct shadow *s = v->vm->shadow;
 	struct insn insn;
@@ -49,7 +49,7 @@ static int emulate_access(struct vcpu *v, uint64_t cr2, unsigned access, bool *e
 		while ((p = spt_next_of(s, w.gpa / PAGE, NULL)))
 			spt_free(s, p);
 		s->flush = true;
-		*emulated = false;
+		e->hidden = true;
 		return 0;
 	}
 	return memory_emulate(v);
@@ -73,22 +73,21 @@ static bool endless(struct vcpu *v, struct trap_engine *e, uint64_t gva, unsigne
 	return true;
 }
 
-int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error, bool *emulated)
+int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error)
 {
 	uint64_t cr2 = *(uint64_t *)(e->mon + MON_CR2);
 	unsigned access = (error & PF_W ? ACCESS_WRITE : 0) | (error & PF_I ? ACCESS_FETCH : 0) | (v->cpl == 3 ? ACCESS_USER : 0);
 	struct walk w;
 
-	*emulated = true;
 	if (!v->vm->shadow)
 		return flat_fault(v, cr2, error);
-	if (cr2 >= MONITOR_GVA && !guest_walk(v, cr2, &w))
+	if (cr2 >= MONITOR_GVA && !guest_translate(v, cr2, access, &w))
 		return vm_stop(v->vm, HV_STOPPED,
 			       "the guest maps and uses address 0x%llx, but the last 2 MiB of the address space are the monitor's: address-space "
 			       "compression, the trap engine cannot give the guest all of it", (unsigned long long)cr2);
 	switch (shadow_fault(v, cr2, access)) {
 	case FAULT_RETRY:
-		*emulated = false;
+		e->hidden = true;
 		trap_note(v, "hidden: the shadow of 0x%llx is filled", (unsigned long long)cr2);
 		return endless(v, e, cr2, access) ? -ECANCELED : 0;
 	case FAULT_RAISED:
@@ -96,7 +95,7 @@ int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error, bool 
 		return 0;
 	case FAULT_EMULATE:
 		e->last.times = 0;
-		return emulate_access(v, cr2, access, emulated);
+		return emulate_access(v, e, cr2, access);
 	default:
 		return -ECANCELED;
 	}

@@ -26,6 +26,7 @@ struct trap_engine {
 	uint64_t gpr_in[16];    /* general registers as they came out, to see whether any must go back */
 	unsigned cpl;           /* the guest's level when it ran last */
 	uint64_t cr3;           /* the machine's, with shadow paging */
+	bool hidden;            /* the last trap was none to the guest: it repeats the instruction */
 	bool special_changed, debugregs_changed;
 	bool step;              /* the machine's TF is set: for the interrupt shadow or for the debugger */
 	uint64_t entry_rip;     /* where the guest was resumed */
@@ -57,8 +58,8 @@ void trap_leave_by_syscall(struct vcpu *v, struct trap_engine *e);
 /* After a kick. The machine may be in guest code or anywhere in a stub. */
 void trap_leave_by_kick(struct vcpu *v, struct trap_engine *e);
 
-/* trap_paging.c: a page fault of the machine, with its error code. 0 or negative, VM stopped. *emulated: hv carried the instruction out, or
- * would have but for an exception; else the guest will repeat it. */
-int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error, bool *emulated);
+/* trap_paging.c: a page fault of the machine, with its error code. Sets e->hidden when the guest only has to repeat the instruction. 0 or
+ * negative, VM stopped. */
+int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error);
 
 #endif
