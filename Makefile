@@ -174,13 +174,17 @@ GUEST_CFLAGS := -std=gnu17 -O2 -g $(WARN) -Werror -ffreestanding -fno-pic -mno-r
 GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-T,labs/common/guest/guest.ld
 
 objects = $(patsubst $(1)/%,$(2)/%.o,$(basename $(wildcard $(1)/*.c $(1)/*.S)))
-# The runtime's files are named in runtime.list, what else lies beside them is the course kernel.
-runtime := $(patsubst %,build/guests/obj/%.o,$(basename $(file <labs/common/guest/runtime.list)))
-kernel := $(filter-out $(runtime),$(call objects,labs/common/guest,build/guests/obj))
+# The runtime's files are named in runtime.list, what else lies beside them is the course kernel. There are two of it, without
+# and with paging: flat.list and paged.list name what only one of them has. All of the second is compiled apart from the
+# first, for the upper half of the address space.
+listed = $(patsubst %,$(2)/%.o,$(basename $(file <labs/common/guest/$(1).list)))
+runtime := $(call listed,runtime,build/guests/obj)
+kernel := $(filter-out $(runtime) $(call listed,paged,build/guests/obj),$(call objects,labs/common/guest,build/guests/obj))
+paged := $(filter-out $(call listed,flat,build/guests/paged),$(call objects,labs/common/guest,build/guests/paged))
 # Each lab's guests: every source is one image.
 lab_images = $(patsubst build/guests/lab$(1)/obj/%.o,build/guests/lab$(1)/%.elf,$(call objects,labs/$(DIR_$(1))/guests,build/guests/lab$(1)/obj))
 
-guests: tools build/guests/kernel.elf build/guests/initrd.cpio $(foreach n,$(LABS),$(call lab_images,$(n))) ## the course kernel, the test guests, a RAM disk
+guests: tools build/guests/kernel.elf build/guests/paging.elf build/guests/initrd.cpio $(foreach n,$(LABS),$(call lab_images,$(n))) ## the course kernels, the test guests, a RAM disk
 	@:
 
 build_guest_object = @mkdir -p $(@D); echo "  CC   $<"; $(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
@@ -188,6 +192,11 @@ build_guest_object = @mkdir -p $(@D); echo "  CC   $<"; $(CC) $(GUEST_CFLAGS) -M
 build/guests/obj/%.o: labs/common/guest/%.c Makefile
 	$(build_guest_object)
 build/guests/obj/%.o: labs/common/guest/%.S Makefile
+	$(build_guest_object)
+build/guests/paged/%.o: GUEST_CFLAGS += -mcmodel=kernel
+build/guests/paged/%.o: labs/common/guest/%.c Makefile
+	$(build_guest_object)
+build/guests/paged/%.o: labs/common/guest/%.S Makefile
 	$(build_guest_object)
 define lab_guest_rules
 build/guests/lab$(1)/obj/%.o: labs/$(DIR_$(1))/guests/%.c Makefile
@@ -200,14 +209,18 @@ build/guests/lab$(1)/%.elf: build/guests/lab$(1)/obj/%.o build/guests/libguest.a
 endef
 $(foreach n,$(LABS),$(eval $(call lab_guest_rules,$(n))))
 
-build/guests/libguest.a: $(runtime)
+build/guests/libguest.a: $(runtime) labs/common/guest/runtime.list
 	@rm -f $@
 	@echo "  AR   $@"
-	@ar rcs $@ $^
+	@ar rcs $@ $(filter %.o,$^)
 
 build/guests/kernel.elf: $(kernel) build/guests/libguest.a labs/common/guest/guest.ld
 	@echo "  LD   $@"
 	@$(CC) $(GUEST_LDFLAGS) -o $@ $(filter %.o %.a,$^)
+
+build/guests/paging.elf: $(paged) labs/common/guest/paged.ld
+	@echo "  LD   $@"
+	@$(CC) $(GUEST_LDFLAGS:%guest.ld=%paged.ld) -o $@ $(filter %.o,$^)
 
 # For Linux guests: busybox.
 build/guests/initrd.cpio: scripts/guest_initrd.py grader/lib/initramfs.py
@@ -246,4 +259,4 @@ $(foreach t,$(notdir $(unit_tests)),$(eval $(call unit_rule,$(t))))
 
 -include tests/vm/vm.mk
 
--include $(wildcard $(pre)frame/*.d $(out)/*.d $(baseout)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/lab*/obj/*.d)
+-include $(wildcard $(pre)frame/*.d $(out)/*.d $(baseout)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/paged/*.d build/guests/lab*/obj/*.d)

@@ -2,12 +2,13 @@
  * The course kernel: starts a handful of processes, waits for each in turn, and tells what became of them. What it prints
  * is the same in every run, on every machine and under every hypervisor; a difference is a mistake of one of them.
  *
- * Command line: procs=N compute processes (0-8, else 2), quiet (no process output, only the result), echo (afterwards
- * read a line from the console and print it reversed).
+ * Command line: procs=N compute processes (0-8, else 2), only=NAME (one program, and no compute processes), quiet (no
+ * process output, only the result), echo (afterwards read a line from the console and print it reversed).
  */
 #include "console.h"
 #include "irq.h"
 #include "proc.h"
+#include "programs.h"
 #include "start_info.h"
 #include "string.h"
 #include "syscall.h"
@@ -15,42 +16,35 @@
 #include "user.h"
 
 #define MAX_COMPUTE 8
-#define VEC_DE 0
-#define VEC_GP 13
+#define MAX_FORKED 8 /* how many of the programs' children there can be at a time */
 
 static struct options {
 	unsigned compute;
 	bool quiet, echo;
+	const struct program *only;
 } opt = { .compute = 2 };
 
-/* What is run, and how it has to end. */
-struct program {
-	const char *name;
-	int (*fn)(uint64_t);
-	uint64_t arg;
-	int killed_by;
-};
-
 static const struct program compute = { "compute", user_compute, 20000, NOT_KILLED };
-static const struct program others[] = {
-	{ "writer", user_writer, 3, NOT_KILLED },
-	{ "rogue", user_rogue, 0, VEC_GP },
-	{ "divide", user_divide, 0, VEC_DE },
-	{ "sleeper", user_sleeper, 10, NOT_KILLED },
-};
-#define OTHERS (sizeof(others) / sizeof(others[0]))
 
 static struct job {
 	const struct program *program;
 	struct proc *proc;
-} jobs[MAX_COMPUTE + OTHERS];
+} jobs[MAX_COMPUTE + MAX_PROGRAMS];
 static unsigned njobs;
 
-_Static_assert(MAX_COMPUTE + OTHERS < NPROC, "each job needs a process, and so does the kernel");
+_Static_assert(MAX_COMPUTE + MAX_PROGRAMS + MAX_FORKED < NPROC, "each job needs a process, and so does the kernel");
 
 static bool is_word(const char *word, size_t len, const char *what)
 {
 	return strlen(what) == len && !strncmp(word, what, len);
+}
+
+static const struct program *find_program(const char *word, size_t len)
+{
+	for (const struct program *p = programs; p->name; p++)
+		if (is_word(word, len, p->name))
+			return p;
+	return NULL;
 }
 
 static void parse_option(const char *word, size_t len)
@@ -61,8 +55,10 @@ static void parse_option(const char *word, size_t len)
 		opt.echo = true;
 	else if (len == 7 && !strncmp(word, "procs=", 6) && word[6] >= '0' && word[6] <= '0' + MAX_COMPUTE)
 		opt.compute = word[6] - '0';
+	else if (len > 5 && !strncmp(word, "only=", 5) && find_program(word + 5, len - 5))
+		opt.only = find_program(word + 5, len - 5);
 	else
-		kprintf("an option that this kernel does not know; it knows procs=0 to procs=%d, quiet and echo\n",
+		kprintf("an option that this kernel does not know; it knows procs=0 to procs=%d, only=PROGRAM, quiet and echo\n",
 			MAX_COMPUTE);
 }
 
@@ -86,7 +82,7 @@ static void start(const struct program *program)
 	job->program = program;
 	job->proc = proc_spawn(program->name, program->fn, program->arg);
 	if (!job->proc)
-		panic("the process table is full");
+		panic("there is no room for another process");
 }
 
 static void print_output(const struct proc *p)
@@ -132,10 +128,14 @@ static unsigned count_interleaved(void)
 
 static void run_all(void)
 {
+	if (opt.only) {
+		opt.compute = 0;
+		start(opt.only);
+	}
 	for (unsigned i = 0; i < opt.compute; i++)
 		start(&compute);
-	for (unsigned i = 0; i < OTHERS; i++)
-		start(&others[i]);
+	for (const struct program *p = programs; p->name && !opt.only; p++)
+		start(p);
 	for (unsigned i = 0; i < njobs; i++) {
 		proc_wait(jobs[i].proc);
 		if (!opt.quiet) {
@@ -161,7 +161,7 @@ static bool summary(void)
 		kprintf("the timer did not interleave processes that never yield\n");
 	if (unexpected)
 		kprintf("%u of them did not end as they have to\n", unexpected);
-	return !unexpected && (opt.compute < 2 || interleaved == opt.compute);
+	return space_all_back() && !unexpected && (opt.compute < 2 || interleaved == opt.compute);
 }
 
 static void echo_reversed(void)
@@ -192,15 +192,17 @@ int guest_main(const struct hvm_start_info *info)
 	bool good;
 
 	trap_init();
+	space_init(info);
 	irq_init();
 	console_init();
 	proc_init();
 	syscall_init();
 	irq_restore(true);
 
-	parse_cmdline(start_info_cmdline(info));
+	if (info->magic == HVM_START_MAGIC && info->cmdline)
+		parse_cmdline(space_direct(info->cmdline));
 	if (!opt.quiet)
-		kprintf("course kernel: 64 bits, flat memory, at most %d processes\n", NPROC - 1);
+		kprintf("course kernel: 64 bits, %s\n", space_kind);
 	await_tick();
 	run_all();
 	good = summary();

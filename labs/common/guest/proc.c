@@ -9,13 +9,11 @@
 #include "user.h"
 
 #define KSTACK_SIZE 8192
-#define USTACK_SIZE 4096
 
 struct proc *current;
 
 static struct proc table[NPROC];
 static uint8_t kstacks[NPROC][KSTACK_SIZE] __attribute__((aligned(16)));
-static uint8_t ustacks[NPROC][USTACK_SIZE] __attribute__((aligned(4096)));
 static int last_pid;
 static uint64_t switches;
 static bool slice_over;
@@ -41,14 +39,12 @@ static void begin(void)
  * A kernel stack that looks as if the process had once come from user mode and had then called context_switch(): the trap
  * frame on top, then a slot for begin()'s own return address, which is never used, then what context_switch() pops.
  */
-static void make_stack(struct proc *p, int (*fn)(uint64_t), uint64_t arg)
+static void make_stack(struct proc *p, const struct trap_frame *frame)
 {
-	struct trap_frame *frame = (struct trap_frame *)(p->kstack + KSTACK_SIZE) - 1;
-	uint64_t *sp = (uint64_t *)frame;
+	struct trap_frame *top = (struct trap_frame *)(p->kstack + KSTACK_SIZE) - 1;
+	uint64_t *sp = (uint64_t *)top;
 
-	user_frame(frame, (uint64_t)user_start, (uint64_t)p->ustack + USTACK_SIZE - 8); /* as if by a call: ABI 3.2.2 */
-	frame->rdi = (uint64_t)fn;
-	frame->rsi = arg;
+	*top = *frame;
 	*--sp = 0;
 	*--sp = (uint64_t)begin;
 	sp -= CALLEE_SAVED;
@@ -56,7 +52,8 @@ static void make_stack(struct proc *p, int (*fn)(uint64_t), uint64_t arg)
 	p->sp = sp;
 }
 
-struct proc *proc_spawn(const char *name, int (*fn)(uint64_t), uint64_t arg)
+/* A place in the table, which is not taken before it is READY; NULL when there is none. */
+static struct proc *new_proc(const char *name)
 {
 	for (int i = 1; i < NPROC; i++) {
 		struct proc *p = &table[i];
@@ -64,17 +61,48 @@ struct proc *proc_spawn(const char *name, int (*fn)(uint64_t), uint64_t arg)
 		if (p->state != PROC_FREE)
 			continue;
 		*p = (struct proc){
-			.pid = ++last_pid,
 			.name = name,
+			.parent = current,
 			.killed_by = NOT_KILLED,
 			.kstack = kstacks[i],
-			.ustack = ustacks[i],
 		};
-		make_stack(p, fn, arg);
-		p->state = PROC_READY;
 		return p;
 	}
 	return NULL;
+}
+
+static void make_ready(struct proc *p, const struct trap_frame *frame)
+{
+	p->pid = ++last_pid;
+	make_stack(p, frame);
+	p->state = PROC_READY;
+}
+
+struct proc *proc_spawn(const char *name, int (*fn)(uint64_t), uint64_t arg)
+{
+	struct proc *p = new_proc(name);
+	struct trap_frame frame;
+
+	if (!p || space_create(&p->space))
+		return NULL;
+	user_frame(&frame, (uint64_t)user_start, space_stack_top(&p->space) - 8); /* as if by a call: ABI 3.2.2 */
+	frame.rdi = (uint64_t)fn;
+	frame.rsi = arg;
+	make_ready(p, &frame);
+	return p;
+}
+
+int proc_fork(const struct trap_frame *frame)
+{
+	struct proc *p = new_proc(current->name);
+	struct trap_frame copy = *frame;
+	int error = p ? space_fork(&p->space) : -SYS_EAGAIN;
+
+	if (error)
+		return error;
+	copy.rax = 0;
+	make_ready(p, &copy);
+	return p->pid;
 }
 
 /* Round robin: the search begins behind the current process, which is therefore the last choice. */
@@ -106,7 +134,7 @@ static void schedule(void)
 	if (!next->began)
 		next->began = switches;
 	current = next;
-	/* Lab 2 loads the process' own page tables here. */
+	space_switch(&next->space);
 	if (next != &table[0]) /* process 0 never leaves the kernel */
 		syscall_set_stack((uint64_t)next->kstack + KSTACK_SIZE);
 	context_switch(&prev->sp, next->sp);
@@ -163,13 +191,43 @@ void proc_free(struct proc *p)
 	p->state = PROC_FREE;
 }
 
+int proc_wait_child(int pid)
+{
+	for (struct proc *p = table; p < table + NPROC; p++) {
+		int result;
+
+		if (p->state == PROC_FREE || p->pid != pid || p->parent != current)
+			continue;
+		proc_wait(p);
+		proc_write(p->out, p->outlen);
+		result = p->killed_by == NOT_KILLED ? p->exit_code : PROC_KILLED + p->killed_by;
+		proc_free(p);
+		return result;
+	}
+	return -SYS_ECHILD;
+}
+
+/* Whose parent has ended can itself be forgotten when it ends. */
+static void disown_children(void)
+{
+	for (struct proc *p = table; p < table + NPROC; p++) {
+		if (p->state == PROC_FREE || p->parent != current)
+			continue;
+		p->parent = NULL;
+		if (p->state == PROC_ZOMBIE)
+			proc_free(p);
+	}
+}
+
 void proc_exit(int code, int killed_by)
 {
 	irq_save();
+	space_free(&current->space);
+	disown_children();
 	current->exit_code = code;
 	current->killed_by = killed_by;
 	current->ended = switches;
-	current->state = PROC_ZOMBIE;
+	current->state = current->parent ? PROC_ZOMBIE : PROC_FREE; /* nobody takes the place before schedule() has left it */
 	proc_wakeup(current);
 	schedule();
 	panic("a process that has ended was scheduled");
@@ -208,18 +266,6 @@ void proc_printf(const char *fmt, ...)
 	len = format(buf, sizeof(buf), fmt, args);
 	va_end(args);
 	proc_write(buf, len);
-}
-
-/* Without paging this is a courtesy among programs, not protection: user code itself can still touch everything. */
-static bool within(uint64_t addr, uint64_t len, const void *begin, const void *end)
-{
-	return addr >= (uint64_t)begin && addr <= (uint64_t)end && len <= (uint64_t)end - addr;
-}
-
-bool proc_may_read(uint64_t addr, uint64_t len)
-{
-	return within(addr, len, current->ustack, current->ustack + USTACK_SIZE) ||
-	       within(addr, len, user_image_start, user_image_end);
 }
 
 bool proc_interleaved(const struct proc *a, const struct proc *b)

@@ -8,11 +8,13 @@
 #ifndef GUEST_PROC_H
 #define GUEST_PROC_H
 
+#include "space.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define NPROC 16
+#define NPROC 40
 
 struct trap_frame;
 
@@ -21,11 +23,13 @@ enum proc_state { PROC_FREE, PROC_READY, PROC_SLEEPING, PROC_ZOMBIE };
 
 struct proc {
 	int pid;
+	struct proc *parent; /* NULL: nobody will wait for it */
 	const char *name;
 	enum proc_state state; /* the running process is READY as well */
 	const void *channel;   /* what it sleeps on */
 	void *sp;	       /* kernel stack pointer while another process runs; see context_switch() */
-	uint8_t *kstack, *ustack;
+	uint8_t *kstack;
+	struct space space; /* user memory */
 	int exit_code;
 	int killed_by;	       /* exception vector, or NOT_KILLED */
 	uint64_t began, ended; /* running numbers of the context switches that these were; began is 0 before */
@@ -38,11 +42,19 @@ extern struct proc *current;
 
 /* What runs from here on is process 0, the kernel's own. */
 void proc_init(void);
-/* A new process that will run fn(arg) at CPL 3. name is not copied. NULL when the table is full. */
+/* A new process that will run fn(arg) at CPL 3. name is not copied. NULL when there is no room for it. */
 struct proc *proc_spawn(const char *name, int (*fn)(uint64_t), uint64_t arg);
+/* A copy of the current process, which is in the system call that frame tells of; there the copy gets 0. Its pid or a negative error. */
+int proc_fork(const struct trap_frame *frame);
 /* Sleeps until p has ended. p can be read until proc_free(). */
 void proc_wait(struct proc *p);
 void proc_free(struct proc *p);
+/*
+ * Waits for a child of the current process and frees it. What it has written becomes its parent's output. Returns its exit code,
+ * PROC_KILLED + vector if it was killed, or a negative error.
+ */
+int proc_wait_child(int pid);
+#define PROC_KILLED 256
 /* The current process ends. */
 _Noreturn void proc_exit(int code, int killed_by);
 
@@ -64,8 +76,6 @@ void proc_before_user(void);
 /* Appends to what the current process has written; returns how much fitted. */
 size_t proc_write(const char *s, size_t len);
 void proc_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* True when [addr, addr + len) belongs to the user side: the programs' pages or the current process' user stack. */
-bool proc_may_read(uint64_t addr, uint64_t len);
 
 /*
  * True when both ran in turns although neither of them ever gave way. Then the CPU was taken from them: without preemption

@@ -13,6 +13,12 @@ struct hvm_start_info {
 	uint32_t memmap_entries, reserved;
 };
 
+struct hvm_memmap_entry {
+	uint64_t addr, size;
+	uint32_t type, reserved;
+};
+#define HVM_MEMMAP_RAM 1
+
 static inline const char *start_info_cmdline(const struct hvm_start_info *info)
 {
 	if (info->magic != HVM_START_MAGIC || !info->cmdline)

@@ -42,7 +42,7 @@ void syscall_set_stack(uint64_t top)
 
 static int64_t sys_write(const struct trap_frame *f)
 {
-	if (!proc_may_read(f->rdi, f->rsi))
+	if (!space_may_read(f->rdi, f->rsi))
 		return -SYS_EFAULT;
 	return proc_write((const char *)f->rdi, f->rsi);
 }
@@ -77,9 +77,30 @@ static int64_t sys_time(const struct trap_frame *f)
 	return ticks;
 }
 
+static int64_t sys_fork(const struct trap_frame *f)
+{
+	return proc_fork(f);
+}
+
+static int64_t sys_wait(const struct trap_frame *f)
+{
+	return proc_wait_child(f->rdi);
+}
+
+static int64_t sys_sbrk(const struct trap_frame *f)
+{
+	return space_grow(f->rdi);
+}
+
+static int64_t sys_mprotect(const struct trap_frame *f)
+{
+	return space_protect(f->rdi, f->rsi, f->rdx);
+}
+
 static int64_t (*const calls[SYS_COUNT])(const struct trap_frame *f) = {
 	[SYS_WRITE] = sys_write, [SYS_GETPID] = sys_getpid, [SYS_YIELD] = sys_yield,
 	[SYS_SLEEP] = sys_sleep, [SYS_EXIT] = sys_exit,	    [SYS_TIME] = sys_time,
+	[SYS_FORK] = sys_fork,	 [SYS_WAIT] = sys_wait,	    [SYS_SBRK] = sys_sbrk,   [SYS_MPROTECT] = sys_mprotect,
 };
 
 /* Called by syscall_entry with interrupts off. They are on while the call is served, which may take long. */

@@ -1,6 +1,6 @@
 /*
  * Whatever interrupts the running program arrives at trap(): their mistake kills them, our mistake stops the machine, and
- * an interrupt is nobody's mistake.
+ * an interrupt is nobody's mistake. Nor are most page faults: they are how a process asks for memory that it was promised.
  */
 #include "trap.h"
 
@@ -73,7 +73,7 @@ static _Noreturn void kill(const struct trap_frame *f)
 	proc_printf("oops: %s at rip 0x%lx, error code 0x%lx", trap_name(f->vector), f->rip, f->error);
 	if (f->vector == VEC_PF)
 		proc_printf(", address 0x%lx", read_cr2());
-	if (proc_may_read(f->rip, 1))
+	if (space_may_read(f->rip, 1))
 		proc_printf(", first byte there %02x", *(const uint8_t *)f->rip);
 	proc_printf("\n");
 	proc_exit(-1, f->vector);
@@ -85,6 +85,8 @@ static void trap(struct trap_frame *f)
 	irq_follow(false);
 	if (f->vector >= IRQ_BASE && f->vector < IRQ_BASE + IRQ_LINES)
 		irq_handle(f->vector - IRQ_BASE);
+	else if (f->vector == VEC_PF && space_fault(read_cr2(), f->error))
+		; /* the instruction is tried again */
 	else if (from_user(f))
 		kill(f);
 	else

@@ -1,6 +1,6 @@
 #include "user.h"
 
-#include "syscall.h"
+#include "user_lib.h"
 
 /* compute goes on for this long, so that the timer strikes while it runs however fast the machine is. */
 #define COMPUTE_TICKS 20
@@ -9,27 +9,6 @@ void user_start(int (*program)(uint64_t), uint64_t arg)
 {
 	syscall(SYS_EXIT, program(arg), 0);
 	__builtin_unreachable();
-}
-
-static void print(const char *s)
-{
-	uint64_t len = 0;
-
-	while (s[len])
-		len++;
-	syscall(SYS_WRITE, (uint64_t)s, len);
-}
-
-static void print_number(uint64_t v)
-{
-	char digits[21], *p = digits + sizeof(digits) - 1;
-
-	*p = 0;
-	do {
-		*--p = '0' + v % 10;
-		v /= 10;
-	} while (v);
-	print(p);
 }
 
 static uint64_t count_primes(uint64_t limit)
