@@ -20,6 +20,12 @@ TRAP = "trap"
 PAIRS = {KVM: (TRAP, KVM), QEMU: (TRAP, QEMU), PATCHED: (PATCHED, KVM)}
 HV_OPTIONS = {TRAP: ("--engine", "trap"), PATCHED: ("--engine", "trap", "--patch", "on"), KVM: ("--engine", "kvm")}
 
+# What runs the kernel that has paging; all of it is compared with bare QEMU.
+PAGED_KERNEL = "paging.elf"
+PAGED_OPTIONS = {
+    KVM: HV_OPTIONS[KVM],
+}
+
 # Command line, input, and what the kernel prints before it wants that.
 KERNEL_OPTIONS = (("", b"", b""), ("quiet procs=4", b"", b""), ("procs=0", b"", b""), ("procs=8", b"", b""),
                   ("echo procs=1", b"backwards\r", b"type a line:"))
@@ -35,6 +41,7 @@ class Case:
     stdin: bytes = b""
     prompt: bytes = b""
     seconds: int = SECONDS
+    options: tuple = ()  # more of hv's
 
     def image(self):
         data = (host.GUESTS / self.guest).read_bytes()
@@ -60,7 +67,7 @@ def cases(seed):
         found[f"{name}-rest"] = replace(found[name], params=tuple(params))
     for number, (append, stdin, prompt) in enumerate(KERNEL_OPTIONS):
         found[f"kernel-{number}"] = Case("kernel.elf", append=append, stdin=stdin, prompt=prompt)
-    used = {case.guest for case in found.values()}
+    used = {case.guest for case in found.values()} | {PAGED_KERNEL}
     for path in sorted(host.GUESTS.rglob("*.elf")):
         name = str(path.relative_to(host.GUESTS))
         if name not in used and path.stem != "bench":  # built by `make bench` only; it prints how long things took
@@ -68,17 +75,26 @@ def cases(seed):
     return found
 
 
-def run(the_cases, options=()):
-    """(case's name, engine) -> host.Result, on all engines. options: more of hv's."""
+def paged_cases():
+    """name -> Case: the kernel that has paging. It needs no more than 16 MiB, and does the same whatever it gets."""
+    found = {f"paging-{number}": Case(PAGED_KERNEL, append=append, stdin=stdin, prompt=prompt)
+             for number, (append, stdin, prompt) in enumerate(KERNEL_OPTIONS)}
+    found["paging-small"] = Case(PAGED_KERNEL, options=("--mem", "16M"))
+    found["paging-only"] = Case(PAGED_KERNEL, append="only=bigfork")
+    return found
+
+
+def run(the_cases, options=(), engines=None):
+    """(case's name, engine) -> host.Result, on bare QEMU and on engines: name -> hv's options, else HV_OPTIONS. options: more of hv's."""
     commands, files, images = {}, [host.HV], {}
     with tempfile.TemporaryDirectory() as directory:
         for name, case in the_cases.items():
             images[name] = pathlib.Path(directory, f"{name}.elf")
             images[name].write_bytes(case.image())
             files.append(images[name])
-            for engine, how in HV_OPTIONS.items():
+            for engine, how in (engines or HV_OPTIONS).items():
                 commands[name, engine] = host.Command(
-                    ["hv", "run", *how, *options, "--stats", "json", "--timeout", str(case.seconds), "--append", case.append,
+                    ["hv", "run", *how, *options, *case.options, "--stats", "json", "--timeout", str(case.seconds), "--append", case.append,
                      images[name].name], stdin=case.stdin)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             bare = {name: pool.submit(host.qemu, images[name], case.append, case.stdin, case.prompt, seconds=case.seconds)
