@@ -31,7 +31,7 @@ static void map_kernel(const char *begin, const char *end, pte_t access)
 		kernel_pt[gva / PAGE_SIZE % PT_ENTRIES] = (gva - KERNEL_BASE) | access | PTE_P | PTE_G;
 }
 
-/* All of memory, whether it exists or not. The kernel's text can be written there; only an address keeps that apart from the text itself. */
+/* All memory that there might be. The kernel's text lies in it too, and can be written by that address. */
 static void map_direct(void)
 {
 	for (uint64_t i = 0; i < PT_ENTRIES; i++)
@@ -59,7 +59,7 @@ void boot_paging(void)
 	/* Until the jump to the upper half this code must go on to be where it is: the direct map's tables once more, from 0. */
 	link_table(&root[0], direct_pdpt);
 
-	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE); /* before a table with NX is used: the bit is reserved else */
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE); /* first: without it NX is a reserved bit */
 	write_cr3((uint64_t)root);
-	write_cr0(read_cr0() | CR0_WP); /* the kernel too shall keep to W: text and rodata */
+	write_cr0(read_cr0() | CR0_WP); /* W binds the kernel too */
 }

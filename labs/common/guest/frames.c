@@ -6,11 +6,13 @@
 
 #include <stddef.h>
 
-/* One for each frame of memory from gpa 0 on. The array lies directly behind the image. */
-static struct frame {
+/* One for each frame of memory, from gpa 0 on; the array lies behind the image. */
+struct frame {
 	uint32_t users;
 	uint32_t next; /* number of the next free frame, 0 at the end */
-} *frames;
+};
+
+static struct frame *frames;
 static uint32_t nframes, first_free, nfree;
 
 extern const char image_end[]; /* paged.ld; a gpa */

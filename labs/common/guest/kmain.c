@@ -25,23 +25,41 @@ static struct options {
 } opt = { .compute = 2 };
 
 static const struct program compute = { "compute", user_compute, 20000, NOT_KILLED };
+static const struct program programs[] = {
+	{ "writer", user_writer, 3, NOT_KILLED },
+	{ "rogue", user_rogue, 0, VEC_GP },
+	{ "divide", user_divide, 0, VEC_DE },
+	{ "sleeper", user_sleeper, 10, NOT_KILLED },
+};
+#define PROGRAMS (sizeof(programs) / sizeof(programs[0]))
+#define MAX_JOBS (MAX_COMPUTE + PROGRAMS + MAX_MORE_PROGRAMS)
 
 static struct job {
 	const struct program *program;
 	struct proc *proc;
-} jobs[MAX_COMPUTE + MAX_PROGRAMS];
+} jobs[MAX_JOBS];
 static unsigned njobs;
 
-_Static_assert(MAX_COMPUTE + MAX_PROGRAMS + MAX_FORKED < NPROC, "each job needs a process, and so does the kernel");
+_Static_assert(MAX_JOBS + MAX_FORKED < NPROC, "each job needs a process, and so does the kernel");
 
 static bool is_word(const char *word, size_t len, const char *what)
 {
 	return strlen(what) == len && !strncmp(word, what, len);
 }
 
+/* The i-th of all programs but compute, or NULL behind the last. */
+static const struct program *program(unsigned i)
+{
+	const struct program *p = i < PROGRAMS ? &programs[i] : &more_programs[i - PROGRAMS];
+
+	return p->name ? p : NULL;
+}
+
 static const struct program *find_program(const char *word, size_t len)
 {
-	for (const struct program *p = programs; p->name; p++)
+	const struct program *p;
+
+	for (unsigned i = 0; (p = program(i)); i++)
 		if (is_word(word, len, p->name))
 			return p;
 	return NULL;
@@ -58,7 +76,7 @@ static void parse_option(const char *word, size_t len)
 	else if (len > 5 && !strncmp(word, "only=", 5) && find_program(word + 5, len - 5))
 		opt.only = find_program(word + 5, len - 5);
 	else
-		kprintf("an option that this kernel does not know; it knows procs=0 to procs=%d, only=PROGRAM, quiet and echo\n",
+		kprintf("an option that this kernel does not know; it knows procs=0 to procs=%d, only=NAME, quiet, echo\n",
 			MAX_COMPUTE);
 }
 
@@ -131,11 +149,12 @@ static void run_all(void)
 	if (opt.only) {
 		opt.compute = 0;
 		start(opt.only);
+	} else {
+		for (unsigned i = 0; i < opt.compute; i++)
+			start(&compute);
+		for (unsigned i = 0; program(i); i++)
+			start(program(i));
 	}
-	for (unsigned i = 0; i < opt.compute; i++)
-		start(&compute);
-	for (const struct program *p = programs; p->name && !opt.only; p++)
-		start(p);
 	for (unsigned i = 0; i < njobs; i++) {
 		proc_wait(jobs[i].proc);
 		if (!opt.quiet) {

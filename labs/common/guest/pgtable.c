@@ -2,11 +2,10 @@
 
 #include "frames.h"
 #include "io.h"
-#include "string.h"
 
 #include <stddef.h>
 
-/* Where the tables of each level begin in the self-map: through the slot once for level 1, once more for each level above. */
+/* Where the tables of each level begin in the self-map: through the slot once for level 1, twice for level 2 ... */
 #define SELF_1 (0xffffull << 48 | (uint64_t)SLOT_SELF << 39)
 #define SELF_2 (SELF_1 | (uint64_t)SLOT_SELF << 30)
 #define SELF_3 (SELF_2 | (uint64_t)SLOT_SELF << 21)
@@ -44,7 +43,7 @@ pte_t *pt_make(uint64_t gva)
 
 			if (!table)
 				return NULL;
-			*e = table | PTE_TABLE; /* nothing to flush: the TLB holds no entry that is not present */
+			pt_set(e, table | PTE_TABLE); /* nothing to flush: the TLB holds no entry that is not present */
 		}
 	}
 	return pt_entry(1, gva);
@@ -67,8 +66,9 @@ uint64_t pt_new_root(void)
 
 	if (!gpa)
 		return 0;
-	memcpy(root + SLOT_KERNEL_HALF, pt_entry(PT_ROOT, 0) + SLOT_KERNEL_HALF, SLOT_KERNEL_HALF * sizeof(pte_t));
-	root[SLOT_SELF] = gpa | PTE_P | PTE_W | PTE_NX; /* not U: nothing below it is for user mode */
+	for (unsigned i = SLOT_KERNEL_HALF; i < PT_ENTRIES; i++)
+		pt_set(&root[i], pt_entry(PT_ROOT, 0)[i]);
+	pt_set(&root[SLOT_SELF], gpa | PTE_P | PTE_W | PTE_NX); /* not U: nothing below it is for user mode */
 	return gpa;
 }
 
@@ -78,7 +78,7 @@ static unsigned user_entries(unsigned level)
 	return level == PT_ROOT ? SLOT_KERNEL_HALF : PT_ENTRIES;
 }
 
-/* from is read through the self-map, which begins at gva; the new tables are in no address space yet, so to is in the direct map. */
+/* from is the current table for gva, in the self-map; to is new and in no address space yet, so it is in the direct map. */
 static bool copy_table(pte_t *to, unsigned level, uint64_t gva, pte_t (*copy)(pte_t *from))
 {
 	pte_t *from = pt_entry(level, gva);
@@ -89,13 +89,13 @@ static bool copy_table(pte_t *to, unsigned level, uint64_t gva, pte_t (*copy)(pt
 		if (!from[i])
 			continue;
 		if (level == 1) {
-			to[i] = copy(&from[i]);
+			pt_set(&to[i], copy(&from[i]));
 			continue;
 		}
 		table = frame_alloc_zeroed();
 		if (!table)
 			return false;
-		to[i] = table | PTE_TABLE;
+		pt_set(&to[i], table | PTE_TABLE);
 		if (!copy_table(direct(table), level - 1, gva + (i << shift(level)), copy))
 			return false;
 	}

@@ -25,7 +25,7 @@ typedef uint64_t pte_t;
 #define PTE_NX (1ull << 63)
 #define PTE_ADDR 0x000ffffffffff000ull
 
-/* Bits 9 to 11 are ignored by the CPU. What the kernel has to remember about a page of user memory, it keeps right there. */
+/* The CPU ignores bits 9 to 11. What the kernel has to remember about a page of user memory is kept right there. */
 #define PTE_LAZY (1ull << 9)	  /* P is 0, but the page exists: a zeroed frame comes with the first access */
 #define PTE_MAYWRITE (1ull << 10) /* the process may write, even while W is 0 because others share the frame */
 
@@ -36,6 +36,12 @@ typedef uint64_t pte_t;
 static inline void *direct(uint64_t gpa)
 {
 	return (void *)(DIRECT_MAP + gpa);
+}
+
+/* One store of 8 bytes, never less and no other instruction than MOV: the CPU may read the entry at any time. */
+static inline void pt_set(pte_t *e, pte_t value)
+{
+	*(volatile pte_t *)e = value;
 }
 
 /*
@@ -56,7 +62,7 @@ pte_t *pt_find(uint64_t gva);
 /* The same; missing tables are made. NULL when there is no memory for them. */
 pte_t *pt_make(uint64_t gva);
 
-/* To be called when an entry that the TLB may hold has changed (SDM vol. 3, 4.10.4.2); one page here, all but the global ones there. */
+/* To be called when an entry that the TLB may hold has changed (SDM vol. 3, 4.10.4.2): one page, or all but global ones. */
 void pt_flush_page(uint64_t gva);
 void pt_flush_all(void);
 
@@ -64,7 +70,7 @@ void pt_flush_all(void);
 uint64_t pt_new_root(void);
 /*
  * Gives the tree below a new root the same shape as the current user memory. copy makes each level-1 entry and may change
- * the one that it copies; the caller flushes. False when there was no memory for the tables: the tree is usable, but not complete.
+ * the one that it copies; the caller flushes. False when memory did not suffice: then a part is missing.
  */
 bool pt_copy(uint64_t root, pte_t (*copy)(pte_t *from));
 /* Frees a root, its user tables and what they map. It must not be the current one. */

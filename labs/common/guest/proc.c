@@ -227,7 +227,7 @@ void proc_exit(int code, int killed_by)
 	current->exit_code = code;
 	current->killed_by = killed_by;
 	current->ended = switches;
-	current->state = current->parent ? PROC_ZOMBIE : PROC_FREE; /* nobody takes the place before schedule() has left it */
+	current->state = current->parent ? PROC_ZOMBIE : PROC_FREE; /* nobody can take the place before schedule() */
 	proc_wakeup(current);
 	schedule();
 	panic("a process that has ended was scheduled");

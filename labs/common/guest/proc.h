@@ -44,14 +44,14 @@ extern struct proc *current;
 void proc_init(void);
 /* A new process that will run fn(arg) at CPL 3. name is not copied. NULL when there is no room for it. */
 struct proc *proc_spawn(const char *name, int (*fn)(uint64_t), uint64_t arg);
-/* A copy of the current process, which is in the system call that frame tells of; there the copy gets 0. Its pid or a negative error. */
+/* A copy of the current process, to which the system call of that frame returns 0. Its pid or a negative error. */
 int proc_fork(const struct trap_frame *frame);
 /* Sleeps until p has ended. p can be read until proc_free(). */
 void proc_wait(struct proc *p);
 void proc_free(struct proc *p);
 /*
- * Waits for a child of the current process and frees it. What it has written becomes its parent's output. Returns its exit code,
- * PROC_KILLED + vector if it was killed, or a negative error.
+ * Waits for a child of the current process and frees it. What it has written becomes its parent's output. Returns its exit
+ * code, PROC_KILLED + vector if it was killed, or a negative error.
  */
 int proc_wait_child(int pid);
 #define PROC_KILLED 256

@@ -1,4 +1,4 @@
-/* The programs that the kernel runs, and how each has to end. */
+/* What the kernel runs, and how it has to end. */
 #ifndef GUEST_PROGRAMS_H
 #define GUEST_PROGRAMS_H
 
@@ -8,23 +8,18 @@ struct program {
 	const char *name;
 	int (*fn)(uint64_t);
 	uint64_t arg;
-	int killed_by; /* as in struct proc; exit code 0 when it is NOT_KILLED */
+	int killed_by; /* exception vector, or NOT_KILLED, and then the exit code has to be 0 */
 };
 
-#define MAX_PROGRAMS 16
-
-/* Ends at the first entry without a name. programs_flat.c, programs_paged.c */
-extern const struct program programs[MAX_PROGRAMS + 1];
+/*
+ * What is run after the programs that both kernels have: nothing (programs_flat.c), or programs that are about memory
+ * (programs_paged.c). Behind the last is one without a name.
+ */
+#define MAX_MORE_PROGRAMS 12
+extern const struct program more_programs[MAX_MORE_PROGRAMS + 1];
 
 #define VEC_DE 0
 #define VEC_GP 13
 #define VEC_PF 14
-
-/* The old ones, which need no memory but their stack. */
-#define PROGRAMS_OF_LAB1                              \
-	{ "writer", user_writer, 3, NOT_KILLED },     \
-		{ "rogue", user_rogue, 0, VEC_GP },   \
-		{ "divide", user_divide, 0, VEC_DE }, \
-		{ "sleeper", user_sleeper, 10, NOT_KILLED }
 
 #endif

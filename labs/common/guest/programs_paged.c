@@ -2,13 +2,11 @@
 
 #include "pgtable.h"
 #include "proc.h"
-#include "user.h"
 #include "user_paged.h"
 
 extern const char kernel_data[]; /* paged.ld */
 
-const struct program programs[MAX_PROGRAMS + 1] = {
-	PROGRAMS_OF_LAB1,
+const struct program more_programs[MAX_MORE_PROGRAMS + 1] = {
 	{ "tree", user_tree, 2, NOT_KILLED },
 	{ "zero", user_zero, 64, NOT_KILLED },
 	{ "deep", user_deep, 500, NOT_KILLED },

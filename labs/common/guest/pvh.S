@@ -1,7 +1,7 @@
 /*
- * The way in for QEMU's -kernel and every other loader that follows the PVH boot protocol (Xen, docs/misc/pvh.pandoc): 32-bit
- * protected mode, paging off, EBX = struct hvm_start_info. The machine is brought into the state that hv starts a guest in:
- * 64-bit mode, low 4 GiB mapped one to one, RBX the same; then _start goes on.
+ * The way in for QEMU's -kernel, which follows the PVH boot protocol (Xen, docs/misc/pvh.pandoc): 32-bit protected mode,
+ * paging off, EBX = struct hvm_start_info. The machine is brought into the state that hv starts a guest in (64-bit mode, low
+ * 4 GiB mapped one to one, the same RBX), and _start goes on.
  */
 #include "desc.h"
 

@@ -38,7 +38,7 @@ uint64_t space_stack_top(const struct space *s);
 
 /* The rest is about the current process. True when the range is user memory that the kernel may read. */
 bool space_may_read(uint64_t addr, uint64_t len);
-/* A page fault at addr with that error code (SDM vol. 3, figure 4-12). True when the access will succeed if it is tried again. */
+/* A page fault at addr with that error code (SDM vol. 3, 4.7). True when the access will succeed if it is tried again. */
 bool space_fault(uint64_t addr, uint64_t error);
 /* Moves the end of the heap by a multiple of the page size. Returns where it was, or a negative error. */
 int64_t space_grow(int64_t bytes);

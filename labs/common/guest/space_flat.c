@@ -1,4 +1,4 @@
-/* Flat memory: gva is gpa, and user code could touch everything. What is refused here is a courtesy among programs, not protection. */
+/* Flat memory: user code could touch everything. What is refused here is a courtesy among programs, not protection. */
 #include "space.h"
 
 #include "proc.h"

@@ -1,7 +1,6 @@
 /*
- * Address spaces. There is no other description of a process' memory than its page tables: a page belongs to it when its entry is
- * not 0. Whether a frame is behind it yet, and whether others share the frame, are matters between kernel and page faults;
- * the process sees neither.
+ * Address spaces. There is no other description of a process' memory than its page tables: a page belongs to it when its
+ * entry is not 0. Whether a frame is behind it yet, and whether others share that, only page faults ever ask.
  */
 #include "space.h"
 
@@ -39,15 +38,15 @@ static uint64_t kernel_root; /* of the tables without user memory */
 static unsigned free_at_start;
 
 /*
- * The loader's tables are not in use any more. What was mapped below the upper half for the jump goes as well; entries of it that the
- * TLB still holds are not global yet, and setting PGE drops them too (SDM vol. 3, 4.10.4.1).
+ * What boot_paging() had mapped from 0 for the jump goes. PGE comes afterwards: until then the TLB holds no global entry,
+ * and loading CR3 drops all of it (SDM vol. 3, 4.10.4.1).
  */
 void space_init(const struct hvm_start_info *info)
 {
 	uint32_t eax = 1, ebx, ecx = 0, edx;
 
 	kernel_root = read_cr3();
-	*pt_entry(PT_ROOT, 0) = 0;
+	pt_set(pt_entry(PT_ROOT, 0), 0);
 	pt_flush_all();
 	asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
 	if (edx & CPUID_1_EDX_PGE)
@@ -69,7 +68,7 @@ static int add_lazy(uint64_t begin, uint64_t end, pte_t access)
 
 		if (!e)
 			return -SYS_ENOMEM;
-		*e = access | PTE_LAZY;
+		pt_set(e, access | PTE_LAZY);
 	}
 	return 0;
 }
@@ -84,7 +83,7 @@ static int add_programs(void)
 		if (!e)
 			return -SYS_ENOMEM;
 		frame_get(gpa);
-		*e = gpa | CODE | PTE_P;
+		pt_set(e, gpa | CODE | PTE_P);
 	}
 	return 0;
 }
@@ -191,8 +190,8 @@ bool space_may_read(uint64_t addr, uint64_t len)
 
 static bool allowed(pte_t e, uint64_t error)
 {
-	return !(error & ERROR_RESERVED) && !(error & ERROR_U && !(e & PTE_U)) && !(error & ERROR_W && !(e & PTE_MAYWRITE)) &&
-	       !(error & ERROR_FETCH && e & PTE_NX);
+	return !(error & ERROR_RESERVED) && !(error & ERROR_U && !(e & PTE_U)) &&
+	       !(error & ERROR_W && !(e & PTE_MAYWRITE)) && !(error & ERROR_FETCH && e & PTE_NX);
 }
 
 /* The first access to a page. */
@@ -202,7 +201,7 @@ static bool fill(pte_t *e)
 
 	if (!frame)
 		return false;
-	*e = (*e & ~PTE_LAZY) | frame | PTE_P | (*e & PTE_MAYWRITE ? PTE_W : 0);
+	pt_set(e, (*e & ~PTE_LAZY) | frame | PTE_P | (*e & PTE_MAYWRITE ? PTE_W : 0));
 	return true; /* nothing to flush: it was not present */
 }
 
@@ -217,7 +216,7 @@ static bool make_writable(pte_t *e, uint64_t gva)
 			return false;
 		memcpy(direct(new), direct(old), PAGE_SIZE);
 	}
-	*e = (*e & ~PTE_ADDR) | new | PTE_W;
+	pt_set(e, (*e & ~PTE_ADDR) | new | PTE_W);
 	pt_flush_page(gva);
 	if (new != old)
 		frame_put(old);
@@ -281,7 +280,7 @@ int space_protect(uint64_t addr, uint64_t len, unsigned access)
 		pte_t *e = pt_find(gva);
 
 		/* W comes with the first write, by way of a page fault: it depends on who else has the frame. */
-		*e = (*e & ~(PTE_U | PTE_W | PTE_MAYWRITE | PTE_NX)) | bits;
+		pt_set(e, (*e & ~(PTE_U | PTE_W | PTE_MAYWRITE | PTE_NX)) | bits);
 		pt_flush_page(gva);
 	}
 	return 0;

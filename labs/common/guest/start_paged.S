@@ -1,6 +1,6 @@
 /*
- * The first instructions of the paged kernel. As in start.S hv enters at _start, in 64-bit mode with the low 4 GiB mapped one
- * to one, and pvh.S leads here as well. This is linked where it lies; the rest of the kernel is in the upper half.
+ * The first instructions of the paged kernel. As in start.S, hv enters at _start, in 64-bit mode with the low 4 GiB mapped
+ * one to one, and pvh.S leads here as well. This is linked where it lies; the rest of the kernel is in the upper half.
  */
 #include "layout.h"
 

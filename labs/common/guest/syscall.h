@@ -1,6 +1,6 @@
 /*
- * System calls: SYSCALL with the number in RAX and up to three arguments in RDI, RSI and RDX; the result, or a negative error,
- * in RAX. RCX and R11 are lost.
+ * System calls: SYSCALL with the number in RAX and up to three arguments in RDI, RSI and RDX; the result, or a negative
+ * error, in RAX. RCX and R11 are lost.
  */
 #ifndef GUEST_SYSCALL_H
 #define GUEST_SYSCALL_H

@@ -52,8 +52,8 @@ syscall_entry:
 	mov	%rsp, %rdi
 	call	syscall_dispatch
 
-	/* RCX and R11 hold RIP and RFLAGS in the frame too. No process has the last page below the hole, so
-	 * RIP is canonical and SYSRET's trap (else it faults at CPL 0 with the user's stack on some CPUs) cannot be sprung. */
+	/* RCX and R11 hold RIP and RFLAGS in the frame too. No process has the last page below the hole, so RIP is
+	 * canonical, and SYSRET's trap (it faults at CPL 0 with the user's stack on some CPUs) cannot be sprung. */
 	POP_REGS
 	mov	40(%rsp), %rsp		/* above vector, error, RIP, CS, RFLAGS */
 	sysretq

@@ -35,7 +35,7 @@ static int complain(const char *what)
 	return 1;
 }
 
-/* Zeroed before the first write; then every node of the tree has its own. */
+/* Of node 0, which is nobody, and zero before the first write; then every node of the tree has its own. */
 static struct {
 	uint64_t node;
 	uint64_t data[2 * WORDS];
@@ -55,39 +55,38 @@ static bool tree_holds(uint64_t node)
 	return true;
 }
 
-/* The children of node 12 are 121 and 122. Each finds its parent's data, and changes it while the others look at theirs. */
-int user_tree(uint64_t depth)
+/* Each finds its parent's data, and changes it while the others look at theirs. */
+static int grow_tree(uint64_t depth, uint64_t node)
 {
 	int64_t child[2];
 
 	if (!tree_holds(tree.node))
 		return complain("what was inherited is not what the parent had");
-	if (!tree.node)
-		tree.node = 1;
-	else
-		syscall(SYS_YIELD, 0, 0); /* the other child and the parent are at it too */
+	tree.node = node;
 	tree_fill();
 	for (uint64_t i = 0; depth && i < 2; i++) {
 		child[i] = fork();
 		if (child[i] < 0)
 			return complain("fork failed");
-		if (!child[i]) {
-			uint64_t parent = tree.node;
-
-			if (!tree_holds(parent))
-				return complain("the child has other data than the parent");
-			tree.node = parent * 10 + i + 1;
-			tree_fill();
-			return user_tree(depth - 1);
-		}
+		if (!child[i])
+			return grow_tree(depth - 1, node * 10 + i + 1);
 	}
+	syscall(SYS_YIELD, 0, 0);
 	for (uint64_t i = 0; depth && i < 2; i++)
 		if (wait(child[i]))
 			return complain("a child has failed");
 	print("node ");
-	print_number(tree.node);
-	print(tree_holds(tree.node) ? " has its own data\n" : " has lost its data\n");
-	return !tree_holds(tree.node);
+	print_number(node);
+	if (!tree_holds(node))
+		return complain(" has lost its data");
+	print(" has its own data\n");
+	return 0;
+}
+
+/* The children of node 12 are 121 and 122. */
+int user_tree(uint64_t depth)
+{
+	return grow_tree(depth, 1);
 }
 
 static bool all_zero(const uint64_t *words, uint64_t count)
