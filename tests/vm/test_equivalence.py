@@ -3,7 +3,7 @@ patched, on the kvm engine and on bare QEMU, where there is no hypervisor of our
 
 Every guest in build/guests takes part, with the parameters of every checkpoint that uses it. What is not compared is listed in
 differences.py, item by item with the reason; it is checked here that each of them hides something, in every guest that it
-names. TRAPDOOR_SEED=N fixes the parameters.
+names. TRAPDOOR_SEED=N fixes the parameters. The kernel that has paging has a test of its own, without exceptions.
 """
 
 import difflib

@@ -217,7 +217,7 @@ static bool make_writable(pte_t *e, uint64_t gva)
 		memcpy(direct(new), direct(old), PAGE_SIZE);
 	}
 	pt_set(e, (*e & ~PTE_ADDR) | new | PTE_W);
-	pt_flush_page(gva);
+	pt_flush_page(gva); /* the page fault has dropped it already (SDM vol. 3, 4.10.4.1), but not every reader knows */
 	if (new != old)
 		frame_put(old);
 	return true;

@@ -247,14 +247,17 @@ static bool pages_hold(const uint64_t *heap, uint64_t pages, uint64_t step, uint
 int user_bigfork(uint64_t pages)
 {
 	uint64_t step = pages / CHANGED, *heap = sbrk(pages * PAGE);
+	volatile uint64_t *last = heap + pages * WORDS - 1;
 	int64_t child;
 
 	number_pages(heap, pages, 1, 0);
+	*last = 1;
 	child = fork();
 	if (!child) {
 		number_pages(heap, pages, step, 1000);
-		return !pages_hold(heap, pages, step, 1000);
+		return *last != 1 || !pages_hold(heap, pages, step, 1000);
 	}
+	*last = 2; /* the TLB must not remember that this page could be written a moment ago */
 	if (wait(child) || !pages_hold(heap, pages, step, 0))
 		return complain("parent and child have not each their own memory");
 	number_pages(heap, pages, step, 2000); /* nobody else uses them any more: nothing is copied */
