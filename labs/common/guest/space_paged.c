@@ -60,14 +60,37 @@ const void *space_direct(uint64_t gpa)
 	return direct(gpa);
 }
 
-/* Makes pages that have no frame yet. */
+/* The entry of a page of user memory; NULL when there is no such page. */
+static pte_t *find_user(uint64_t gva)
+{
+	pte_t *e = gva < USER_END ? pt_find(gva) : NULL;
+
+	return e && *e ? e : NULL;
+}
+
+/* Takes pages away, with the frames that they have. */
+static void remove(uint64_t begin, uint64_t end)
+{
+	for (uint64_t gva = begin; gva < end; gva += PAGE_SIZE) {
+		pte_t old = __atomic_exchange_n(find_user(gva), 0, __ATOMIC_SEQ_CST);
+
+		if (!(old & PTE_P))
+			continue;
+		pt_flush_page(gva);
+		frame_put(old & PTE_ADDR);
+	}
+}
+
+/* Makes pages that have no frame yet; all or none. */
 static int add_lazy(uint64_t begin, uint64_t end, pte_t access)
 {
 	for (uint64_t gva = begin; gva < end; gva += PAGE_SIZE) {
 		pte_t *e = pt_make(gva);
 
-		if (!e)
+		if (!e) {
+			remove(begin, gva);
 			return -SYS_ENOMEM;
+		}
 		pt_set(e, access | PTE_LAZY);
 	}
 	return 0;
@@ -110,8 +133,8 @@ int space_create(struct space *s)
 }
 
 /*
- * Copy on write: parent and child go on with the same frames, and neither may write to them. Only W is taken from the
- * parent's entry, by an instruction that cannot lose an accessed or dirty bit that is set at the same time.
+ * Copy on write: parent and child go on with the same frames, and neither may write to them. W is taken from the parent's
+ * entry by one locked instruction: between a read and a write another CPU could set the accessed or the dirty bit.
  */
 static pte_t share(pte_t *from)
 {
@@ -167,14 +190,6 @@ uint64_t space_stack_top(const struct space *s)
 	return USER_END;
 }
 
-/* The entry of a page of user memory; NULL when there is no such page. */
-static pte_t *find_user(uint64_t gva)
-{
-	pte_t *e = gva < USER_END ? pt_find(gva) : NULL;
-
-	return e && *e ? e : NULL;
-}
-
 bool space_may_read(uint64_t addr, uint64_t len)
 {
 	if (addr >= USER_END || len > USER_END - addr)
@@ -217,7 +232,7 @@ static bool make_writable(pte_t *e, uint64_t gva)
 		memcpy(direct(new), direct(old), PAGE_SIZE);
 	}
 	pt_set(e, (*e & ~PTE_ADDR) | new | PTE_W);
-	pt_flush_page(gva); /* the page fault has dropped it already (SDM vol. 3, 4.10.4.1), but not every reader knows */
+	pt_flush_page(gva); /* strictly, the page fault has done that (SDM vol. 3, 4.10.4.1) */
 	if (new != old)
 		frame_put(old);
 	return true;
@@ -234,19 +249,6 @@ bool space_fault(uint64_t addr, uint64_t error)
 	return error & ERROR_W && make_writable(e, addr);
 }
 
-/* Takes pages away, with the frames that they have. */
-static void remove(uint64_t begin, uint64_t end)
-{
-	for (uint64_t gva = begin; gva < end; gva += PAGE_SIZE) {
-		pte_t *e = find_user(gva), old = e ? __atomic_exchange_n(e, 0, __ATOMIC_SEQ_CST) : 0;
-
-		if (!(old & PTE_P))
-			continue;
-		pt_flush_page(gva);
-		frame_put(old & PTE_ADDR);
-	}
-}
-
 int64_t space_grow(int64_t bytes)
 {
 	uint64_t before = current->space.heap_end, after = before + bytes;
@@ -258,10 +260,8 @@ int64_t space_grow(int64_t bytes)
 		remove(after, before);
 	else
 		error = add_lazy(before, after, DATA);
-	if (error) {
-		remove(before, after);
+	if (error)
 		return error;
-	}
 	current->space.heap_end = after;
 	return before;
 }
