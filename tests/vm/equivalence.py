@@ -1,4 +1,4 @@
-"""The same guests on the trap engine, on the trap engine with popf and pushf patched, on the kvm engine and on bare QEMU, and what
+"""The same guests on the trap engine, with popf and pushf patched, with its memory shadowed, on the kvm engine and on bare QEMU, and what
 of their transcripts must agree. What is not compared is listed in differences.py.
 """
 
@@ -13,18 +13,19 @@ import host
 
 import elf  # of the grader, whose directory host.py put on the path
 import ladder
-from differences import EXCEPTIONS, KVM, LEFT_OUT, PATCHED, QEMU
+from differences import CACHED, EXCEPTIONS, KVM, LEFT_OUT, PATCHED, QEMU, VTLB
 
 TRAP = "trap"
 # What is compared with what. The patched trap engine meets the kvm engine, because the plain one shows the violation.
-PAIRS = {KVM: (TRAP, KVM), QEMU: (TRAP, QEMU), PATCHED: (PATCHED, KVM)}
-HV_OPTIONS = {TRAP: ("--engine", "trap"), PATCHED: ("--engine", "trap", "--patch", "on"), KVM: ("--engine", "kvm")}
+PAIRS = {KVM: (TRAP, KVM), QEMU: (TRAP, QEMU), PATCHED: (PATCHED, KVM), VTLB: (TRAP, VTLB), CACHED: (TRAP, CACHED)}
+HV_OPTIONS = {
+    TRAP: ("--engine", "trap"), PATCHED: ("--engine", "trap", "--patch", "on"), KVM: ("--engine", "kvm"),
+    VTLB: ("--engine", "trap", "--shadow", "vtlb"), CACHED: ("--engine", "trap", "--shadow", "cached"),
+}
 
 # What runs the kernel that has paging; all of it is compared with bare QEMU.
 PAGED_KERNEL = "paging.elf"
-PAGED_OPTIONS = {
-    KVM: HV_OPTIONS[KVM],
-}
+PAGED_OPTIONS = {engine: HV_OPTIONS[engine] for engine in (KVM, VTLB, CACHED)}
 
 # Command line, input, and what the kernel prints before it wants that.
 KERNEL_OPTIONS = (("", b"", b""), ("quiet procs=4", b"", b""), ("procs=0", b"", b""), ("procs=8", b"", b""),
@@ -70,7 +71,7 @@ def cases(seed):
     used = {case.guest for case in found.values()} | {PAGED_KERNEL}
     for path in sorted(host.GUESTS.rglob("*.elf")):
         name = str(path.relative_to(host.GUESTS))
-        if name not in used and path.stem != "bench":  # built by `make bench` only; it prints how long things took
+        if name not in used and path.stem != "bench" and path.parent.name != "lab2":  # built by `make bench` only; it prints how long things took
             found[path.stem] = Case(name, seconds=ENDLESS.get(path.stem, SECONDS))
     return found
 
