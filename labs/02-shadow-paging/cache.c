@@ -1,10 +1,11 @@
 /*
  * Lab 2, checkpoints 2.13, 2.14 and 2.16: shadows that outlive a flush.
  *
- * A virtual TLB forgets everything whenever the guest switches its address space. To keep shadows, hv must know when the guest's tables
- * change. So the pages that hold them are write-protected in the shadow, and a store to one faults. Two answers to that fault:
- * upper levels change rarely, and the store is emulated; a page table of the last level changes often and in bulk, so it is let go: the guest
- * may write it freely, and its shadow is synchronized at the guest's next flush, before which the guest cannot rely on the change.
+ * A virtual TLB forgets everything whenever the guest switches its address space. To keep shadows, hv must know when the guest's
+ * tables change. So the pages that hold them are write-protected in the shadow, and a store to one faults. Two answers to that
+ * fault: upper levels change rarely, and the store is emulated; a page table of the last level changes often and in bulk, so it is
+ * let go: the guest may write it freely, and its shadow is synchronized at the guest's next flush, before which the guest cannot
+ * rely on the change.
  */
 #include "lab2.h"
 

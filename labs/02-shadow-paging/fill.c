@@ -24,7 +24,7 @@ enum fault_action shadow_fault(struct vcpu *v, uint64_t gva, unsigned access)
 		return lab_todo(v->vm, "2.11", "shadow_fault() in fill.c: addresses that are not memory");
 	// TODO 2.14: with --shadow=cached, a store to one of the guest's page tables must not go unseen. Hint:
 	// shadow_protected(), shadow_let_write() in cache.c.
-	if (s->mode == SHADOW_CACHED)
+	if (s->mode == SHADOW_CACHED && (access & ACCESS_WRITE) && spt_next_of(s, w.gpa / PAGE, NULL))
 		return lab_todo(v->vm, "2.14", "shadow_fault() in fill.c: a store to a page table of the guest");
 	// TODO 2.6: a hidden fault: the guest may do this, the shadow does not know it yet. Hint: walk_mark(), then
 	// shadow_fill(), and let the guest try again.

@@ -1,10 +1,11 @@
 /*
  * Lab 2, checkpoints 2.13, 2.14 and 2.16: shadows that outlive a flush.
  *
- * A virtual TLB forgets everything whenever the guest switches its address space. To keep shadows, hv must know when the guest's tables
- * change. So the pages that hold them are write-protected in the shadow, and a store to one faults. Two answers to that fault:
- * upper levels change rarely, and the store is emulated; a page table of the last level changes often and in bulk, so it is let go: the guest
- * may write it freely, and its shadow is synchronized at the guest's next flush, before which the guest cannot rely on the change.
+ * A virtual TLB forgets everything whenever the guest switches its address space. To keep shadows, hv must know when the guest's
+ * tables change. So the pages that hold them are write-protected in the shadow, and a store to one faults. Two answers to that
+ * fault: upper levels change rarely, and the store is emulated; a page table of the last level changes often and in bulk, so it is
+ * let go: the guest may write it freely, and its shadow is synchronized at the guest's next flush, before which the guest cannot
+ * rely on the change.
  */
 #include "lab2.h"
 
@@ -93,8 +94,8 @@ bool shadow_let_write(struct vcpu *v, uint64_t gfn)
 			s->count.unsync++;
 		}
 	return true;
-	// STARTER 2.16: a table of the last level may be written freely until the next flush. Hint: p->unsync, s->nunsync; a guest page can be
-	// a table of several levels at once.
+	// STARTER 2.16: a table of the last level may be written freely until the next flush. Hint: p->unsync, s->nunsync; a
+	// guest page can be a table of several levels at once.
 	//	(void)v, (void)gfn;
 	//	return false;
 	// END
@@ -127,8 +128,8 @@ void shadow_written(struct vcpu *v, uint64_t gpa, uint64_t len)
 			}
 		}
 	}
-	// STARTER 2.14: what the shadows of this table know about these entries is no longer true. Hint: spt_clear(), and the machine's TLB. A
-	// table that is written again and again without being used is probably no table any more: spt_free().
+	// STARTER 2.14: what the shadows of this table know about these entries is no longer true. Hint: spt_clear(), and the
+	// machine's TLB. A table that is written again and again without being used is probably no table any more: spt_free().
 	//	(void)gpa;
 	// END
 }
@@ -163,8 +164,8 @@ void shadow_sync_all(struct vcpu *v)
 		if (!p->entries) /* nothing is left of it: the guest has other plans with that page */
 			spt_free(s, p);
 	}
-	// STARTER 2.16: every table that the guest was allowed to write is compared with its shadow, and protected again. Hint: what had a leaf
-	// gets the leaf that the guest's entry asks for now, or none.
+	// STARTER 2.16: every table that the guest was allowed to write is compared with its shadow, and protected again.
+	// Hint: what had a leaf gets the leaf that the guest's entry asks for now, or none.
 	//	(void)v;
 	// END
 }

@@ -40,16 +40,16 @@ enum fault_action shadow_fault(struct vcpu *v, uint64_t gva, unsigned access)
 	// SOLUTION 2.14
 	if ((access & ACCESS_WRITE) && shadow_protected(s, w.gpa / PAGE) && !shadow_let_write(v, w.gpa / PAGE))
 		return FAULT_EMULATE;
-	// STARTER 2.14: with --shadow=cached, a store to one of the guest's page tables must not go unseen. Hint: shadow_protected(),
-	// shadow_let_write() in cache.c.
-	//	if (s->mode == SHADOW_CACHED)
+	// STARTER 2.14: with --shadow=cached, a store to one of the guest's page tables must not go unseen. Hint:
+	// shadow_protected(), shadow_let_write() in cache.c.
+	//	if (s->mode == SHADOW_CACHED && (access & ACCESS_WRITE) && spt_next_of(s, w.gpa / PAGE, NULL))
 	//		return lab_todo(v->vm, "2.14", "shadow_fault() in fill.c: a store to a page table of the guest");
 	// END
 	// SOLUTION 2.6
 	s->count.hidden++;
 	return shadow_fill(v, gva, &w) ? FAULT_STOP : FAULT_RETRY;
-	// STARTER 2.6: a hidden fault: the guest may do this, the shadow does not know it yet. Hint: walk_mark(), then shadow_fill(), and let
-	// the guest try again.
+	// STARTER 2.6: a hidden fault: the guest may do this, the shadow does not know it yet. Hint: walk_mark(), then
+	// shadow_fill(), and let the guest try again.
 	//	return lab_todo(v->vm, "2.6", "shadow_fault() in fill.c: mark the guest's entries, fill the shadow, retry");
 	// END
 }
@@ -67,7 +67,8 @@ uint32_t shadow_mode_role(const struct vcpu *v)
 	// SOLUTION 2.9
 	return (v->cr0 & CR0_WP ? ROLE_WP : 0) | (v->cr4 & CR4_SMEP ? ROLE_SMEP : 0) |
 	       ((v->cr4 & CR4_SMAP) && !(v->rflags & FLAG_AC) ? ROLE_SMAP : 0);
-	// STARTER 2.9: the kernel's rights depend on control registers. Hint: CR0.WP, CR4.SMEP, CR4.SMAP; what SMAP forbids depends on RFLAGS too.
+	// STARTER 2.9: the kernel's rights depend on control registers. Hint: CR0.WP, CR4.SMEP, CR4.SMAP; what SMAP forbids
+	// depends on RFLAGS too.
 	//	return ROLE_WP;
 	// END
 }
@@ -87,8 +88,8 @@ uint64_t shadow_rights(uint32_t role, bool writable, bool user, bool nx, bool di
 		nx = true;
 	if (!(role & (ROLE_USER | ROLE_WP)))
 		writable = true;
-	// STARTER 2.9: what the mode of the role changes: WP off lets the kernel write to everything, SMEP and SMAP keep it away from user pages.
-	// Hint: ROLE_... in spt.h; 0 means that there must be no entry.
+	// STARTER 2.9: what the mode of the role changes: WP off lets the kernel write to everything, SMEP and SMAP keep it away
+	// from user pages. Hint: ROLE_... in spt.h; 0 means that there must be no entry.
 	//	(void)role, (void)user;
 	// END
 	// SOLUTION 2.10
@@ -135,8 +136,8 @@ void shadow_child(const struct vcpu *v, const struct spage *p, unsigned level, u
 		*key = (w->gpa & ~(level_size(level) - 1)) / PAGE;
 		*role |= ROLE_DIRECT | (entry & PTE_D ? 0 : ROLE_CLEAN);
 	}
-	// STARTER 2.13: for --shadow=cached: each shadow page stands for a guest table, or for pieces of a large page. Hint: two ways to one
-	// table may differ in their rights, and then need two shadows.
+	// STARTER 2.13: for --shadow=cached: each shadow page stands for a guest table, or for pieces of a large page. Hint: two
+	// ways to one table may differ in their rights, and then need two shadows.
 	//	(void)w;
 	// END
 }

@@ -73,8 +73,8 @@ EXCEPTIONS = (
     # --- what flat memory cannot offer
     Difference(("1.20-trap", "1.20-kvm"), SHADOWED, r"l7\.0\.b|l80000001\.0\.d", "CPUID: SMEP, SMAP, pages of 1 GiB",
                bits=1 << 7 | 1 << 20 | 1 << 26),
-    Difference(("1.12-cr-manual",), SHADOWED, r"cr4absent\.vector", "a bit of CR4 that may be SMEP or SMAP, which then forbid what the guest "
-               "goes on with", behind=True, chance="all"),
+    Difference(("1.12-cr-manual",), SHADOWED, r"cr4absent\.vector",
+               "a bit of CR4 that may be SMEP or SMAP, which then forbid what the guest goes on with", behind=True, chance="all"),
     # --- TCG: registers
     Difference(("1.7-dr",), ALL, r"r[46]\w?\.r\w+", "keeps bits of DR6 that are always 0 (vol. 3, figure 17-1)", bits=1 << 12),
     Difference(("1.7-dr",), ALL, r"r[57]\w?\.r\w+", "keeps bits of DR7 that are always 0 (vol. 3, figure 17-1)", bits=0xD000),

@@ -198,8 +198,8 @@ static bool fetch_page(struct vcpu *v, uint64_t gva, const uint8_t **bytes, uint
 	struct guest_mem *mem = &v->vm->mem;
 	uint64_t gpa;
 
-	/* Flat memory, and nothing there; or an instruction that reaches over the end of memory. Without NX a CPU does not say that it was a
-	 * fetch (SDM vol. 3, 4.7). */
+	/* Flat memory, and nothing there; or an instruction that reaches over the end of memory. Without NX a CPU does not say that
+	 * it was a fetch (SDM vol. 3, 4.7). */
 	if (!v->vm->shadow && (gva >= FLAT_LIMIT || (gva >= mem->size && gva != v->rip)))
 		return raise_page_fault(v, gva, (v->efer & EFER_NXE ? PF_I : 0) | (v->cpl == 3 ? PF_U : 0));
 	if (!translate_page(v, gva, ACCESS_FETCH | level_of(v), &gpa))

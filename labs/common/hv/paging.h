@@ -63,7 +63,7 @@ struct walk {
  */
 int guest_walk(const struct vcpu *v, uint64_t gva, struct walk *w);
 
-/* May the access (ACCESS_...) be done through this complete walk, with the guest's CR0, CR4, EFER and flags as they are? (SDM vol. 3, 4.6) */
+/* May the access (ACCESS_...) be done through this complete walk, with the guest's CR0, CR4 and flags as they are? (SDM vol. 3, 4.6) */
 bool walk_allows(const struct vcpu *v, const struct walk *w, unsigned access);
 
 /* Both: 0 with *w complete, or -EFAULT with the page fault's whole error code in w->error. Changes nothing. (SDM vol. 3, 4.7) */

@@ -67,9 +67,9 @@ static bool endless(struct vcpu *v, struct trap_engine *e, uint64_t gva, unsigne
 	if (e->last.times < SAME_FAULT_MAX)
 		return false;
 	vm_stop(v->vm, HV_STOPPED,
-		"the page fault of rip 0x%llx at address 0x%llx (%s, CPL %u) came back %u times after the shadow had been filled: what is in the "
-		"shadow does not allow the access, or does not stay there", (unsigned long long)v->rip, (unsigned long long)gva,
-		access & ACCESS_WRITE ? "write" : access & ACCESS_FETCH ? "fetch" : "read", v->cpl, e->last.times);
+		"the page fault of rip 0x%llx at address 0x%llx (%s, CPL %u) came back %u times after the shadow had been filled: "
+		"what is in the shadow does not allow the access, or does not stay there", (unsigned long long)v->rip,
+		(unsigned long long)gva, access & ACCESS_WRITE ? "write" : access & ACCESS_FETCH ? "fetch" : "read", v->cpl, e->last.times);
 	return true;
 }
 
@@ -83,8 +83,8 @@ int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error)
 		return flat_fault(v, cr2, error);
 	if (cr2 >= MONITOR_GVA && !guest_translate(v, cr2, access, &w))
 		return vm_stop(v->vm, HV_STOPPED,
-			       "the guest maps and uses address 0x%llx, but the last 2 MiB of the address space are the monitor's: address-space "
-			       "compression, the trap engine cannot give the guest all of it", (unsigned long long)cr2);
+			       "the guest maps and uses address 0x%llx, but the last 2 MiB of the address space are the monitor's: "
+			       "address-space compression, the trap engine cannot give the guest all of it", (unsigned long long)cr2);
 	switch (shadow_fault(v, cr2, access)) {
 	case FAULT_RETRY:
 		e->hidden = true;
