@@ -241,7 +241,7 @@ build/probe: scripts/probe.c labs/common/hv/monitor.c labs/common/hv/trapengine.
 	@echo "  CC   $@"
 	@$(CC) $(CFLAGS) -Werror -static -o $@ $(filter %.c,$^)
 
-# --- unit tests: one program each; the first line of the source, "// sources: a.c b.c", says what it links ---------------
+# --- unit tests: one program each; the first line of the source, "// sources: a.c b.c", says what it links, of the frame or of a lab ---
 
 unit_tests := $(patsubst tests/unit/%.c,$(pre)unit/%,$(wildcard tests/unit/test_*.c))
 sources_of = $(shell sed -n '1s,^// sources:,,p' tests/unit/$(1).c)
@@ -250,7 +250,7 @@ unit: tools $(unit_tests) ## build and run the unit tests (SAN=1: with sanitizer
 	@failed=0; for t in $(unit_tests); do $$t || failed=1; done; exit $$failed
 
 define unit_rule
-$(pre)unit/$(1): tests/unit/$(1).c $(patsubst %.c,$(pre)frame/%.o,$(call sources_of,$(1))) Makefile
+$(pre)unit/$(1): tests/unit/$(1).c $(foreach s,$(call sources_of,$(1)),$(if $(wildcard labs/common/hv/$(s)),$(pre)frame,$(baseout))/$(s:.c=.o)) Makefile
 	@mkdir -p $$(@D)
 	@echo "  TEST $$<"
 	@$(CC) $(CFLAGS) $(WERROR) $(SANFLAGS) -MMD -MP -MF $$@.d -o $$@ $$(filter %.c %.o,$$^) -lcmocka $(LDLIBS)

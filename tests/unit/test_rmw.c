@@ -1,4 +1,4 @@
-// sources: memory_access.c rmw.c gva.c decode.c mem.c bus.c
+// sources: memory_access.c rmw.c gva.c decode.c mem.c bus.c spt.c walk.c fill.c flush.c pool.c cache.c
 /* Instructions on memory that hv carries out for the guest, against the CPU that runs this test: the same bytes on the same memory,
  * registers and flags, which must come out equal. And what a fault leaves behind: nothing. TRAPDOOR_SEED=N fixes the operands. */
 #include "lab1.h"
