@@ -88,6 +88,10 @@ class Session(unittest.TestCase):
     def test_trap_engine(self):
         self.check("trap")
 
+    def test_shadow_paging(self):
+        """Steps and breakpoints do not notice that the shadow is filled underneath."""
+        self.check("trap --shadow cached")
+
     def test_kvm_engine(self):
         self.check("kvm")
 
