@@ -6,6 +6,7 @@
 #include "report.h"
 #include "spt.h"
 #include "vm_life.h"
+#include "walk_command.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -23,9 +24,10 @@ static void usage(FILE *out)
 		"usage: hv run [options] IMAGE\n"
 		"       hv report\n"
 		"       hv popek [options]\n"
+		"       hv walk [options]\n"
 		"run: runs a guest, an ELF64 image of the course or a Linux bzImage. report: prints the table of checkpoint 1.21,\n"
 		"which says of each sensitive instruction whether it traps. popek: tries out what Popek and Goldberg's theorem says\n"
-		"of this x86; see hv popek --help.\n\n"
+		"of this x86; see hv popek --help. walk: walks page tables that are made up; see hv walk --help.\n\n"
 		"  --engine trap|kvm   how guest code is run (default: trap)\n"
 		"      trap              %s\n"
 		"      kvm               %s\n"
@@ -213,6 +215,8 @@ int main(int argc, char **argv)
 		return report_main();
 	if (argc > 1 && !strcmp(argv[1], "popek"))
 		return popek_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "walk"))
+		return walk_main(argc - 1, argv + 1);
 	if (argc < 2 || strcmp(argv[1], "run")) {
 		if (argc < 2)
 			bad("%s", "a command is missing: hv run [options] IMAGE");
