@@ -108,7 +108,8 @@ class Grading:
                     files["guest.elf"] = patch_params(image, params, run.guest) if patched else image
                     self._images[checkpoint.id, run.name] = files["guest.elf"]
                 args = run.args(params) if callable(run.args) else run.args
-                argv = list(run.command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
+                command = run.command(params) if callable(run.command) else run.command
+                argv = list(command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
                 stdin = run.stdin(params) if callable(run.stdin) else run.stdin
                 jobs.append(Job((checkpoint, run, params), argv, files, stdin, Limits(seconds=run.timeout)))
         return jobs

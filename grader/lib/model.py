@@ -34,7 +34,7 @@ class Run:
     stdin: Union[bytes, Callable] = b""
     timeout: float = 5.0
     ends: Optional[Sequence[int]] = (HV_OK,)
-    command: Sequence[str] = ()  # instead of `hv run`
+    command: Union[Sequence[str], Callable] = ()  # instead of `hv run`; or a function of the params that makes it
     vm: bool = True  # a virtual machine runs in it, and the witness must have seen it
 
 
