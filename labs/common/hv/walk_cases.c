@@ -1,7 +1,5 @@
 #include "walk_cases.h"
 
-#include <string.h>
-
 static uint64_t next(uint64_t *state)
 {
 	uint64_t z = *state += 0x9e3779b97f4a7c15;
@@ -92,8 +90,8 @@ static uint64_t draw_entry(const struct walk_case *c, unsigned level, uint64_t *
 	bool odd = has_odd(c);
 	uint64_t rights = next(state), bits = next(state), reserved = next(state);
 	uint64_t address = bits & PTE_ADDR & ((1ull << c->phys_bits) - 1), entry = next(state) & LOOSE;
-	unsigned oddity = odd ? rights >> 13 & 31 : 2; /* 0: a reserved bit, 1: no memory, 2: neither */
-	bool large = odd && (level == 2 || level == 3) && !(rights >> 18 & 3);
+	bool large = odd && (level == 2 || level == 3) && !(rights >> 13 & 3);
+	unsigned oddity = odd ? rights >> 15 & (large ? 3 : 15) : 2; /* 0: a reserved bit, 1: no memory, else neither */
 
 	entry |= (rights & 0xf ? PTE_P : 0) | (rights & 0x70 ? PTE_W : 0) | (rights & 0x380 ? PTE_U : 0);
 	if (!(rights & 0x1c00) && (odd || (c->efer & EFER_NXE)))
@@ -122,8 +120,6 @@ void walk_case_make(struct walk_case *c, enum walk_kind kind, uint64_t seed, uin
 
 void walk_case_store(const struct walk_case *c, struct guest_mem *mem)
 {
-	for (unsigned n = 0; n < WALK_TABLES; n++)
-		memset(guest_range(mem, walk_table(n), PAGE), 0, PAGE);
 	/* Upwards: where one entry serves two levels, the upper one decides, and it points back to its own table. */
 	for (unsigned level = 1; level <= PT_LEVELS; level++)
 		guest_write(mem, walk_case_gpa(c, level), &c->entry[level], 8);

@@ -50,7 +50,7 @@ static inline uint64_t walk_case_gpa(const struct walk_case *c, unsigned level) 
 /* Draws the case that kind, seed and number name. */
 void walk_case_make(struct walk_case *c, enum walk_kind kind, uint64_t seed, uint32_t number);
 
-/* Clears all tables in *mem, which has WALK_MEM bytes, and stores the case's entries. */
+/* Stores the case's entries in *mem, which has WALK_MEM bytes. */
 void walk_case_store(const struct walk_case *c, struct guest_mem *mem);
 
 #endif

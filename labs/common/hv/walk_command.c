@@ -30,12 +30,13 @@ static const char help[] =
 	"                smap (rights, with SMEP and SMAP), marks (all of it, and A and D are set); default: marks\n"
 	"  --seed N      another seed makes other cases (from 0 to 4294967295; default: 1)\n"
 	"  --count N     that many cases (from 1 to 100000; default: 20)\n"
+	"  --brief       only the number and what walk.c says\n"
 	"  --case N      only this one, with its tables\n";
 
 struct request {
 	enum walk_kind kind;
 	uint64_t seed, count, number;
-	bool one;
+	bool one, brief;
 };
 
 static int bad(const char *fmt, const char *what)
@@ -68,10 +69,10 @@ static int parse_kind(const char *s, enum walk_kind *kind)
 /* 0; 1 when the help has been printed; or -EINVAL. */
 static int parse(int argc, char **argv, struct request *r)
 {
-	enum { KIND, SEED, COUNT, CASE, HELP };
+	enum { KIND, SEED, COUNT, BRIEF, CASE, HELP };
 	static const struct option longopts[] = {
-		{ "kind", 1, 0, KIND }, { "seed", 1, 0, SEED }, { "count", 1, 0, COUNT }, { "case", 1, 0, CASE }, { "help", 0, 0, HELP },
-		{ 0 }
+		{ "kind", 1, 0, KIND }, { "seed", 1, 0, SEED }, { "count", 1, 0, COUNT }, { "brief", 0, 0, BRIEF },
+		{ "case", 1, 0, CASE }, { "help", 0, 0, HELP }, { 0 }
 	};
 	bool counted = false;
 	int c, err = 0;
@@ -87,6 +88,7 @@ static int parse(int argc, char **argv, struct request *r)
 			counted = true;
 			err = parse_number("--count takes a number from 1 to 100000, not \"%s\"", optarg, 1, COUNT_MAX, &r->count);
 			break;
+		case BRIEF: r->brief = true; break;
 		case CASE:
 			r->one = true;
 			err = parse_number("--case takes a number from 0 to 4294967295, not \"%s\"", optarg, 0, UINT32_MAX, &r->number);
@@ -100,8 +102,8 @@ static int parse(int argc, char **argv, struct request *r)
 		return err;
 	if (optind < argc)
 		return bad("walk takes no image: what is \"%s\"", argv[optind]);
-	if (counted && r->one)
-		return bad("%s", "--case is one case, and takes no --count");
+	if (r->one && (counted || r->brief))
+		return bad("--case is one case at length, and takes no %s", counted ? "--count" : "--brief");
 	return 0;
 }
 
@@ -122,21 +124,23 @@ static uint64_t read_word(const struct guest_mem *mem, uint64_t gpa)
 	return word;
 }
 
-/* The gpa of the first word in the tables that is not 0, or 0. */
-static uint64_t find_word(const struct guest_mem *mem)
+/* Clears all tables. Returns the gpa of the last word in them that was not 0, or 0. */
+static uint64_t clear_tables(const struct guest_mem *mem)
 {
+	uint64_t found = 0;
+
 	for (unsigned n = 0; n < WALK_TABLES; n++) {
-		const uint8_t *page = guest_range(mem, walk_table(n), PAGE);
-		if (!page[0] && !memcmp(page, page + 1, PAGE - 1))
-			continue;
+		uint64_t *table = guest_range(mem, walk_table(n), PAGE);
 		for (unsigned i = 0; i < PT_ENTRIES; i++)
-			if (read_word(mem, walk_table(n) + i * 8))
-				return walk_table(n) + i * 8;
+			if (table[i]) {
+				table[i] = 0;
+				found = walk_table(n) + i * 8;
+			}
 	}
-	return 0;
+	return found;
 }
 
-/* 0, or negative with the VM stopped. Leaves no entry of the case in memory. */
+/* 0 with all tables cleared, or negative with the VM stopped. */
 static int ask(struct vm *vm, const struct walk_case *c, struct answer *a)
 {
 	static const uint64_t zero;
@@ -162,7 +166,7 @@ static int ask(struct vm *vm, const struct walk_case *c, struct answer *a)
 		a->after[level] = read_word(&vm->mem, walk_case_gpa(c, level));
 	for (unsigned level = 1; level <= PT_LEVELS; level++)
 		guest_write(&vm->mem, walk_case_gpa(c, level), &zero, sizeof zero);
-	a->stray = find_word(&vm->mem);
+	a->stray = clear_tables(&vm->mem);
 	return 0;
 }
 
@@ -218,13 +222,17 @@ static void print_changes(const struct answer *a)
 		printf(" stray:%llx", (unsigned long long)a->stray);
 }
 
-static void print_line(const struct walk_case *c, const struct answer *a)
+static void print_line(const struct walk_case *c, const struct answer *a, bool brief)
 {
 	const struct walk *w = &a->walk;
 
-	printf("%u %llx %s %s ", c->number, (unsigned long long)c->gva, who(c->access), what(c->access));
-	print_modes(c);
-	printf(" %u: ", c->phys_bits);
+	printf("%u", c->number);
+	if (!brief) {
+		printf(" %llx %s %s ", (unsigned long long)c->gva, who(c->access), what(c->access));
+		print_modes(c);
+		printf(" %u", c->phys_bits);
+	}
+	printf(": ");
 	if (a->fault)
 		printf("fault %x level %u", w->error, w->level);
 	else
@@ -312,7 +320,7 @@ static int walk_all(struct vm *vm, const struct request *r)
 		walk_case_make(&c, r->kind, r->seed, number);
 		if (ask(vm, &c, &a))
 			return -ECANCELED;
-		print_line(&c, &a);
+		print_line(&c, &a, r->brief);
 	}
 	return 0;
 }
