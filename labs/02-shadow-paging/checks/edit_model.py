@@ -1,0 +1,413 @@
+"""The other half of guests/edits.c: the same steps from the same seed, and how each has to end.
+
+Where a translation leads is the walker's business (walker.py). What is known here is memory, registers, and what the guest prints.
+"""
+
+from dataclasses import dataclass, field
+
+from walker import (ADDRESS, CR0_WP, CR4_PGE, CR4_SMAP, CR4_SMEP, EFER_NXE, FETCH, PF_I, PF_P, PF_RSVD, PF_U, PF_W, USER, WRITE, A, Cpu, D, G,
+                    P, PS, RW, US, XD, translate)
+
+MASK64 = (1 << 64) - 1
+
+# Features of a run, as in the guest.
+OUTSIDE_TABLE, OUTSIDE_PAGE, RESERVED, GLOBAL, PGE, WP, SMX, NX, GIANT, USER_LEVEL, SMAP_ALONE = (1 << i for i in range(11))
+ALL = SMAP_ALONE - 1  # that a shadow can show
+
+PAGE, MIB = 4096, 1 << 20
+TABLES_GPA, DATA_GPA, OUTSIDE = 4 * MIB, 6 * MIB, 80 * MIB
+TABLES_MAX, POOL, ADDRESSES, CODE_SLOT = 12, 19, 16, 256
+SLOTS = (2, 3, 259)
+CODE_BYTES = 0x900B0F00000000B8
+POOL_GPA = [TABLES_GPA + i * PAGE for i in range(TABLES_MAX)] + [DATA_GPA + i * PAGE for i in (0, 2, 3, 4)] + [0, 2 * PAGE, 3 * PAGE]
+PAGE_OF = {gpa: number for number, gpa in enumerate(POOL_GPA)}
+GOLDEN = 0x9E3779B97F4A7C15
+# The walker's entries of the kernel's own tables are not modelled: a root's slot 0 is never walked here.
+KERNEL = 0
+
+
+def address(n):
+    gva = (259 if n & 8 else 2) << 39 | (3 if n & 4 else 2) << 30 | (3 if n & 2 else 2) << 21 | (3 if n & 1 else 2) << 12
+    return gva | 0xFFFF << 48 if gva >> 47 else gva
+
+
+def fold(value):
+    return (value * GOLDEN & MASK64) >> 48
+
+
+def is_code(value):
+    return value & 0xFFFFFF00000000FF == CODE_BYTES
+
+
+def place(gpa):
+    """A name for a place in memory."""
+    page = PAGE_OF.get(gpa & ~(PAGE - 1))
+    return "no memory (%#x)" % gpa if page is None else "%s %d slot %d" % ("page" if page >= TABLES_MAX else "table", page, gpa % PAGE // 8)
+
+
+def show_entry(entry):
+    names = ((P, "P"), (RW, "W"), (US, "U"), (A, "A"), (D, "D"), (PS, "PS"), (G, "G"), (XD, "NX"))
+    flags = " ".join(name for bit, name in names if entry & bit) or "0"
+    page = PAGE_OF.get(entry & ADDRESS)
+    return "%#x (%s%s)" % (entry, flags, "" if page is None else ", to %d" % page)
+
+
+# --- what the guest prints ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An access's end. kind: "done" (value: fold() of it, or None), "pf", "gp" (error), "other" (vector)."""
+
+    kind: str
+    value: int = None
+    error: int = 0
+    cr2: int = None  # None: right
+
+    def __str__(self):
+        if self.kind == "done":
+            return "done" if self.value is None else "done, a value with checksum %04x" % self.value
+        if self.kind == "pf":
+            bits = ((PF_P, "P"), (PF_W, "W"), (PF_U, "U"), (PF_RSVD, "RSVD"), (PF_I, "I"))
+            names = " ".join(name for bit, name in bits if self.error & bit) or "0"
+            return "#PF with error code %#x (%s)%s" % (self.error, names, "" if self.cr2 is None else " and CR2 = %#x" % self.cr2)
+        if self.kind == "gp":
+            return "#GP with error code %#x" % self.error
+        return "exception %d" % self.error
+
+
+class Ended(Exception):
+    """The output ends here."""
+
+
+class Decoder:
+    """The guest's bytes, one thing after another."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, n):
+        if self.at + n > len(self.data):
+            raise Ended
+        self.at += n
+        return int.from_bytes(self.data[self.at - n : self.at], "little")
+
+    def access(self, valued):
+        byte = self.take(1)
+        if byte >> 6 == 1:
+            return Seen("pf", error=byte & 31, cr2=None if byte & 32 else self.take(8))
+        if byte >> 6 == 2:
+            return Seen("gp", error=byte & 31)
+        if byte:
+            return Seen("other", error=byte & 31)
+        return Seen("done", self.take(2) if valued else None)
+
+    def entries(self):
+        """([(A, D) of each entry as a number], sum of the rest)."""
+        count = POOL * len(SLOTS)
+        bits = [self.take(1) for _ in range(-(-count // 4))]
+        return [bits[i // 4] >> 2 * (i % 4) & 3 for i in range(count)], self.take(2)
+
+
+# --- the model ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Difference:
+    step: int
+    what: str
+    expected: str
+    seen: str
+    log: list = field(default_factory=list)  # what happened before
+
+    def __str__(self):
+        return "step %d, %s: expected %s, seen %s\n  %s" % (self.step, self.what, self.expected, self.seen, "\n  ".join(self.log))
+
+
+class Model:
+    """One run. features and phys_bits are the guest's report. tcg: the CPU is QEMU's (7.2). It sets A also on the way
+    to a fault, which the manual leaves open (SDM vol. 3, 4.8), and a fault for a reserved bit has an error code without P."""
+
+    def __init__(self, params, features, phys_bits, tcg=False):
+        self.rng, self.steps, _, self.block, self.ntables, self.edits = params[:6]
+        self.features = features
+        self.tcg = tcg
+        self.cpu = Cpu(CR0_WP, POOL_GPA[0], 0, EFER_NXE if features & NX else 0, False, phys_bits)
+        self.pages = [[KERNEL] * 512 for _ in range(POOL)]
+        self.stale = [False] * ADDRESSES
+        self.log, self.step = [], 0
+        self.counts = {}
+        for page, table in enumerate(self.pages):
+            table[CODE_SLOT] = CODE_BYTES | page << 8
+            for slot in SLOTS:
+                table[slot] = self.make_entry(page) if page < self.ntables else 0xDA7A00000000 | page << 16 | slot << 4
+
+    def has(self, feature):
+        return bool(self.features & feature)
+
+    def draw(self, n):
+        x = self.rng
+        x ^= x << 13 & MASK64
+        x ^= x >> 7
+        x ^= x << 17 & MASK64
+        self.rng = x
+        return ((x * 0x2545F4914F6CDD1D & MASK64) >> 33) % n
+
+    def make_entry(self, page):
+        level = 4 - page * 4 // self.ntables if page < self.ntables else 1 + self.draw(4)
+        kind, anywhere, below, region, r = (self.draw(n) for n in (20, POOL, self.ntables // 4, 3, 2))
+        natural = POOL_GPA[self.ntables * (5 - level) // 4 + below if level > 1 else anywhere]
+        if kind < 11:
+            e = natural
+        elif kind < 14:
+            e = POOL_GPA[anywhere]
+        elif kind < 17:
+            e = (TABLES_GPA, DATA_GPA, 0)[region] | PS
+        elif kind == 17:
+            e = (0 if self.has(GIANT) else DATA_GPA) | PS
+        elif kind == 18:
+            e = OUTSIDE if self.has(OUTSIDE_TABLE) and r else OUTSIDE | PS if self.has(OUTSIDE_PAGE) else natural
+        else:
+            e = natural | (1 << (51 if r else 45) if self.has(RESERVED) else 0)
+        for n, bit in ((16, P), (4, RW), (4, US), (2, A), (2, D)):
+            e |= bit if self.draw(n) else 0
+        for n, bit, feature in ((3, G, GLOBAL), (6, XD, NX)):
+            e |= bit if not self.draw(n) and self.has(feature) else 0
+        return e
+
+    # --- memory
+
+    def read(self, gpa):
+        page = PAGE_OF.get(gpa & ~(PAGE - 1))
+        return MASK64 if page is None else self.pages[page][gpa % PAGE // 8]
+
+    def write(self, gpa, value):
+        page = PAGE_OF.get(gpa & ~(PAGE - 1))
+        if page is not None:
+            self.pages[page][gpa % PAGE // 8] = value
+
+    # --- flushes
+
+    def all_stale(self, yes):
+        self.stale = [yes] * ADDRESSES
+
+    def global_pages(self):
+        return self.has(GLOBAL) and self.cpu.cr4 & CR4_PGE
+
+    def load_cr3(self, value):
+        if not self.global_pages():
+            self.all_stale(False)
+        elif value != self.cpu.cr3:
+            self.all_stale(True)
+        self.note("CR3 = %#x (%s)" % (value, "again" if value == self.cpu.cr3 else "table %d" % PAGE_OF[value]))
+        self.cpu.cr3 = value
+
+    def invalidate(self, i):
+        self.note("INVLPG %#x" % address(i))
+        self.stale[i] = False
+
+    def flush(self, i):
+        how = self.draw(4)
+        if how == 2 and not self.global_pages():
+            self.load_cr3(self.cpu.cr3)
+        elif how == 3 and self.has(PGE):
+            self.cpu.cr4 ^= CR4_PGE
+            self.note("CR4.PGE = %d" % bool(self.cpu.cr4 & CR4_PGE))
+            self.all_stale(False)
+        else:
+            self.invalidate(i)
+
+    # --- steps
+
+    def note(self, text):
+        self.log.append("step %d: %s" % (self.step, text))
+
+    def edit(self):
+        page = self.draw(self.ntables) if self.draw(8) else self.draw(POOL)
+        slot = SLOTS[self.draw(len(SLOTS))]
+        how, via, other, equal = (self.draw(n) for n in (12, 4, self.ntables, 2))
+        bit = (0, 1, 2, 5, 6, 7, 8, 63)[self.draw(8)]
+        value = self.make_entry(page)
+        if bit == 8 and not self.has(GLOBAL) or bit == 63 and not self.has(NX) or bit == 7 and not self.has(OUTSIDE_TABLE):
+            bit = 1
+        table, new = self.pages[page], {slot: value}
+        if how == 4:
+            new = {slot: value if equal or table[slot] == MASK64 else table[slot]}
+        elif how == 5:
+            new = {slot: table[slot] | 1 << bit}
+        elif how == 6:
+            new = {slot: table[slot] & ~(1 << bit)}
+        elif how == 7:
+            half = 0xFFFFFFFF << 32 * equal
+            new = {slot: table[slot] & ~half | value & half}
+        elif how == 8:
+            new = {SLOTS[0]: value, SLOTS[1]: value}
+        elif how == 9:
+            new = {s: self.pages[other][s] for s in SLOTS[:2]}
+        name = {3: "XCHG", 4: "CMPXCHG", 5: "BTS", 6: "BTR", 7: "32-bit MOV", 8: "REP STOS", 9: "REP MOVS", 10: "MOVNTI"}.get(how, "MOV")
+        alias = ", by its 4 KiB alias" if via == 1 else ", by its 1 GiB alias" if via == 2 and self.has(GIANT) else ""
+        for s, e in new.items():
+            self.note("%s to %s: %s -> %s%s" % (name, place(POOL_GPA[page] + s * 8), show_entry(table[s]), show_entry(e), alias))
+            table[s] = e
+        self.all_stale(True)
+
+    def access_one(self, gva, access, ac, new=None, crooked=False):
+        """One access as the CPU does it. Returns (Seen, the value or None, the way)."""
+        if crooked:
+            return Seen("gp"), None, []
+        self.cpu.ac = ac
+        outcome = translate(self.read, self.cpu, gva, access)
+        for gpa, bits in outcome.marks:
+            self.write(gpa, self.read(gpa) | bits)
+        if outcome.gpa is None:
+            if self.tcg:
+                self.mark_way(outcome)
+            error = outcome.error & ~PF_P if self.tcg and outcome.error & PF_RSVD else outcome.error
+            return Seen("pf", error=error), None, outcome.path
+        value = self.read(outcome.gpa)
+        if new is not None:
+            self.write(outcome.gpa, new)
+        return Seen("done"), value, outcome.path
+
+    def mark_way(self, outcome):
+        """All entries that were good enough to go on. Of a 1 GiB page it looks at what is left to check only after A is set."""
+        reserved = ADDRESS & -(1 << self.cpu.phys_bits) | (0 if self.cpu.efer & EFER_NXE else XD)
+        for step in outcome.path:
+            if step is not outcome.path[-1] or step.level == 3 and step.entry & P and not step.entry & reserved:
+                self.write(step.gpa, self.read(step.gpa) | A)
+
+    def expect(self, decoder, what, seen, value, valued, path):
+        if seen.kind == "done" and valued:
+            seen = Seen("done", fold(value))
+        name = seen.kind if seen.kind != "pf" else "pf %x" % seen.error
+        self.counts[name] = self.counts.get(name, 0) + 1
+        got = decoder.access(valued)
+        if got == seen:
+            return None
+        expected = str(seen) + (": %s" % show_entry(value) if seen.kind == "done" and valued else "")
+        looks = ""
+        if got.kind == "done" and got.value is not None:
+            looks = [place(POOL_GPA[p] + s * 8) for p in range(POOL) for s in SLOTS + (CODE_SLOT,) if fold(self.pages[p][s]) == got.value]
+            looks = " (what lies in %s)" % ", ".join(looks[:3]) if looks else " (fold of all ones)" if got.value == fold(MASK64) else ""
+        way = ["the way: level %d, %s: %s" % (s.level, place(s.gpa), show_entry(s.entry)) for s in path]
+        return Difference(self.step, what, expected, str(got) + looks, self.log[-30:] + [self.state()] + way)
+
+    def state(self):
+        c = self.cpu
+        return "CR3 = table %d, WP %d, PGE %d, SMEP %d, SMAP %d, NXE %d" % (PAGE_OF[c.cr3], bool(c.cr0 & CR0_WP), bool(c.cr4 & CR4_PGE),
+                                                                       bool(c.cr4 & CR4_SMEP), bool(c.cr4 & CR4_SMAP), bool(c.efer & EFER_NXE))
+
+    def access(self, decoder):
+        i, kind, slot = self.draw(ADDRESSES), self.draw(8), SLOTS[self.draw(len(SLOTS))]
+        user = bool(self.draw(2)) and self.has(USER_LEVEL)
+        ac, crooked = bool(self.draw(2)), not self.draw(48)
+        new = self.make_entry(self.draw(POOL))
+        gva = address(i) + (slot if kind < 6 else CODE_SLOT) * 8
+        if self.draw(2):
+            new &= ~P
+        if crooked:
+            gva ^= 1 << 48
+        elif self.stale[i]:
+            self.flush(i)
+        level = USER if user else 0
+        who = "%s at %#x, CPL %d" % ("%s", gva, 3 if user else 0) + (", AC" if ac and not user else "")
+        if kind >= 6 and not crooked:
+            return self.fetch(decoder, gva, level, who)
+        if kind in (3, 4):
+            seen, _, path = self.access_one(gva, level | WRITE, ac, new, crooked)
+            difference = self.expect(decoder, who % "write", seen, None, False, path)
+            self.note("%s: %s" % (who % "write", seen))
+            if seen.kind == "done":
+                self.all_stale(True)
+            return difference
+        seen, old, path = self.access_one(gva, level, ac, None, crooked)
+        difference = self.expect(decoder, who % "read", seen, old, True, path)
+        self.note("%s: %s" % (who % "read", seen))
+        if difference or kind != 5 or seen.kind != "done":
+            return difference
+        seen, old, path = self.access_one(gva, level | WRITE, ac, new)
+        difference = self.expect(decoder, who % "XCHG", seen, old, True, path)
+        self.note("%s: %s" % (who % "XCHG", seen))
+        if seen.kind == "done" and (old | new) & P:
+            self.all_stale(True)
+        return difference
+
+    def fetch(self, decoder, gva, level, who):
+        seen, value, path = self.access_one(gva, level, True)
+        difference = self.expect(decoder, who % "read (before a fetch)", seen, value, True, path)
+        self.note("%s: %s" % (who % "read", seen))
+        if difference or seen.kind == "done" and not is_code(value):
+            return difference
+        seen, value, path = self.access_one(gva, level | FETCH, False)
+        if value is not None:
+            value = value >> 8 & 0xFFFFFFFF
+        difference = self.expect(decoder, who % "fetch", seen, value, True, path)
+        self.note("%s: %s" % (who % "fetch", seen))
+        return difference
+
+    def control(self):
+        which = self.draw(5)
+        if which < 2 and self.has(WP):
+            self.cpu.cr0 ^= CR0_WP
+        elif which in (2, 3) and self.has(SMX):
+            self.cpu.cr4 ^= CR4_SMEP if which == 2 else CR4_SMAP
+            if self.cpu.cr4 & (CR4_SMEP | CR4_SMAP) == CR4_SMAP and not self.has(SMAP_ALONE):
+                self.cpu.cr4 ^= CR4_SMEP | CR4_SMAP
+        elif which == 4 and self.has(NX):
+            self.cpu.efer ^= EFER_NXE
+            self.all_stale(True)
+        self.note(self.state())
+
+    def look(self, decoder):
+        marks, rest = decoder.entries()
+        places = [(page, slot) for page in range(POOL) for slot in SLOTS]
+        total = 0
+        for (page, slot), seen in zip(places, marks):
+            entry = self.pages[page][slot]
+            total = (total ^ entry & ~(A | D)) * GOLDEN & MASK64
+            if entry >> 5 & 3 != seen:
+                show = "A=%d D=%d"
+                return Difference(self.step, "accessed and dirty bits of %s, %s" % (place(POOL_GPA[page] + slot * 8), show_entry(entry)),
+                                  show % (entry >> 5 & 1, entry >> 6 & 1), show % (seen & 1, seen >> 1), self.log[-60:] + [self.state()])
+        if total >> 48 == rest:
+            return None
+        return Difference(self.step, "the entries without their A and D bits", "checksum %04x" % (total >> 48), "%04x" % rest, self.log[-30:])
+
+    def one(self, decoder):
+        op = self.draw(32)
+        if op < self.edits:
+            self.edit()
+        elif op < 28:
+            return self.access(decoder)
+        elif op < 30:
+            natural, root, anything = self.draw(8), self.draw(self.ntables // 4), self.draw(self.ntables)
+            self.load_cr3(POOL_GPA[root if natural else anything])
+        elif op == 30:
+            self.control()
+        else:
+            self.invalidate(self.draw(ADDRESSES))
+        return None
+
+    def compare(self, data):
+        """Goes through the run beside what the guest printed. None, or the first Difference."""
+        decoder = Decoder(data)
+        try:
+            for self.step in range(self.steps):
+                difference = self.one(decoder)
+                if not difference and self.step % self.block == self.block - 1:
+                    difference = self.look(decoder)
+                if difference:
+                    return difference
+                del self.log[:-100]
+        except Ended:
+            return Difference(self.step, "the guest's output", "more of it", "its end", self.log[-30:] + [self.state()])
+        left = len(data) - decoder.at
+        return Difference(self.steps, "the guest's output", "its end", "%d bytes more" % left) if left else None
+
+
+def split(output):
+    """(features, phys_bits, the rest) of what the guest printed, or None."""
+    head = output.split(b"\n", 2)
+    if len(head) < 3 or not head[0].startswith(b"features=") or not head[1].startswith(b"bits="):
+        return None
+    return int(head[0][9:], 16), int(head[1][5:], 16), head[2]

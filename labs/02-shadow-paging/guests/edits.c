@@ -1,0 +1,497 @@
+/*
+ * Random edits of page tables, and accesses through them (checkpoint 2.17).
+ *
+ * A pool of pages holds tables and data; nothing but the random entries says which is which. A table may be used at several levels,
+ * from several places, point to itself, be a root and data at once. Each of 16 addresses uses slots 2 and 3 (259 in the upper half of a
+ * root) at all levels, so that they lead through the same few entries, and reads and writes at these slots' offsets meet entries
+ * when a table is mapped. checks/edits.py makes the same steps from the same seed and says how each has to end.
+ *
+ * Nothing here is stale on purpose: after an edit, each address is flushed before it is used again.
+ */
+#include "edits.h"
+
+#include "dbg.h"
+#include "desc.h"
+#include "io.h"
+
+/* Chosen by the grader and written into this array in a copy of the file. */
+volatile uint64_t params[16] __attribute__((section(".params"), aligned(64))) = { 0 };
+
+enum { P_SEED, P_STEPS, P_FEATURES, P_BLOCK, P_TABLES, P_EDITS }; /* params[] */
+
+/* What a run may use: params[P_FEATURES]. */
+#define F_OUTSIDE_TABLE 1u /* tables where no memory is */
+#define F_OUTSIDE_PAGE 2u  /* pages there */
+#define F_RESERVED 4u
+#define F_GLOBAL 8u /* entries with the G bit */
+#define F_PGE 16u   /* CR4.PGE is switched */
+#define F_WP 32u    /* so is CR0.WP */
+#define F_SMX 64u   /* CR4.SMEP and CR4.SMAP */
+#define F_NX 128u   /* entries with NX, and EFER.NXE is switched */
+#define F_1G 256u   /* pages of 1 GiB */
+#define F_USER 512u /* accesses at CPL 3 */
+/* CR4.SMAP without CR4.SMEP: the kernel may execute a user page that it may not read. No shadow can show that. */
+#define F_SMAP_ALONE 1024u
+
+/* Bits of an entry (SDM vol. 3, tables 4-15 to 4-20). */
+#define P 1ull
+#define W 2ull
+#define U 4ull
+#define A 0x20ull
+#define D 0x40ull
+#define PS 0x80ull
+#define G 0x100ull
+#define NX (1ull << 63)
+
+#define CR0_WP (1ull << 16)
+#define CR4_PGE (1ull << 7)
+#define CR4_SMEP (1ull << 20)
+#define CR4_SMAP (1ull << 21)
+#define MSR_EFER 0xc0000080
+#define EFER_NXE (1ull << 11)
+
+#define PAGE 4096ull
+#define MIB (1024ull * 1024)
+#define TABLES_GPA (4 * MIB) /* tables are the first pages of a 2 MiB page */
+#define DATA_GPA (6 * MIB)
+#define OUTSIDE (80 * MIB) /* the VM has 64 MiB */
+
+#define TABLES_MAX 12
+#define POOL 19
+#define SLOTS 3
+#define CODE_SLOT 256 /* all pages of the pool have a function there; as an entry it is not present */
+#define ADDRESSES 16
+
+static const uint16_t slots[SLOTS] = { 2, 3, 259 };
+
+/* Other ways to the pool than the identity map in 2 MiB pages, in the kernel's own tables, which never change. */
+#define ALIAS_4K (1ull << 30)
+#define ALIAS_1G (2ull << 30)
+#define USER_CODE (3ull << 30)
+
+static uint64_t kernel_pdpt[512] __attribute__((aligned(4096))), identity[512] __attribute__((aligned(4096)));
+static uint64_t alias_pd[512] __attribute__((aligned(4096))), alias_pt[512] __attribute__((aligned(4096)));
+static uint64_t user_pd[512] __attribute__((aligned(4096))), user_pt[512] __attribute__((aligned(4096)));
+static uint8_t trap_stack[4096] __attribute__((aligned(16)));
+
+static uint64_t rng, features, cr0, cr3, cr4, efer;
+static unsigned ntables;
+static bool stale[ADDRESSES]; /* the TLB may know this address otherwise than the tables do now */
+
+/* xorshift64* (Vigna, 2016): small, and the same in any language. */
+static unsigned draw(unsigned n)
+{
+	rng ^= rng << 13;
+	rng ^= rng >> 7;
+	rng ^= rng << 17;
+	return (unsigned)((rng * 0x2545f4914f6cdd1d >> 33) % n);
+}
+
+/* Tables, then the data pages that large pages lead to as well: in the second 2 MiB region, and at the start of memory. */
+static uint64_t pool_gpa(unsigned page)
+{
+	static const uint64_t others[POOL - TABLES_MAX] = {
+		DATA_GPA, DATA_GPA + 2 * PAGE, DATA_GPA + 3 * PAGE, DATA_GPA + 4 * PAGE, 0, 2 * PAGE, 3 * PAGE
+	};
+
+	return page < TABLES_MAX ? TABLES_GPA + page * PAGE : others[page - TABLES_MAX];
+}
+
+/* volatile: the page at address 0 is memory too, and the compiler knows nothing of page tables. */
+static volatile uint64_t *at(uint64_t gva)
+{
+	asm("" : "+r"(gva));
+	return (volatile uint64_t *)gva;
+}
+
+static uint64_t address(unsigned n)
+{
+	uint64_t gva = (n & 8 ? 259ull : 2ull) << 39 | (n & 4 ? 3ull : 2ull) << 30 | (n & 2 ? 3ull : 2ull) << 21 | (n & 1 ? 3ull : 2ull) << 12;
+
+	return gva >> 47 ? gva | 0xffffull << 48 : gva;
+}
+
+static unsigned level_of(unsigned page) { return 4 - page * 4 / ntables; }
+
+/* An entry for that page, most often one that makes sense there. All numbers are drawn in any case. */
+static uint64_t make_entry(unsigned page)
+{
+	static const uint64_t large[3] = { TABLES_GPA, DATA_GPA, 0 };
+	unsigned level = page < ntables ? level_of(page) : 1 + draw(4);
+	unsigned kind = draw(20), any = draw(POOL), below = draw(ntables / 4), region = draw(3), r = draw(2);
+	uint64_t natural = level > 1 ? pool_gpa(ntables * (5 - level) / 4 + below) : pool_gpa(any), e;
+
+	if (kind < 11)
+		e = natural;
+	else if (kind < 14)
+		e = pool_gpa(any);
+	else if (kind < 17)
+		e = large[region] | PS;
+	else if (kind == 17)
+		e = (features & F_1G ? 0 : DATA_GPA) | PS;
+	else if (kind == 18)
+		e = features & F_OUTSIDE_TABLE && r ? OUTSIDE : features & F_OUTSIDE_PAGE ? OUTSIDE | PS : natural;
+	else
+		e = natural | (features & F_RESERVED ? 1ull << (r ? 51 : 45) : 0);
+	e |= draw(16) ? P : 0;
+	e |= draw(4) ? W : 0;
+	e |= draw(4) ? U : 0;
+	e |= draw(2) ? A : 0;
+	e |= draw(2) ? D : 0;
+	e |= !draw(3) && features & F_GLOBAL ? G : 0;
+	e |= !draw(6) && features & F_NX ? NX : 0;
+	return e;
+}
+
+static void all_stale(bool yes)
+{
+	for (unsigned i = 0; i < ADDRESSES; i++)
+		stale[i] = yes;
+}
+
+/* --- flushes (SDM vol. 3, 4.10.4.1) ------------------------------------------------------------------------------------------ */
+
+/* A CR3 write spares global pages, and a translation that was made global by one space must not serve another. */
+static bool global_pages(void) { return features & F_GLOBAL && cr4 & CR4_PGE; }
+
+static void load_cr3(uint64_t value)
+{
+	if (!global_pages())
+		all_stale(false);
+	else if (value != cr3)
+		all_stale(true);
+	cr3 = value;
+	write_cr3(value);
+}
+
+static void invalidate(unsigned i)
+{
+	asm volatile("invlpg (%0)" : : "r"(address(i)) : "memory");
+	stale[i] = false;
+}
+
+static void switch_pge(void)
+{
+	cr4 ^= CR4_PGE;
+	write_cr4(cr4);
+	all_stale(false);
+}
+
+static void flush(unsigned i)
+{
+	unsigned how = draw(4);
+
+	if (how == 2 && !global_pages())
+		load_cr3(cr3);
+	else if (how == 3 && features & F_PGE)
+		switch_pge();
+	else
+		invalidate(i);
+}
+
+/* --- edits -------------------------------------------------------------------------------------------------------------------- */
+
+static void copy_two(uint64_t to, uint64_t from)
+{
+	uint64_t count = 2;
+
+	asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+}
+
+static void store_two(uint64_t to, uint64_t value)
+{
+	uint64_t count = 2;
+
+	asm volatile("rep stosq" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+}
+
+static void edit(void)
+{
+	static const uint8_t bits[8] = { 0, 1, 2, 5, 6, 7, 8, 63 };
+	unsigned page = draw(8) ? draw(ntables) : draw(POOL), slot = slots[draw(SLOTS)];
+	unsigned how = draw(12), via = draw(4), other = draw(ntables), equal = draw(2);
+	uint64_t bit = bits[draw(8)], value = make_entry(page), alias, old;
+	volatile uint64_t *entry;
+
+	/* Only where a run says so: G, NX, and by the loss of PS a page without memory becoming a table there. */
+	if ((bit == 8 && !(features & F_GLOBAL)) || (bit == 63 && !(features & F_NX)) || (bit == 7 && !(features & F_OUTSIDE_TABLE)))
+		bit = 1;
+	alias = via == 1 ? ALIAS_4K + page * PAGE : via == 2 && features & F_1G ? ALIAS_1G + pool_gpa(page) : pool_gpa(page);
+	entry = at(alias + slot * 8);
+	switch (how) {
+	case 3:
+		asm volatile("xchg %0, %1" : "+r"(value), "+m"(*entry));
+		break;
+	case 4:
+		old = equal ? *entry : ~0ull;
+		asm volatile("lock cmpxchg %2, %1" : "+a"(old), "+m"(*entry) : "r"(value) : "cc");
+		break;
+	case 5:
+		asm volatile("lock bts %1, %0" : "+m"(*entry) : "r"(bit) : "cc");
+		break;
+	case 6:
+		asm volatile("btr %1, %0" : "+m"(*entry) : "r"(bit) : "cc");
+		break;
+	case 7:
+		asm volatile("movl %1, %0" : "=m"(((volatile uint32_t *)entry)[equal]) : "r"((uint32_t)(value >> 32 * equal)));
+		break;
+	case 8:
+		store_two(alias + slots[0] * 8, value);
+		break;
+	case 9:
+		copy_two(alias + slots[0] * 8, pool_gpa(other) + slots[0] * 8);
+		break;
+	case 10: /* a store that few emulators know */
+		asm volatile("movnti %1, %0" : "=m"(*entry) : "r"(value));
+		break;
+	default:
+		*entry = value;
+	}
+	all_stale(true);
+}
+
+/* --- accesses ----------------------------------------------------------------------------------------------------------------- */
+
+#define NOTHING 256 /* no exception */
+static struct outcome {
+	uint64_t vector, error, rip, rax;
+} outcome;
+
+static void caught(struct trap_frame *f)
+{
+	outcome = (struct outcome){ f->vector, f->error, f->rip, f->rax };
+	probe_leave(f->rax);
+}
+
+static void put(uint64_t value, unsigned bytes)
+{
+	while (bytes--) {
+		dputc((char)value);
+		value >>= 8;
+	}
+}
+
+static uint16_t fold(uint64_t value) { return (uint16_t)(value * 0x9e3779b97f4a7c15 >> 48); }
+
+/* Runs code with the address in RDI and the value in RAX, at CPL 3 or here, perhaps with AC set. Returns RAX. */
+static uint64_t probe(bool user, bool ac, uint64_t code, uint64_t gva, uint64_t value)
+{
+	outcome = (struct outcome){ .vector = NOTHING };
+	if (user) {
+		value = probe_user(code, gva, value);
+		if (outcome.vector == 6 && outcome.rip == USER_CODE + code % PAGE + 3) /* the UD2 behind the instruction: it is done */
+			outcome.vector = NOTHING;
+		return value;
+	}
+	value = probe_kernel(code, gva, value, RFLAGS_FIXED | (ac ? RFLAGS_AC : 0));
+	/* POPF alone is not seen by a hypervisor that deprivileges its guest, CLI is. */
+	if (ac)
+		asm volatile("push %0; popfq; cli" : : "i"(RFLAGS_FIXED) : "memory", "cc");
+	return value;
+}
+
+/* One byte for an exception, or 0 and something of the value: checks/edits.py, Decoder. */
+static void tell(uint64_t gva, bool valued, uint64_t value)
+{
+	if (outcome.vector == NOTHING) {
+		put(0, 1);
+		put(fold(value), valued ? 2 : 0);
+	} else if (outcome.vector == 14 && outcome.error < 32) {
+		uint64_t cr2 = read_cr2();
+		put(0x40 | (cr2 == gva ? 0x20 : 0) | outcome.error, 1);
+		put(cr2, cr2 == gva ? 0 : 8);
+	} else if (outcome.vector == 13 && outcome.error < 32) {
+		put(0x80 | outcome.error, 1);
+	} else {
+		put(0xc0 | (outcome.vector & 31), 1);
+	}
+}
+
+static bool is_code(uint64_t value) { return (value & 0xffffff00000000ff) == CODE_BYTES; }
+
+static void fetch(bool user, uint64_t gva)
+{
+	uint64_t value;
+
+	/* Is there anything to run? With AC set, whatever this read may not do the fetch may not either. */
+	value = probe(user, true, user ? USER_CODE + USER_READ : (uint64_t)probe_read, gva, 0);
+	tell(gva, true, value);
+	if (outcome.vector == NOTHING && !is_code(value))
+		return;
+	value = probe(user, false, gva, gva, 0);
+	if (outcome.vector == 6 && outcome.rip == gva + 5)
+		outcome.vector = NOTHING;
+	tell(gva, true, value);
+}
+
+static void access(void)
+{
+	unsigned i = draw(ADDRESSES), kind = draw(8), slot = slots[draw(SLOTS)];
+	bool user = draw(2) && features & F_USER, ac = draw(2), crooked = !draw(48);
+	uint64_t value = make_entry(draw(POOL)), gva = address(i) + (kind < 6 ? slot : CODE_SLOT) * 8, old;
+
+	if (draw(2))
+		value &= ~P;
+	if (crooked)
+		gva ^= 1ull << 48;
+	else if (stale[i])
+		flush(i);
+	if (kind >= 6 && !crooked) {
+		fetch(user, gva);
+		return;
+	}
+	if (kind >= 3 && kind < 5) {
+		probe(user, ac, user ? USER_CODE + USER_WRITE : (uint64_t)probe_write, gva, value);
+		tell(gva, false, 0);
+		if (outcome.vector == NOTHING)
+			all_stale(true); /* it may have been a table */
+		return;
+	}
+	old = probe(user, ac, user ? USER_CODE + USER_READ : (uint64_t)probe_read, gva, 0);
+	tell(gva, true, old);
+	if (kind != 5 || outcome.vector != NOTHING)
+		return;
+	/* XCHG writes in any case, but an emulated CPU (QEMU's TCG) that cannot even read there says that it read. */
+	old = probe(user, ac, user ? USER_CODE + USER_XCHG : (uint64_t)probe_xchg, gva, value);
+	tell(gva, true, old);
+	if (outcome.vector == NOTHING && ((old | value) & P))
+		all_stale(true);
+}
+
+/* --- the rest ------------------------------------------------------------------------------------------------------------------ */
+
+static void control(void)
+{
+	unsigned which = draw(5);
+
+	if (which < 2 && features & F_WP) {
+		write_cr0(cr0 ^= CR0_WP);
+	} else if ((which == 2 || which == 3) && features & F_SMX) {
+		cr4 ^= which == 2 ? CR4_SMEP : CR4_SMAP;
+		if ((cr4 & (CR4_SMEP | CR4_SMAP)) == CR4_SMAP && !(features & F_SMAP_ALONE))
+			cr4 ^= CR4_SMEP | CR4_SMAP;
+		write_cr4(cr4);
+	} else if (which == 4 && features & F_NX) {
+		wrmsr(MSR_EFER, efer ^= EFER_NXE);
+		all_stale(true); /* NX is a reserved bit now, or has ceased to be one */
+	}
+}
+
+/* A and D of all entries, two bits each, and a sum of the rest. */
+static void look(void)
+{
+	uint64_t sum = 0, bits = 0;
+	unsigned n = 0;
+
+	for (unsigned page = 0; page < POOL; page++)
+		for (unsigned i = 0; i < SLOTS; i++) {
+			uint64_t e = at(pool_gpa(page))[slots[i]];
+			sum = (sum ^ (e & ~(A | D))) * 0x9e3779b97f4a7c15;
+			bits |= (e >> 5 & 3) << 2 * (n & 3);
+			if (!(++n & 3)) {
+				put(bits, 1);
+				bits = 0;
+			}
+		}
+	if (n & 3)
+		put(bits, 1);
+	put(sum >> 48, 2);
+}
+
+static void step(void)
+{
+	unsigned op = draw(32);
+
+	if (op < params[P_EDITS]) {
+		edit();
+	} else if (op < 28) {
+		access();
+	} else if (op < 30) {
+		unsigned natural = draw(8), root = draw(ntables / 4), any = draw(ntables);
+		load_cr3(pool_gpa(natural ? root : any));
+	} else if (op == 30) {
+		control();
+	} else {
+		invalidate(draw(ADDRESSES));
+	}
+}
+
+static void cpuid(uint32_t leaf, uint32_t r[4])
+{
+	asm volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(0));
+}
+
+/* What this CPU can do is told, and nothing else is tried. */
+static void find_features(void)
+{
+	uint32_t r[4];
+
+	features = params[P_FEATURES];
+	cpuid(7, r);
+	if ((r[1] & (1u << 7 | 1u << 20)) != (1u << 7 | 1u << 20))
+		features &= ~F_SMX;
+	cpuid(0x80000001, r);
+	if (!(r[3] & 1u << 26))
+		features &= ~F_1G;
+	if (!(r[3] & 1u << 20))
+		features &= ~F_NX;
+	cpuid(0x80000008, r);
+	report("features", features);
+	report("bits", r[0] & 0xff);
+}
+
+static void make_kernel_tables(void)
+{
+	extern const char user_code[];
+
+	for (unsigned i = 0; i < 32; i++)
+		identity[i] = i * 2 * MIB | PS | P | W | A | D;
+	for (unsigned i = 0; i < POOL; i++)
+		alias_pt[i] = pool_gpa(i) | P | W | A | D;
+	alias_pd[0] = (uint64_t)alias_pt | P | W | A;
+	user_pt[0] = (uint64_t)user_code | P | U | A;
+	user_pd[0] = (uint64_t)user_pt | P | U | A;
+	kernel_pdpt[0] = (uint64_t)identity | P | W | A;
+	kernel_pdpt[1] = (uint64_t)alias_pd | P | W | A;
+	if (features & F_1G)
+		kernel_pdpt[2] = PS | P | W | A | D;
+	kernel_pdpt[3] = (uint64_t)user_pd | P | U | A;
+}
+
+static void make_pool(void)
+{
+	for (unsigned page = 0; page < POOL; page++) {
+		volatile uint64_t *table = at(pool_gpa(page));
+		table[0] = (uint64_t)kernel_pdpt | P | W | U | A; /* so that each can be a root */
+		table[CODE_SLOT] = CODE_BYTES | (uint64_t)page << 8;
+		for (unsigned i = 0; i < SLOTS; i++)
+			table[slots[i]] = page < ntables ? make_entry(page) : 0xda7a00000000ull | page << 16 | slots[i] << 4;
+	}
+}
+
+int guest_main(void)
+{
+	gdt_init();
+	idt_init();
+	tss_set_rsp0((uint64_t)trap_stack + sizeof(trap_stack));
+	trap_handlers[6] = trap_handlers[13] = trap_handlers[14] = caught;
+
+	rng = params[P_SEED];
+	ntables = (unsigned)params[P_TABLES];
+	find_features();
+	cr0 = read_cr0() | CR0_WP;
+	cr4 = read_cr4() & ~CR4_PGE;
+	efer = rdmsr(MSR_EFER) | (features & F_NX ? EFER_NXE : 0);
+	wrmsr(MSR_EFER, efer);
+	write_cr4(cr4);
+	write_cr0(cr0);
+	make_kernel_tables();
+	make_pool();
+	load_cr3(pool_gpa(0));
+	for (uint64_t i = 0; i < params[P_STEPS]; i++) {
+		step();
+		if (i % params[P_BLOCK] == params[P_BLOCK] - 1)
+			look();
+	}
+	return 0;
+}
