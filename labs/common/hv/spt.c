@@ -125,6 +125,8 @@ struct spage *spt_alloc(struct shadow *s, uint64_t key, uint32_t role)
 	p->unsync = p->global = false;
 	p->large = p->writes = 0;
 	p->entries = 0;
+	if (p->ma == s->cr3 && role_level(role) != PT_LEVELS)
+		s->cr3 = 0;
 	p->stamp = s->clock;
 	p->parents = NONE;
 	p->hash_next = s->hash[bucket(key)];

@@ -78,6 +78,7 @@ struct shadow {
 	unsigned npages, free;
 	struct spage *root;  /* in use now, or NULL */
 	bool flush;          /* the machine's TLB may hold what is no longer in the shadow */
+	uint64_t cr3;        /* the machine's, until the next entry; 0: that page is no root any more */
 	unsigned nunsync;    /* pages with unsync set */
 	uint64_t clock;      /* of the stamps */
 	struct shadow_counts count;

@@ -25,7 +25,6 @@ struct trap_engine {
 	} special; /* what of the special registers follows the guest, as the machine has it */
 	uint64_t gpr_in[16];    /* general registers as they came out, to see whether any must go back */
 	unsigned cpl;           /* the guest's level when it ran last */
-	uint64_t cr3;           /* the machine's, with shadow paging */
 	bool hidden;            /* the last trap was none to the guest: it repeats the instruction */
 	bool special_changed, debugregs_changed;
 	bool step;              /* the machine's TF is set: for the interrupt shadow or for the debugger */

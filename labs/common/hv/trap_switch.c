@@ -93,22 +93,23 @@ static void boot_vcpu(struct vcpu *v, const struct boot_state *boot)
 }
 
 /* The machine's first tables: flat, or a shadow in which there is nothing yet but the monitor. 0 or negative, VM stopped. */
-static int create_tables(struct trap_engine *e, struct vm *vm)
+static int create_tables(struct trap_engine *e, struct vm *vm, uint64_t *cr3)
 {
 	if (vm->opt.shadow == SHADOW_OFF) {
-		e->cr3 = monitor_tables_write(e->mon + POOL_MA, vm->mem.size);
+		*cr3 = monitor_tables_write(e->mon + POOL_MA, vm->mem.size);
 		return 0;
 	}
 	vm->shadow = calloc(1, sizeof *vm->shadow);
 	if (!vm->shadow || spt_create(vm->shadow, vm, (enum shadow_mode)vm->opt.shadow, e->mon + POOL_MA, vm->opt.shadow_pages))
 		return vm_stop(vm, HV_HOST, "the host has not enough memory for the shadow page tables");
-	e->cr3 = shadow_root(&vm->vcpu)->ma;
+	*cr3 = vm->shadow->cr3 = shadow_root(&vm->vcpu)->ma;
 	return 0;
 }
 
 int trap_machine_create(struct trap_engine *e, struct vm *vm, const struct boot_state *boot)
 {
 	struct machine *m = &e->m;
+	uint64_t cr3 = 0;
 
 	if (machine_open(m, vm))
 		return -ENODEV;
@@ -119,11 +120,11 @@ int trap_machine_create(struct trap_engine *e, struct vm *vm, const struct boot_
 	}
 	monitor_write(e->mon);
 	boot_vcpu(&vm->vcpu, boot);
-	if (create_tables(e, vm) || machine_create(m) || machine_add_memory(m, 0, 0, e->mon, MONITOR_SIZE + POOL_SIZE) ||
+	if (create_tables(e, vm, &cr3) || machine_create(m) || machine_add_memory(m, 0, 0, e->mon, MONITOR_SIZE + POOL_SIZE) ||
 	    machine_add_memory(m, 1, GUEST_MA, vm->mem.hva, vm->mem.size) || machine_add_vcpu(m))
 		return -ECANCELED;
 	machine_native_tsc(m);
-	if (write_msrs(e) || write_sregs(e, e->cr3))
+	if (write_msrs(e) || write_sregs(e, cr3))
 		return -ECANCELED;
 	m->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
 	e->where = IN_REGS;
@@ -212,7 +213,7 @@ static void gpr_from_kvm(uint64_t *g, const struct kvm_regs *r)
 }
 
 /* Makes the machine stand before MON_RESUME, at CPL 0: where it stands when a stub is done. */
-static int enter_monitor(struct trap_engine *e)
+static int enter_monitor(struct trap_engine *e, uint64_t cr3)
 {
 	struct kvm_segment code = { .limit = ~0u, .selector = MON_CS, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1 };
 	struct kvm_segment data = { .limit = ~0u, .selector = MON_SS, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1 };
@@ -222,6 +223,7 @@ static int enter_monitor(struct trap_engine *e)
 		return machine_error(&e->m, "KVM_GET_SREGS");
 	s.cs = code;
 	s.ss = data;
+	s.cr3 = cr3;
 	if (ioctl(e->m.vcpu_fd, KVM_SET_SREGS, &s) < 0)
 		return machine_error(&e->m, "KVM_SET_SREGS");
 	e->where = IN_MONITOR;
@@ -238,12 +240,13 @@ static int put_root(struct vcpu *v, struct trap_engine *e)
 	uint64_t cr3 = shadow_root(v)->ma;
 	if (v->vm->stopping)
 		return -ECANCELED;
-	if (cr3 == e->cr3 && !s->flush)
+	if (cr3 == s->cr3 && !s->flush)
 		return 0;
-	/* Behind a kick the machine is in the guest's code. The way to CR3 leads through the monitor. */
-	if (e->where == IN_REGS && enter_monitor(e))
+	/* Behind a kick the machine is in the guest's code, and the way to CR3 leads through the monitor. In a stub it is there already, but
+	 * that way ends if what is in CR3 is no root any more: the pool may have given the page to somebody else. */
+	if ((e->where == IN_REGS || !s->cr3) && enter_monitor(e, cr3))
 		return -ECANCELED;
-	e->cr3 = *monitor_next_cr3(e->mon) = cr3;
+	s->cr3 = *monitor_next_cr3(e->mon) = cr3;
 	s->flush = false;
 	s->count.cr3_loads++;
 	return 0;
