@@ -126,7 +126,8 @@ class Difference:
 
 class Model:
     """One run. features and phys_bits are the guest's report. tcg: the CPU is QEMU's (7.2). It sets A also on the way
-    to a fault, which the manual leaves open (SDM vol. 3, 4.8), and a fault for a reserved bit has an error code without P."""
+    to a fault, which the manual leaves open (SDM vol. 3, 4.8), a fault for a reserved bit has an error code
+    without P, and an XCHG of the entry that it is translated by reads it before it sets D."""
 
     def __init__(self, params, features, phys_bits, tcg=False):
         self.rng, self.steps, _, self.block, self.ntables, self.edits = params[:6]
@@ -157,21 +158,23 @@ class Model:
         level = 4 - page * 4 // self.ntables if page < self.ntables else 1 + self.draw(4)
         kind, anywhere, below, region, r = (self.draw(n) for n in (20, POOL, self.ntables // 4, 3, 2))
         natural = POOL_GPA[self.ntables * (5 - level) // 4 + below if level > 1 else anywhere]
-        if kind < 11:
+        if kind < 12:
             e = natural
-        elif kind < 14:
+        elif kind == 12:
             e = POOL_GPA[anywhere]
-        elif kind < 17:
+        elif kind == 13 or kind < 17 and level == 2:
             e = (TABLES_GPA, DATA_GPA, 0)[region] | PS
-        elif kind == 17:
+        elif kind == 14 or kind < 17 and level == 3:
             e = (0 if self.has(GIANT) else DATA_GPA) | PS
+        elif kind < 18:
+            e = natural
         elif kind == 18:
             e = OUTSIDE if self.has(OUTSIDE_TABLE) and r else OUTSIDE | PS if self.has(OUTSIDE_PAGE) else natural
         else:
             e = natural | (1 << (51 if r else 45) if self.has(RESERVED) else 0)
-        for n, bit in ((16, P), (4, RW), (4, US), (2, A), (2, D)):
+        for n, bit in ((24, P), (5, RW), (5, US), (2, A), (2, D)):
             e |= bit if self.draw(n) else 0
-        for n, bit, feature in ((3, G, GLOBAL), (6, XD, NX)):
+        for n, bit, feature in ((3, G, GLOBAL), (10, XD, NX)):
             e |= bit if not self.draw(n) and self.has(feature) else 0
         return e
 
@@ -257,6 +260,7 @@ class Model:
             return Seen("gp"), None, []
         self.cpu.ac = ac
         outcome = translate(self.read, self.cpu, gva, access)
+        before = outcome.gpa is not None and self.read(outcome.gpa)
         for gpa, bits in outcome.marks:
             self.write(gpa, self.read(gpa) | bits)
         if outcome.gpa is None:
@@ -264,7 +268,7 @@ class Model:
                 self.mark_way(outcome)
             error = outcome.error & ~PF_P if self.tcg and outcome.error & PF_RSVD else outcome.error
             return Seen("pf", error=error), None, outcome.path
-        value = self.read(outcome.gpa)
+        value = before if self.tcg and access & WRITE else self.read(outcome.gpa)
         if new is not None:
             self.write(outcome.gpa, new)
         return Seen("done"), value, outcome.path

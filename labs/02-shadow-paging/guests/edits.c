@@ -121,25 +121,27 @@ static uint64_t make_entry(unsigned page)
 	unsigned kind = draw(20), any = draw(POOL), below = draw(ntables / 4), region = draw(3), r = draw(2);
 	uint64_t natural = level > 1 ? pool_gpa(ntables * (5 - level) / 4 + below) : pool_gpa(any), e;
 
-	if (kind < 11)
+	if (kind < 12)
 		e = natural;
-	else if (kind < 14)
+	else if (kind == 12)
 		e = pool_gpa(any);
-	else if (kind < 17)
+	else if (kind == 13 || (kind < 17 && level == 2))
 		e = large[region] | PS;
-	else if (kind == 17)
+	else if (kind == 14 || (kind < 17 && level == 3))
 		e = (features & F_1G ? 0 : DATA_GPA) | PS;
+	else if (kind < 18)
+		e = natural;
 	else if (kind == 18)
 		e = features & F_OUTSIDE_TABLE && r ? OUTSIDE : features & F_OUTSIDE_PAGE ? OUTSIDE | PS : natural;
 	else
 		e = natural | (features & F_RESERVED ? 1ull << (r ? 51 : 45) : 0);
-	e |= draw(16) ? P : 0;
-	e |= draw(4) ? W : 0;
-	e |= draw(4) ? U : 0;
+	e |= draw(24) ? P : 0;
+	e |= draw(5) ? W : 0;
+	e |= draw(5) ? U : 0;
 	e |= draw(2) ? A : 0;
 	e |= draw(2) ? D : 0;
 	e |= !draw(3) && features & F_GLOBAL ? G : 0;
-	e |= !draw(6) && features & F_NX ? NX : 0;
+	e |= !draw(10) && features & F_NX ? NX : 0;
 	return e;
 }
 
