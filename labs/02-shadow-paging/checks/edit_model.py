@@ -3,6 +3,7 @@
 Where a translation leads is the walker's business (walker.py). What is known here is memory, registers, and what the guest prints.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from walker import (ADDRESS, CR0_WP, CR4_PGE, CR4_SMAP, CR4_SMEP, EFER_NXE, FETCH, PF_I, PF_P, PF_RSVD, PF_U, PF_W, USER, WRITE, A, Cpu, D, G,
@@ -118,10 +119,10 @@ class Difference:
     what: str
     expected: str
     seen: str
-    log: list = field(default_factory=list)  # what happened before
+    story: list = field(default_factory=list)  # lines: what had been done to the entries concerned, and the last steps
 
     def __str__(self):
-        return "step %d, %s: expected %s, seen %s\n  %s" % (self.step, self.what, self.expected, self.seen, "\n  ".join(self.log))
+        return "step %d, %s: expected %s, seen %s\n  %s" % (self.step, self.what, self.expected, self.seen, "\n  ".join(self.story))
 
 
 class Model:
@@ -136,8 +137,11 @@ class Model:
         self.cpu = Cpu(CR0_WP, POOL_GPA[0], 0, EFER_NXE if features & NX else 0, False, phys_bits)
         self.pages = [[KERNEL] * 512 for _ in range(POOL)]
         self.stale = [False] * ADDRESSES
-        self.log, self.step = [], 0
-        self.counts = {}
+        self.step, self.log = 0, []
+        self.changed = {}  # gpa of an entry -> what changed it last
+        self.flushed = ["step 0, by a write of CR3"] * ADDRESSES
+        self.address = 0  # the last that was accessed
+        self.counts = Counter()
         for page, table in enumerate(self.pages):
             table[CODE_SLOT] = CODE_BYTES | page << 8
             for slot in SLOTS:
@@ -184,30 +188,43 @@ class Model:
         page = PAGE_OF.get(gpa & ~(PAGE - 1))
         return MASK64 if page is None else self.pages[page][gpa % PAGE // 8]
 
-    def write(self, gpa, value):
+    def mark(self, gpa, bits):
         page = PAGE_OF.get(gpa & ~(PAGE - 1))
         if page is not None:
-            self.pages[page][gpa % PAGE // 8] = value
+            self.pages[page][gpa % PAGE // 8] |= bits
+
+    def store(self, gpa, value, how):
+        page = PAGE_OF.get(gpa & ~(PAGE - 1))
+        if page is None:
+            return
+        old = self.pages[page][gpa % PAGE // 8]
+        self.pages[page][gpa % PAGE // 8] = value
+        self.changed[gpa] = "step %d, %s: %s became %s" % (self.step, how, show_entry(old), show_entry(value))
+        self.note("%s to %s: %s becomes %s" % (how, place(gpa), show_entry(old), show_entry(value)))
 
     # --- flushes
 
-    def all_stale(self, yes):
-        self.stale = [yes] * ADDRESSES
+    def all_stale(self, how=""):
+        """After a change (no argument), or not any more because of a flush."""
+        self.stale = [not how] * ADDRESSES
+        if how:
+            self.flushed = ["step %d, by %s" % (self.step, how)] * ADDRESSES
 
     def global_pages(self):
         return self.has(GLOBAL) and self.cpu.cr4 & CR4_PGE
 
     def load_cr3(self, value):
         if not self.global_pages():
-            self.all_stale(False)
+            self.all_stale("a write of CR3")
         elif value != self.cpu.cr3:
-            self.all_stale(True)
+            self.all_stale()
         self.note("CR3 = %#x (%s)" % (value, "again" if value == self.cpu.cr3 else "table %d" % PAGE_OF[value]))
         self.cpu.cr3 = value
 
     def invalidate(self, i):
         self.note("INVLPG %#x" % address(i))
         self.stale[i] = False
+        self.flushed[i] = "step %d, by INVLPG" % self.step
 
     def flush(self, i):
         how = self.draw(4)
@@ -216,7 +233,7 @@ class Model:
         elif how == 3 and self.has(PGE):
             self.cpu.cr4 ^= CR4_PGE
             self.note("CR4.PGE = %d" % bool(self.cpu.cr4 & CR4_PGE))
-            self.all_stale(False)
+            self.all_stale("a change of CR4.PGE")
         else:
             self.invalidate(i)
 
@@ -250,9 +267,8 @@ class Model:
         name = {3: "XCHG", 4: "CMPXCHG", 5: "BTS", 6: "BTR", 7: "32-bit MOV", 8: "REP STOS", 9: "REP MOVS", 10: "MOVNTI"}.get(how, "MOV")
         alias = ", by its 4 KiB alias" if via == 1 else ", by its 1 GiB alias" if via == 2 and self.has(GIANT) else ""
         for s, e in new.items():
-            self.note("%s to %s: %s -> %s%s" % (name, place(POOL_GPA[page] + s * 8), show_entry(table[s]), show_entry(e), alias))
-            table[s] = e
-        self.all_stale(True)
+            self.store(POOL_GPA[page] + s * 8, e, name + alias)
+        self.all_stale()
 
     def access_one(self, gva, access, ac, new=None, crooked=False):
         """One access as the CPU does it. Returns (Seen, the value or None, the way)."""
@@ -262,7 +278,7 @@ class Model:
         outcome = translate(self.read, self.cpu, gva, access)
         before = outcome.gpa is not None and self.read(outcome.gpa)
         for gpa, bits in outcome.marks:
-            self.write(gpa, self.read(gpa) | bits)
+            self.mark(gpa, bits)
         if outcome.gpa is None:
             if self.tcg:
                 self.mark_way(outcome)
@@ -270,7 +286,7 @@ class Model:
             return Seen("pf", error=error), None, outcome.path
         value = before if self.tcg and access & WRITE else self.read(outcome.gpa)
         if new is not None:
-            self.write(outcome.gpa, new)
+            self.store(outcome.gpa, new, "a write through %#x" % gva)
         return Seen("done"), value, outcome.path
 
     def mark_way(self, outcome):
@@ -278,23 +294,39 @@ class Model:
         reserved = ADDRESS & -(1 << self.cpu.phys_bits) | (0 if self.cpu.efer & EFER_NXE else XD)
         for step in outcome.path:
             if step is not outcome.path[-1] or step.level == 3 and step.entry & P and not step.entry & reserved:
-                self.write(step.gpa, self.read(step.gpa) | A)
+                self.mark(step.gpa, A)
 
     def expect(self, decoder, what, seen, value, valued, path):
         if seen.kind == "done" and valued:
             seen = Seen("done", fold(value))
-        name = seen.kind if seen.kind != "pf" else "pf %x" % seen.error
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self.counts[seen.kind] += 1
         got = decoder.access(valued)
         if got == seen:
             return None
         expected = str(seen) + (": %s" % show_entry(value) if seen.kind == "done" and valued else "")
-        looks = ""
-        if got.kind == "done" and got.value is not None:
-            looks = [place(POOL_GPA[p] + s * 8) for p in range(POOL) for s in SLOTS + (CODE_SLOT,) if fold(self.pages[p][s]) == got.value]
-            looks = " (what lies in %s)" % ", ".join(looks[:3]) if looks else " (fold of all ones)" if got.value == fold(MASK64) else ""
-        way = ["the way: level %d, %s: %s" % (s.level, place(s.gpa), show_entry(s.entry)) for s in path]
-        return Difference(self.step, what, expected, str(got) + looks, self.log[-30:] + [self.state()] + way)
+        return Difference(self.step, what, expected, str(got) + self.recognized(got), self.story(path))
+
+    def recognized(self, got):
+        """Where the value lies that the guest read, if it did."""
+        if got.kind != "done" or got.value is None:
+            return ""
+        found = [place(POOL_GPA[p] + s * 8) for p in range(POOL) for s in (*SLOTS, CODE_SLOT) if fold(self.pages[p][s]) == got.value]
+        if got.value == fold(MASK64):
+            found.append("no memory")
+        return " (as in %s)" % ", ".join(found[:3]) if found else ""
+
+    def story(self, path=(), gpa=None):
+        lines = [self.state()]
+        for step in path:
+            lines += ["level %d: %s: %s" % (step.level, place(step.gpa), show_entry(step.entry)), *self.change(step.gpa)]
+        if path:
+            lines.append("this address was flushed last in " + self.flushed[self.address])
+        if gpa is not None:
+            lines += self.change(gpa)
+        return lines + ["the last steps:"] + ["  " + line for line in self.log[-20:]]
+
+    def change(self, gpa):
+        return ["    changed in " + self.changed[gpa]] if gpa in self.changed else []
 
     def state(self):
         c = self.cpu
@@ -313,6 +345,7 @@ class Model:
             gva ^= 1 << 48
         elif self.stale[i]:
             self.flush(i)
+        self.address = i
         level = USER if user else 0
         who = "%s at %#x, CPL %d" % ("%s", gva, 3 if user else 0) + (", AC" if ac and not user else "")
         if kind >= 6 and not crooked:
@@ -322,7 +355,7 @@ class Model:
             difference = self.expect(decoder, who % "write", seen, None, False, path)
             self.note("%s: %s" % (who % "write", seen))
             if seen.kind == "done":
-                self.all_stale(True)
+                self.all_stale()
             return difference
         seen, old, path = self.access_one(gva, level, ac, None, crooked)
         difference = self.expect(decoder, who % "read", seen, old, True, path)
@@ -333,7 +366,7 @@ class Model:
         difference = self.expect(decoder, who % "XCHG", seen, old, True, path)
         self.note("%s: %s" % (who % "XCHG", seen))
         if seen.kind == "done" and (old | new) & P:
-            self.all_stale(True)
+            self.all_stale()
         return difference
 
     def fetch(self, decoder, gva, level, who):
@@ -359,7 +392,7 @@ class Model:
                 self.cpu.cr4 ^= CR4_SMEP | CR4_SMAP
         elif which == 4 and self.has(NX):
             self.cpu.efer ^= EFER_NXE
-            self.all_stale(True)
+            self.all_stale()
         self.note(self.state())
 
     def look(self, decoder):
@@ -370,12 +403,12 @@ class Model:
             entry = self.pages[page][slot]
             total = (total ^ entry & ~(A | D)) * GOLDEN & MASK64
             if entry >> 5 & 3 != seen:
-                show = "A=%d D=%d"
-                return Difference(self.step, "accessed and dirty bits of %s, %s" % (place(POOL_GPA[page] + slot * 8), show_entry(entry)),
-                                  show % (entry >> 5 & 1, entry >> 6 & 1), show % (seen & 1, seen >> 1), self.log[-60:] + [self.state()])
+                gpa, show = POOL_GPA[page] + slot * 8, "A=%d D=%d"
+                return Difference(self.step, "accessed and dirty bits of the entry in %s, %s" % (place(gpa), show_entry(entry)),
+                                  show % (entry >> 5 & 1, entry >> 6 & 1), show % (seen & 1, seen >> 1), self.story(gpa=gpa))
         if total >> 48 == rest:
             return None
-        return Difference(self.step, "the entries without their A and D bits", "checksum %04x" % (total >> 48), "%04x" % rest, self.log[-30:])
+        return Difference(self.step, "all entries without their A and D bits", "checksum %04x" % (total >> 48), "%04x" % rest, self.story())
 
     def one(self, decoder):
         op = self.draw(32)
@@ -402,9 +435,9 @@ class Model:
                     difference = self.look(decoder)
                 if difference:
                     return difference
-                del self.log[:-100]
+                del self.log[:-20]
         except Ended:
-            return Difference(self.step, "the guest's output", "more of it", "its end", self.log[-30:] + [self.state()])
+            return Difference(self.step, "the guest's output", "more of it", "its end", self.story())
         left = len(data) - decoder.at
         return Difference(self.steps, "the guest's output", "its end", "%d bytes more" % left) if left else None
 
