@@ -3,6 +3,7 @@
 Where a translation leads is the walker's business (walker.py). What is known here is memory, registers, and what the guest prints.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -20,11 +21,10 @@ TABLES_GPA, DATA_GPA, OUTSIDE = 4 * MIB, 6 * MIB, 80 * MIB
 TABLES_MAX, POOL, ADDRESSES, CODE_SLOT = 12, 19, 16, 256
 SLOTS = (2, 3, 259)
 CODE_BYTES = 0x900B0F00000000B8
+MEMORY = 64 * MIB
 POOL_GPA = [TABLES_GPA + i * PAGE for i in range(TABLES_MAX)] + [DATA_GPA + i * PAGE for i in (0, 2, 3, 4)] + [0, 2 * PAGE, 3 * PAGE]
 PAGE_OF = {gpa: number for number, gpa in enumerate(POOL_GPA)}
 GOLDEN = 0x9E3779B97F4A7C15
-# The walker's entries of the kernel's own tables are not modelled: a root's slot 0 is never walked here.
-KERNEL = 0
 
 
 def address(n):
@@ -126,16 +126,16 @@ class Difference:
 
 
 class Model:
-    """One run. features and phys_bits are the guest's report. tcg: the CPU is QEMU's (7.2). It sets A also on the way
+    """One run. head: what the guest reported first. tcg: the CPU is QEMU's (7.2). It sets A also on the way
     to a fault, which the manual leaves open (SDM vol. 3, 4.8), a fault for a reserved bit has an error code
     without P, and an XCHG of the entry that it is translated by reads it before it sets D."""
 
-    def __init__(self, params, features, phys_bits, tcg=False):
+    def __init__(self, params, head, tcg=False):
         self.rng, self.steps, _, self.block, self.ntables, self.edits = params[:6]
-        self.features = features
+        self.features = head.features
         self.tcg = tcg
-        self.cpu = Cpu(CR0_WP, POOL_GPA[0], 0, EFER_NXE if features & NX else 0, False, phys_bits)
-        self.pages = [[KERNEL] * 512 for _ in range(POOL)]
+        self.cpu = Cpu(CR0_WP, POOL_GPA[0], 0, EFER_NXE if head.features & NX else 0, False, head.phys_bits)
+        self.pages = [[head.root] + [0] * 511 for _ in range(POOL)]
         self.stale = [False] * ADDRESSES
         self.step, self.log = 0, []
         self.changed = {}  # gpa of an entry -> what changed it last
@@ -204,18 +204,45 @@ class Model:
 
     # --- flushes
 
-    def all_stale(self, how=""):
-        """After a change (no argument), or not any more because of a flush."""
-        self.stale = [not how] * ADDRESSES
-        if how:
-            self.flushed = ["step %d, by %s" % (self.step, how)] * ADDRESSES
+    def all_stale(self):
+        self.stale = [True] * ADDRESSES
+
+    def all_flushed(self, how):
+        self.stale = [False] * ADDRESSES
+        self.flushed = ["step %d, by %s" % (self.step, how)] * ADDRESSES
+
+    def follow(self, gva, entry):
+        """As the guest's: (whether the way comes to that entry, where it leads)."""
+        table = self.cpu.cr3
+        for shift in (39, 30, 21, 12):
+            where, offset = table + (gva >> shift & 511) * 8, (1 << shift) - 1
+            if where == entry:
+                return True, None
+            if table >= MEMORY:
+                return False, None
+            e = self.read(where)
+            if not e & P:
+                return False, None
+            table = e & ADDRESS
+            if shift == 12 or shift < 39 and e & PS:
+                return False, table & ~offset | gva & offset
+        return False, None
+
+    def users_of(self, entry):
+        if not self.read(entry) & P:
+            return []
+        return [i for i in range(ADDRESSES) if self.follow(address(i), entry)[0]]
+
+    def make_stale(self, users):
+        for i in users:
+            self.stale[i] = True
 
     def global_pages(self):
         return self.has(GLOBAL) and self.cpu.cr4 & CR4_PGE
 
     def load_cr3(self, value):
         if not self.global_pages():
-            self.all_stale("a write of CR3")
+            self.all_flushed("a write of CR3")
         elif value != self.cpu.cr3:
             self.all_stale()
         self.note("CR3 = %#x (%s)" % (value, "again" if value == self.cpu.cr3 else "table %d" % PAGE_OF[value]))
@@ -233,7 +260,7 @@ class Model:
         elif how == 3 and self.has(PGE):
             self.cpu.cr4 ^= CR4_PGE
             self.note("CR4.PGE = %d" % bool(self.cpu.cr4 & CR4_PGE))
-            self.all_stale("a change of CR4.PGE")
+            self.all_flushed("a change of CR4.PGE")
         else:
             self.invalidate(i)
 
@@ -250,6 +277,8 @@ class Model:
         value = self.make_entry(page)
         if bit == 8 and not self.has(GLOBAL) or bit == 63 and not self.has(NX) or bit == 7 and not self.has(OUTSIDE_TABLE):
             bit = 1
+        if not self.draw(12):
+            value &= ~P
         table, new = self.pages[page], {slot: value}
         if how == 4:
             new = {slot: value if equal or table[slot] == MASK64 else table[slot]}
@@ -266,9 +295,11 @@ class Model:
             new = {s: self.pages[other][s] for s in SLOTS[:2]}
         name = {3: "XCHG", 4: "CMPXCHG", 5: "BTS", 6: "BTR", 7: "32-bit MOV", 8: "REP STOS", 9: "REP MOVS", 10: "MOVNTI"}.get(how, "MOV")
         alias = ", by its 4 KiB alias" if via == 1 else ", by its 1 GiB alias" if via == 2 and self.has(GIANT) else ""
+        users = [self.users_of(POOL_GPA[page] + s * 8) for s, e in new.items() if table[s] != e]
+        for each in users:
+            self.make_stale(each)
         for s, e in new.items():
             self.store(POOL_GPA[page] + s * 8, e, name + alias)
-        self.all_stale()
 
     def access_one(self, gva, access, ac, new=None, crooked=False):
         """One access as the CPU does it. Returns (Seen, the value or None, the way)."""
@@ -336,7 +367,7 @@ class Model:
     def access(self, decoder):
         i, kind, slot = self.draw(ADDRESSES), self.draw(8), SLOTS[self.draw(len(SLOTS))]
         user = bool(self.draw(2)) and self.has(USER_LEVEL)
-        ac, crooked = bool(self.draw(2)), not self.draw(48)
+        ac, crooked, split_read = bool(self.draw(2)), not self.draw(48), not self.draw(8)
         new = self.make_entry(self.draw(POOL))
         gva = address(i) + (slot if kind < 6 else CODE_SLOT) * 8
         if self.draw(2):
@@ -346,27 +377,45 @@ class Model:
         elif self.stale[i]:
             self.flush(i)
         self.address = i
+        if split_read and kind < 3 and not crooked and not i & 1:
+            return self.read_two(decoder, i, USER if user else 0, ac)
         level = USER if user else 0
         who = "%s at %#x, CPL %d" % ("%s", gva, 3 if user else 0) + (", AC" if ac and not user else "")
         if kind >= 6 and not crooked:
             return self.fetch(decoder, gva, level, who)
-        if kind in (3, 4):
-            seen, _, path = self.access_one(gva, level | WRITE, ac, new, crooked)
-            difference = self.expect(decoder, who % "write", seen, None, False, path)
-            self.note("%s: %s" % (who % "write", seen))
+        if kind not in (3, 4):
+            seen, old, path = self.access_one(gva, level, ac, None, crooked)
+            difference = self.expect(decoder, who % "read", seen, old, True, path)
+            self.note("%s: %s" % (who % "read", seen))
+            if difference or kind != 5 or seen.kind != "done":
+                return difference
+        entry = self.follow(gva, None)[1]
+        if entry is not None and entry < MEMORY:
+            before, users = self.read(entry), self.users_of(entry)
+        what = who % ("XCHG" if kind == 5 else "write")
+        seen, old, path = self.access_one(gva, level | WRITE, ac, new, crooked)
+        difference = self.expect(decoder, what, seen, old, kind == 5, path)
+        self.note("%s: %s" % (what, seen))
+        if entry is not None and entry < MEMORY and seen.kind == "done" and self.read(entry) != before:
+            self.make_stale(users)
+        return difference
+
+    def read_two(self, decoder, i, level, ac):
+        """The last 4 bytes of a page and the first 4 of the next. The first page comes first."""
+        gva, second = address(i) + PAGE - 8, address(i + 1)
+        if self.stale[i + 1]:
+            self.flush(i + 1)
+        what = "read at %#x, over the end of the page, CPL %d%s" % (gva + 4, 3 if level else 0, ", AC" if ac and not level else "")
+        seen, low, path = self.access_one(gva, level, ac)
+        value = 0
+        if seen.kind == "done":
+            seen, high, path = self.access_one(second, level, ac)
             if seen.kind == "done":
-                self.all_stale()
-            return difference
-        seen, old, path = self.access_one(gva, level, ac, None, crooked)
-        difference = self.expect(decoder, who % "read", seen, old, True, path)
-        self.note("%s: %s" % (who % "read", seen))
-        if difference or kind != 5 or seen.kind != "done":
-            return difference
-        seen, old, path = self.access_one(gva, level | WRITE, ac, new)
-        difference = self.expect(decoder, who % "XCHG", seen, old, True, path)
-        self.note("%s: %s" % (who % "XCHG", seen))
-        if seen.kind == "done" and (old | new) & P:
-            self.all_stale()
+                value = low >> 32 | high << 32 & MASK64
+            else:
+                self.address, seen = i + 1, Seen("pf", error=seen.error, cr2=second)
+        difference = self.expect(decoder, what, seen, value, True, path)
+        self.note("%s: %s" % (what, seen))
         return difference
 
     def fetch(self, decoder, gva, level, who):
@@ -442,9 +491,16 @@ class Model:
         return Difference(self.steps, "the guest's output", "its end", "%d bytes more" % left) if left else None
 
 
+@dataclass(frozen=True)
+class Head:
+    """What a guest reports before its first step."""
+
+    features: int
+    phys_bits: int
+    root: int  # slot 0 of all pages
+
+
 def split(output):
-    """(features, phys_bits, the rest) of what the guest printed, or None."""
-    head = output.split(b"\n", 2)
-    if len(head) < 3 or not head[0].startswith(b"features=") or not head[1].startswith(b"bits="):
-        return None
-    return int(head[0][9:], 16), int(head[1][5:], 16), head[2]
+    """(Head, the rest) of what the guest printed, or None."""
+    match = re.match(rb"features=([0-9a-f]+)\nbits=([0-9a-f]+)\nroot=([0-9a-f]+)\n", output)
+    return match and (Head(*(int(group, 16) for group in match.groups())), output[match.end() :])

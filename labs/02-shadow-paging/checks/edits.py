@@ -19,10 +19,9 @@ def edits_params(steps, features, tables):
 def compare(result, params):
     head = edit_model.split(result.output)
     if head is None:
-        return Failure("the guest to say what its CPU can do (features=, bits=)", "something else", run=result.name)
-    features, phys_bits, data = head
-    model = edit_model.Model(params, features & params[2], phys_bits)
-    difference = model.compare(data)
+        return Failure("the guest to say what its CPU can do (features=, bits=, root=)", "something else", run=result.name)
+    model = edit_model.Model(params, head[0])
+    difference = model.compare(head[1])
     if difference:
         hint = "\n".join([
             "The guest edits its tables at random, flushes what an edit needs, and then uses the addresses. This is the first step that "

@@ -6,7 +6,8 @@
  * root) at all levels, so that they lead through the same few entries, and reads and writes at these slots' offsets meet entries
  * when a table is mapped. checks/edits.py makes the same steps from the same seed and says how each has to end.
  *
- * Nothing here is stale on purpose: after an edit, each address is flushed before it is used again.
+ * Nothing here is stale on purpose: an address whose way an edit changes is flushed before it is used again. No other is: what was not
+ * present, and what was not on the way, no CPU can have remembered (SDM vol. 3, 4.10.2.3 and 4.10.4.3).
  */
 #include "edits.h"
 
@@ -42,6 +43,7 @@ enum { P_SEED, P_STEPS, P_FEATURES, P_BLOCK, P_TABLES, P_EDITS }; /* params[] */
 #define PS 0x80ull
 #define G 0x100ull
 #define NX (1ull << 63)
+#define ADDRESS 0x000ffffffffff000ull
 
 #define CR0_WP (1ull << 16)
 #define CR4_PGE (1ull << 7)
@@ -54,7 +56,8 @@ enum { P_SEED, P_STEPS, P_FEATURES, P_BLOCK, P_TABLES, P_EDITS }; /* params[] */
 #define MIB (1024ull * 1024)
 #define TABLES_GPA (4 * MIB) /* tables are the first pages of a 2 MiB page */
 #define DATA_GPA (6 * MIB)
-#define OUTSIDE (80 * MIB) /* the VM has 64 MiB */
+#define MEMORY (64 * MIB)
+#define OUTSIDE (80 * MIB)
 
 #define TABLES_MAX 12
 #define POOL 19
@@ -76,7 +79,8 @@ static uint8_t trap_stack[4096] __attribute__((aligned(16)));
 
 static uint64_t rng, features, cr0, cr3, cr4, efer;
 static unsigned ntables;
-static bool stale[ADDRESSES]; /* the TLB may know this address otherwise than the tables do now */
+static unsigned stale; /* a bit for each address that the TLB may know otherwise than the tables do now */
+#define ALL_ADDRESSES ((1u << ADDRESSES) - 1)
 
 /* xorshift64* (Vigna, 2016): small, and the same in any language. */
 static unsigned draw(unsigned n)
@@ -145,10 +149,43 @@ static uint64_t make_entry(unsigned page)
 	return e;
 }
 
-static void all_stale(bool yes)
+/*
+ * Follows an address from CR3, through whatever is present. Stops at the entry in question, or where the way ends. Returns whether it
+ * came to that entry; *gpa is where the last entry that was read leads the address.
+ */
+static bool follow(uint64_t gva, uint64_t entry, uint64_t *gpa)
 {
+	uint64_t table = cr3, e;
+
+	*gpa = ~0ull;
+	for (unsigned shift = 39;; shift -= 9) {
+		uint64_t where = table + (gva >> shift & 511) * 8, offset = (1ull << shift) - 1;
+		if (where == entry)
+			return true;
+		if (table >= MEMORY)
+			return false;
+		e = *at(where);
+		if (!(e & P))
+			return false;
+		table = e & ADDRESS;
+		if (shift == 12 || (shift < 39 && e & PS)) {
+			*gpa = (table & ~offset) | (gva & offset);
+			return false;
+		}
+	}
+}
+
+/* The addresses that become stale when this entry changes. */
+static unsigned users_of(uint64_t entry)
+{
+	unsigned users = 0;
+	uint64_t gpa;
+
+	if (!(*at(entry) & P))
+		return 0;
 	for (unsigned i = 0; i < ADDRESSES; i++)
-		stale[i] = yes;
+		users |= (unsigned)follow(address(i), entry, &gpa) << i;
+	return users;
 }
 
 /* --- flushes (SDM vol. 3, 4.10.4.1) ------------------------------------------------------------------------------------------ */
@@ -159,9 +196,9 @@ static bool global_pages(void) { return features & F_GLOBAL && cr4 & CR4_PGE; }
 static void load_cr3(uint64_t value)
 {
 	if (!global_pages())
-		all_stale(false);
+		stale = 0;
 	else if (value != cr3)
-		all_stale(true);
+		stale = ALL_ADDRESSES;
 	cr3 = value;
 	write_cr3(value);
 }
@@ -169,14 +206,14 @@ static void load_cr3(uint64_t value)
 static void invalidate(unsigned i)
 {
 	asm volatile("invlpg (%0)" : : "r"(address(i)) : "memory");
-	stale[i] = false;
+	stale &= ~(1u << i);
 }
 
 static void switch_pge(void)
 {
 	cr4 ^= CR4_PGE;
 	write_cr4(cr4);
-	all_stale(false);
+	stale = 0;
 }
 
 static void flush(unsigned i)
@@ -213,13 +250,23 @@ static void edit(void)
 	unsigned page = draw(8) ? draw(ntables) : draw(POOL), slot = slots[draw(SLOTS)];
 	unsigned how = draw(12), via = draw(4), other = draw(ntables), equal = draw(2);
 	uint64_t bit = bits[draw(8)], value = make_entry(page), alias, old;
-	volatile uint64_t *entry;
+	struct {
+		uint64_t old;
+		unsigned users;
+	} before[SLOTS];
+	volatile uint64_t *table = at(pool_gpa(page)), *entry;
 
 	/* Only where a run says so: G, NX, and by the loss of PS a page without memory becoming a table there. */
 	if ((bit == 8 && !(features & F_GLOBAL)) || (bit == 63 && !(features & F_NX)) || (bit == 7 && !(features & F_OUTSIDE_TABLE)))
 		bit = 1;
 	alias = via == 1 ? ALIAS_4K + page * PAGE : via == 2 && features & F_1G ? ALIAS_1G + pool_gpa(page) : pool_gpa(page);
 	entry = at(alias + slot * 8);
+	if (!draw(12))
+		value &= ~P;
+	for (unsigned i = 0; i < SLOTS; i++) {
+		before[i].old = table[slots[i]];
+		before[i].users = users_of((uint64_t)&table[slots[i]]);
+	}
 	switch (how) {
 	case 3:
 		asm volatile("xchg %0, %1" : "+r"(value), "+m"(*entry));
@@ -249,7 +296,9 @@ static void edit(void)
 	default:
 		*entry = value;
 	}
-	all_stale(true);
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (table[slots[i]] != before[i].old)
+			stale |= before[i].users;
 }
 
 /* --- accesses ----------------------------------------------------------------------------------------------------------------- */
@@ -300,8 +349,9 @@ static void tell(uint64_t gva, bool valued, uint64_t value)
 		put(fold(value), valued ? 2 : 0);
 	} else if (outcome.vector == 14 && outcome.error < 32) {
 		uint64_t cr2 = read_cr2();
-		put(0x40 | (cr2 == gva ? 0x20 : 0) | outcome.error, 1);
-		put(cr2, cr2 == gva ? 0 : 8);
+		bool same = cr2 == gva;
+		put(0x40 | (same ? 0x20 : 0) | outcome.error, 1);
+		put(cr2, same ? 0 : 8);
 	} else if (outcome.vector == 13 && outcome.error < 32) {
 		put(0x80 | outcome.error, 1);
 	} else {
@@ -329,35 +379,48 @@ static void fetch(bool user, uint64_t gva)
 static void access(void)
 {
 	unsigned i = draw(ADDRESSES), kind = draw(8), slot = slots[draw(SLOTS)];
-	bool user = draw(2) && features & F_USER, ac = draw(2), crooked = !draw(48);
-	uint64_t value = make_entry(draw(POOL)), gva = address(i) + (kind < 6 ? slot : CODE_SLOT) * 8, old;
+	bool user = draw(2) && features & F_USER, ac = draw(2), crooked = !draw(48), split = !draw(8);
+	uint64_t value = make_entry(draw(POOL)), gva = address(i) + (kind < 6 ? slot : CODE_SLOT) * 8, old, entry, before = 0;
 
 	if (draw(2))
 		value &= ~P;
 	if (crooked)
 		gva ^= 1ull << 48;
-	else if (stale[i])
+	else if (stale >> i & 1)
 		flush(i);
+	/* A read of the last 4 bytes of this page and the first 4 of the next. */
+	if (split && kind < 3 && !crooked && !(i & 1)) {
+		gva = address(i) + PAGE - 4;
+		if (stale >> (i + 1) & 1)
+			flush(i + 1);
+	}
 	if (kind >= 6 && !crooked) {
 		fetch(user, gva);
 		return;
 	}
-	if (kind >= 3 && kind < 5) {
+	if (kind != 3 && kind != 4) {
+		old = probe(user, ac, user ? USER_CODE + USER_READ : (uint64_t)probe_read, gva, 0);
+		tell(gva, true, old);
+		/* XCHG writes in any case, but an emulated CPU (QEMU's TCG) that cannot even read there says that it read. */
+		if (kind != 5 || outcome.vector != NOTHING)
+			return;
+	}
+	/* It may be an entry that is written to. */
+	unsigned users = 0;
+	follow(gva, ~0ull, &entry);
+	if (entry < MEMORY) {
+		before = *at(entry);
+		users = users_of(entry);
+	}
+	if (kind == 5) {
+		old = probe(user, ac, user ? USER_CODE + USER_XCHG : (uint64_t)probe_xchg, gva, value);
+		tell(gva, true, old);
+	} else {
 		probe(user, ac, user ? USER_CODE + USER_WRITE : (uint64_t)probe_write, gva, value);
 		tell(gva, false, 0);
-		if (outcome.vector == NOTHING)
-			all_stale(true); /* it may have been a table */
-		return;
 	}
-	old = probe(user, ac, user ? USER_CODE + USER_READ : (uint64_t)probe_read, gva, 0);
-	tell(gva, true, old);
-	if (kind != 5 || outcome.vector != NOTHING)
-		return;
-	/* XCHG writes in any case, but an emulated CPU (QEMU's TCG) that cannot even read there says that it read. */
-	old = probe(user, ac, user ? USER_CODE + USER_XCHG : (uint64_t)probe_xchg, gva, value);
-	tell(gva, true, old);
-	if (outcome.vector == NOTHING && ((old | value) & P))
-		all_stale(true);
+	if (entry < MEMORY && outcome.vector == NOTHING && *at(entry) != before)
+		stale |= users;
 }
 
 /* --- the rest ------------------------------------------------------------------------------------------------------------------ */
@@ -375,7 +438,7 @@ static void control(void)
 		write_cr4(cr4);
 	} else if (which == 4 && features & F_NX) {
 		wrmsr(MSR_EFER, efer ^= EFER_NXE);
-		all_stale(true); /* NX is a reserved bit now, or has ceased to be one */
+		stale = ALL_ADDRESSES; /* NX is a reserved bit now, or has ceased to be one */
 	}
 }
 
@@ -423,6 +486,9 @@ static void cpuid(uint32_t leaf, uint32_t r[4])
 	asm volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(0));
 }
 
+/* Slot 0 of all pages of the pool, so that each can be a root. A is set and stays so. */
+static uint64_t root_entry(void) { return (uint64_t)kernel_pdpt | P | W | U | A; }
+
 /* What this CPU can do is told, and nothing else is tried. */
 static void find_features(void)
 {
@@ -440,6 +506,7 @@ static void find_features(void)
 	cpuid(0x80000008, r);
 	report("features", features);
 	report("bits", r[0] & 0xff);
+	report("root", root_entry());
 }
 
 static void make_kernel_tables(void)
@@ -464,7 +531,7 @@ static void make_pool(void)
 {
 	for (unsigned page = 0; page < POOL; page++) {
 		volatile uint64_t *table = at(pool_gpa(page));
-		table[0] = (uint64_t)kernel_pdpt | P | W | U | A; /* so that each can be a root */
+		table[0] = root_entry();
 		table[CODE_SLOT] = CODE_BYTES | (uint64_t)page << 8;
 		for (unsigned i = 0; i < SLOTS; i++)
 			table[slots[i]] = page < ntables ? make_entry(page) : 0xda7a00000000ull | page << 16 | slots[i] << 4;
