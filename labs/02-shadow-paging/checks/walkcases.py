@@ -59,11 +59,11 @@ def draw_cpu(kind, numbers):
     cr4 = walker.CR4_PGE if r & 0x10 else 0
     if kind in SUPERVISOR:
         cr4 |= (walker.CR4_SMEP if r & 0x20 else 0) | (walker.CR4_SMAP if r & 0x40 else 0)
-    who = (r >> 22 & 0xFF) % 6
-    access = 0 if who < 2 else USER if who < 4 else SYSTEM | (USER if who == 5 else 0)
+    who = r >> 22 & 7
+    access = 0 if who < 4 else USER if who < 6 else SYSTEM | (USER if who == 7 else 0)
     what = (r >> 30 & 0xFF) % (2 if access & SYSTEM else 3)
     access |= (0, WRITE, FETCH)[what]
-    efer = walker.EFER_NXE if r & 0x180 else 0
+    efer = walker.EFER_NXE if r & 0x100 else 0
     return walker.Cpu(walker.CR0_WP if r & 8 else 0, r >> 10 & 0xFFF, cr4, efer, bool(r & 0x200), WIDTHS[r & 7]), access
 
 
@@ -103,11 +103,11 @@ def draw_entry(kind, numbers, cpu, level, below):
     rights, bits, reserved, entry = (numbers.next() for _ in range(4))
     address = bits & walker.ADDRESS & (1 << cpu.phys_bits) - 1
     odd = kind in ODD
-    large = odd and level in (2, 3) and not rights >> 13 & 3
-    oddity = rights >> 15 & (3 if large else 15) if odd else 2
+    large = odd and level in (2, 3) and not rights >> 15 & 3
+    oddity = rights >> 17 & (3 if large else 15) if odd else 2
     entry &= LOOSE
-    entry |= (walker.P if rights & 0xF else 0) | (walker.RW if rights & 0x70 else 0) | (walker.US if rights & 0x380 else 0)
-    if not rights & 0x1C00 and (odd or cpu.efer & walker.EFER_NXE):
+    entry |= (walker.P if rights & 0x1F else 0) | (walker.RW if rights & 0xE0 else 0) | (walker.US if rights & 0x700 else 0)
+    if not rights & 0x7800 and (odd or cpu.efer & walker.EFER_NXE):
         entry |= walker.XD
     if level == 1:
         entry |= address | bits & walker.PS

@@ -5,7 +5,7 @@ import walker
 from model import HV_OK, Checkpoint, Failure, Run
 from signatures import describe_end
 
-COUNT = 800  # cases of a kind: the rarest combination that matters occurs eight times and more
+COUNT = 1200  # cases of a kind: the rarest combination that matters occurs ten times and more
 
 PF_BITS = ((walker.PF_P, "P"), (walker.PF_W, "W"), (walker.PF_U, "U"), (walker.PF_RSVD, "RSVD"), (walker.PF_I, "I"))
 

@@ -19,13 +19,13 @@ static void draw_cpu(struct walk_case *c, uint64_t *state)
 	c->phys_bits = widths[r & 7];
 	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG | (r & 0x8 ? CR0_WP : 0);
 	c->cr4 = CR4_PAE | (r & 0x10 ? CR4_PGE : 0) | (((r & 0x20 ? CR4_SMEP : 0) | (r & 0x40 ? CR4_SMAP : 0)) & supervisor);
-	c->efer = EFER_LME | EFER_LMA | (r & 0x180 ? EFER_NXE : 0);
+	c->efer = EFER_LME | EFER_LMA | (r & 0x100 ? EFER_NXE : 0);
 	c->rflags = FLAG_FIXED | (r & 0x200 ? FLAG_AC : 0);
 	c->cr3 = r >> 10 & 0xfff; /* below the address: PWT, PCD, and bits that mean nothing */
 
-	/* Who: the kernel, a user, or the CPU itself while one of the two runs. */
-	unsigned who = (r >> 22 & 0xff) % 6;
-	c->access = who < 2 ? 0 : who < 4 ? ACCESS_USER : ACCESS_SYSTEM | (who == 5 ? ACCESS_USER : 0);
+	/* Who: the kernel, which most rules are about, a user, or the CPU itself while one of the two runs. */
+	unsigned who = r >> 22 & 7;
+	c->access = who < 4 ? 0 : who < 6 ? ACCESS_USER : ACCESS_SYSTEM | (who == 7 ? ACCESS_USER : 0);
 	c->cpl = c->access & ACCESS_USER ? 3 : 0;
 	/* What. The CPU fetches nothing from its tables. */
 	unsigned what = (r >> 30 & 0xff) % (c->access & ACCESS_SYSTEM ? 2 : 3);
@@ -90,11 +90,11 @@ static uint64_t draw_entry(const struct walk_case *c, unsigned level, uint64_t *
 	bool odd = has_odd(c);
 	uint64_t rights = next(state), bits = next(state), reserved = next(state);
 	uint64_t address = bits & PTE_ADDR & ((1ull << c->phys_bits) - 1), entry = next(state) & LOOSE;
-	bool large = odd && (level == 2 || level == 3) && !(rights >> 13 & 3);
-	unsigned oddity = odd ? rights >> 15 & (large ? 3 : 15) : 2; /* 0: a reserved bit, 1: no memory, else neither */
+	bool large = odd && (level == 2 || level == 3) && !(rights >> 15 & 3);
+	unsigned oddity = odd ? rights >> 17 & (large ? 3 : 15) : 2; /* 0: a reserved bit, 1: no memory, else neither */
 
-	entry |= (rights & 0xf ? PTE_P : 0) | (rights & 0x70 ? PTE_W : 0) | (rights & 0x380 ? PTE_U : 0);
-	if (!(rights & 0x1c00) && (odd || (c->efer & EFER_NXE)))
+	entry |= (rights & 0x1f ? PTE_P : 0) | (rights & 0xe0 ? PTE_W : 0) | (rights & 0x700 ? PTE_U : 0);
+	if (!(rights & 0x7800) && (odd || (c->efer & EFER_NXE)))
 		entry |= PTE_NX;
 	if (level == 1) /* where larger pages have PS, this one has its PAT bit */
 		entry |= address | (bits & PTE_PS);
