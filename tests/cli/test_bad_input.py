@@ -2,6 +2,7 @@
 
 import pathlib
 import random
+import re
 import struct
 import tempfile
 import unittest
@@ -82,6 +83,17 @@ class Refusals(unittest.TestCase):
         self.refused("--hash-memory shows .* --stats json", "run", "--hash-memory", self.good)
         self.refused("both want to single-step", "run", "--stats", "json", "--sample-steps", "10", "--gdb", "1234", self.good)
 
+    def test_walk(self):
+        for option, values in (("--seed", ("", "-1", "+1", "x", "1x", "4294967296")), ("--count", ("", "0", "-1", "100001", "1.5")),
+                               ("--case", ("", "-1", "x", "4294967296", "99999999999999999999")), ("--kind", ("", "2m", "4K"))):
+            for value in values:
+                self.refused(f"{option} takes [^\n]*, not \"{re.escape(value)}\"; see hv walk --help", "walk", option, value)
+            self.refused(f"{option} needs a value", "walk", option)
+        self.refused("no option --fast", "walk", "--fast")
+        self.refused("no image: what is \"a.elf\"", "walk", "a.elf")
+        self.refused("takes no --count", "walk", "--case", "1", "--count", "2")
+        self.refused("takes no --brief", "walk", "--brief", "--case", "1")
+
     def test_requirements(self):
         for arguments, words in ((["--format", "xml"], "invalid choice: 'xml'"), (["now"], "unrecognized arguments: now")):
             done = run(TOP / "scripts/requirements.py", *arguments)
@@ -94,7 +106,8 @@ class Refusals(unittest.TestCase):
 
     def test_help_and_version(self):
         for program in PROGRAMS.values():
-            for arguments, word in ((["--help"], "--engine"), (["run", "--help"], "--engine"), (["--version"], "hv ")):
+            for arguments, word in ((["--help"], "--engine"), (["run", "--help"], "--engine"), (["--version"], "hv "),
+                                    (["walk", "--help"], "--seed")):
                 done = run(program, *arguments)
                 self.assertEqual((done.returncode, done.stderr), (OK, ""))
                 self.assertIn(word, done.stdout)

@@ -21,6 +21,18 @@ def entry_text(step):
     return "  level %d at %#x: %016x (%s)" % (step.level, step.gpa, step.entry, names or "no bits")
 
 
+def case_text(case):
+    """Who does what: "the kernel's write at 0x1234 (WP,NXE; physical addresses of 40 bits)"."""
+    access = ""
+    if case.kind != "4k":
+        user = case.access & walker.USER
+        who = "the CPU's own" if case.access & walker.SYSTEM else "a user's" if user else "the kernel's"
+        level = " at CPL %d" % (3 if user else 0) if case.access & walker.SYSTEM else ""
+        access = "%s %s%s at " % (who, walkcases.what(case.access), level)
+    on = walkcases.modes(case.cpu).replace("-", "nothing on")
+    return "%s%#x (%s; physical addresses of %d bits)" % (access, case.gva, on, case.cpu.phys_bits)
+
+
 def answer_text(answer):
     """What hv says of a case, with a fault's error code spelled out."""
     words = answer.split()
@@ -45,23 +57,24 @@ def manual(case, outcome, seen):
         return None
     if fault and seen.startswith("fault"):
         return "It is right that this access faults. What the error code says about it: SDM vol. 3, 4.7."
-    if case.access & walker.SYSTEM:
+    if case.access & walker.SYSTEM and fault != seen.startswith("fault"):
         return ("Here the CPU itself reads or writes the GDT, the IDT, a TSS or an LDT: as a supervisor whatever the CPL is, and "
                 "implicitly, so that RFLAGS.AC has no say. (SDM vol. 3, 4.6.1)")
     return None
 
 
-def difference(kind, seed, number, line, hint):
-    """None, or the Failure that hv's line about the case is."""
-    case = walkcases.make(kind, seed, number)
+def describe(kind, seed, case, seen, hint):
+    """The Failure that this answer of hv's is."""
     outcome = walkcases.outcome_of(case)
-    expected = walkcases.answer(case, outcome)
-    if line == "%d: %s" % (number, expected):
-        return None
-    seen = line.split(": ", 1)[-1]
-    return Failure("%s in case %s" % (answer_text(expected), walkcases.question(case)), answer_text(seen), "\n".join((
+    expected = answer_text(walkcases.answer(case, outcome))
+    return Failure("%s for %s" % (expected, case_text(case)), answer_text(seen), "\n".join((
         "The entries on the way, from CR3 = %#x:" % case.cpu.cr3, *map(entry_text, outcome.path), manual(case, outcome, seen) or hint,
-        "hv walk --kind %s --seed %d --case %d shows it at length; hv walk --help says what is what." % (kind, seed, number))))
+        "hv walk --kind %s --seed %d --case %d shows it at length; hv walk --help says what is what." % (kind, seed, case.number))))
+
+
+def plain(case):
+    """The smaller, the easier the case is to think about: no table that points to itself, little that is switched on."""
+    return 4 - len({place & -walkcases.PAGE for place in case.places}), len(walkcases.modes(case.cpu))
 
 
 def walk(kind, hint):
@@ -71,8 +84,13 @@ def walk(kind, hint):
         if result.status != HV_OK:
             return Failure("hv walk to print a line for each case (status 0)", describe_end(result))
         lines = result.output.decode("ascii", "replace").splitlines()
-        lines += [""] * (COUNT - len(lines))
-        return next((f for f in (difference(kind, seed, number, lines[number], hint) for number in range(COUNT)) if f), None)
+        answers = dict(line.split(": ", 1) for line in lines if ": " in line)
+        cases = (walkcases.make(kind, seed, number) for number in range(COUNT))
+        wrong = [c for c in cases if answers.get(str(c.number)) != walkcases.answer(c, walkcases.outcome_of(c))]
+        if not wrong:
+            return None
+        case = min(wrong, key=plain)
+        return describe(kind, seed, case, answers.get(str(case.number), ""), hint)
 
     def command(params):
         return "/bin/hv", "walk", "--brief", "--kind", kind, "--seed", str(params[0]), "--count", str(COUNT)
