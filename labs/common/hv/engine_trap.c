@@ -30,6 +30,7 @@ static int handle_debug(struct vcpu *v, struct trap_engine *e, bool *debugger)
 			guest_write(&v->vm->mem, gpa, &word, 1);
 		}
 		v->shadow = false;
+		e->store.times = 0;
 		*debugger = e->debug_step;
 		if (!(v->rflags & FLAG_TF) && !(d.dr6 & 0xf)) {
 			e->debugregs_changed = true; /* BS in the machine's DR6 is about hv's step: take it back */
@@ -257,7 +258,7 @@ static int before_entry(struct vcpu *v, struct trap_engine *e)
 
 	if (deliver_pending(v))
 		return -ECANCELED;
-	e->step = e->debug_step;
+	e->step = e->debug_step || e->store.armed;
 	/* Looked at without the lock: an interrupt that comes up at this moment also kicks, and is seen the next time round. */
 	if (!pic_pending(&vm->pic))
 		return 0;
@@ -304,6 +305,7 @@ static enum run_result trap_run(struct vm *vm)
 		trace_enter_guest(&vm->trace);
 		int err = machine_run(&e->m, &x);
 		trace_leave_guest(&vm->trace);
+		trap_store_over(v, e);
 		if (err)
 			break;
 		switch (x.kind) {

@@ -29,6 +29,45 @@ static int flat_fault(struct vcpu *v, uint64_t cr2, uint32_t error)
 	return handle_trap(v, VEC_PF, error);
 }
 
+/*
+ * A store to a page table by an instruction that hv cannot carry out (a call, an SSE move). The machine can, so for this one
+ * instruction it may write the page: TF brings it back behind that, and then nothing counts any more that was known of the table.
+ * Dropping the table's shadows is not enough where the instruction's own address is translated by it: they would be made again first.
+ */
+static int step_store(struct vcpu *v, struct trap_engine *e, uint64_t gva, const struct walk *w)
+{
+	struct shadow *s = v->vm->shadow;
+
+	if (e->store.rip != v->rip)
+		e->store.times = 0;
+	if (e->store.times++ == SAME_FAULT_MAX) /* it may need two such pages at a time: the VM is stopped, and the sentence names it */
+		return memory_emulate(v);
+	if (shadow_fill(v, gva, w))
+		return -ECANCELED;
+	struct spage *p = s->root;
+	for (unsigned level = PT_LEVELS; p && level > 1; level--)
+		p = spt_child(s, p, level_index(gva, level));
+	if (p && spt_present(s, p, level_index(gva, 1)))
+		p->table[level_index(gva, 1)] |= PTE_W;
+	s->flush = true;
+	e->store.armed = e->hidden = true;
+	e->store.gfn = w->gpa / PAGE;
+	e->store.rip = v->rip;
+	return 0;
+}
+
+void trap_store_over(struct vcpu *v, struct trap_engine *e)
+{
+	struct shadow *s = v->vm->shadow;
+
+	if (!e->store.armed)
+		return;
+	e->store.armed = false;
+	spt_write_protect(s, e->store.gfn);
+	s->flush = true;
+	shadow_written(v, e->store.gfn * PAGE, PAGE);
+}
+
 /* An instruction that hv carries out because of what it accesses. */
 static int emulate_access(struct vcpu *v, struct trap_engine *e, uint64_t cr2, unsigned access)
 {
@@ -43,15 +82,8 @@ static int emulate_access(struct vcpu *v, struct trap_engine *e, uint64_t cr2, u
 	s->count.emulated++;
 	if (!insn_fetch(v, &insn))
 		return v->vm->stopping ? -ECANCELED : 0;
-	if (!memory_can_emulate(&insn) && !guest_translate(v, cr2, access, &w) && w.gpa < v->vm->mem.size) {
-		/* A store to a page table by an instruction that hv cannot carry out: without a shadow of that table, the machine can. */
-		struct spage *p;
-		while ((p = spt_next_of(s, w.gpa / PAGE, NULL)))
-			spt_free(s, p);
-		s->flush = true;
-		e->hidden = true;
-		return 0;
-	}
+	if (!memory_can_emulate(&insn) && !guest_translate(v, cr2, access, &w) && w.gpa < v->vm->mem.size)
+		return step_store(v, e, cr2, &w);
 	return memory_emulate(v);
 }
 
