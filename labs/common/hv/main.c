@@ -2,6 +2,7 @@
  * The command line of hv.
  */
 #include "engine.h"
+#include "gva.h"
 #include "popek.h"
 #include "report.h"
 #include "spt.h"
@@ -45,7 +46,11 @@ static void usage(FILE *out)
 		"  --shadow off|vtlb|cached\n"
 		"                      trap engine: memory is flat (off, the default), or the guest's page tables are shadowed, by\n"
 		"                      shadows that a flush empties (vtlb) or that outlive it (cached)\n"
-		"  --shadow-pages N    shadow page tables at most (from 16 to 500; default: 500)\n\n"
+		"  --shadow-pages N    shadow page tables at most (from 16 to 500; default: 500)\n"
+		"  --dump-tables GVA|all\n"
+		"                      at the end, on stderr: the guest's page tables, their shadows and machine addresses side by side,\n"
+		"                      the way of one address or all that is mapped\n"
+		"  --dump-html FILE    with --dump-tables: the same as a page with a picture\n\n"
 		"On a terminal Ctrl-A x leaves, Ctrl-A a sends Ctrl-A.\n"
 		"Exit status: 0 the guest ended well, 1 it ended with an exit code, 2 wrong usage or file, 3 the host lacks\n"
 		"something, 4 the guest had to be stopped, 5 a lab step is not written, 124 timeout, 130 interrupted.\n",
@@ -133,14 +138,30 @@ static int parse_pages(const char *s, unsigned *pages)
 	return 0;
 }
 
+static int parse_dump(const char *s, struct vm_options *o)
+{
+	char *end;
+
+	o->dump = strcmp(s, "all") ? DUMP_GVA : DUMP_ALL;
+	if (o->dump == DUMP_ALL)
+		return 0;
+	errno = 0;
+	o->dump_gva = strtoull(s, &end, s[0] == '0' && s[1] == 'x' ? 16 : 10);
+	if (*s < '0' || *s > '9' || *end || errno)
+		return bad("--dump-tables takes an address such as 0x200000, or all, not \"%s\"", s);
+	return canonical(o->dump_gva) ? 0 : bad("--dump-tables: %s is not canonical, no tables can map it (bits 63 to 47 must be equal)", s);
+}
+
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, HELP };
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE,
+	       HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
 		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
-		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH }, { "help", 0, 0, HELP }, { 0 }
+		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH },
+		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "help", 0, 0, HELP }, { 0 }
 	};
 	int c, err = 0;
 
@@ -173,6 +194,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		case PAGES: err = parse_pages(optarg, &o->shadow_pages); break;
 		case SAMPLE: err = parse_steps(optarg, &o->sample_steps); break;
 		case HASH: o->hash_memory = true; break;
+		case DUMP: err = parse_dump(optarg, o); break;
+		case PAGE_FILE: o->dump_html = optarg; break;
 		case HELP: usage(stdout); exit(HV_OK);
 		case ':': err = bad("%s needs a value", argv[optind - 1]); break;
 		default: err = bad("there is no option %s", argv[optind - 1]);
@@ -188,6 +211,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 	if ((o->sample_steps || o->hash_memory) && !o->stats_json)
 		return bad("%s shows what it found in --stats json, which is missing",
 			   o->sample_steps ? "--sample-steps" : "--hash-memory");
+	if (o->dump_html && !o->dump)
+		return bad("%s", "--dump-html shows what --dump-tables asks for, which is missing");
 	if (o->sample_steps && o->gdb_port >= 0)
 		return bad("%s", "--sample-steps and --gdb both want to single-step the guest: one of them only");
 	if (o->shadow && strcmp(o->engine, engine_trap.name))

@@ -44,6 +44,9 @@ struct vm_options {
 	bool patch; /* trap engine: pushf and popf in the image are replaced by instructions that trap (patch.h) */
 	int shadow; /* trap engine: enum shadow_mode (spt.h) */
 	unsigned shadow_pages; /* size of the pool of shadow pages */
+	enum { DUMP_NOTHING, DUMP_GVA, DUMP_ALL } dump; /* of the page tables, at the end (dump_tables.h) */
+	uint64_t dump_gva;
+	const char *dump_html; /* file, or NULL */
 };
 
 struct vm {

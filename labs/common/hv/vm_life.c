@@ -1,5 +1,6 @@
 #include "vm_life.h"
 #include "decode.h"
+#include "dump_tables.h"
 #include "engine.h"
 #include "gdbstub.h"
 #include "loader.h"
@@ -124,8 +125,8 @@ void vm_init(struct vm *vm)
 	vm->engine = engine_find(vm->opt.engine);
 }
 
-/* Memory, image, devices, engine. 0, or negative with the VM stopped. */
-static int set_up(struct vm *vm)
+/* Memory, image, devices, engine; *html is the file of --dump-html. 0, or negative with the VM stopped. */
+static int set_up(struct vm *vm, FILE **html)
 {
 	struct boot_request req = { vm->opt.image, vm->opt.initrd, vm->opt.append };
 	struct boot_state boot = { 0 };
@@ -136,6 +137,9 @@ static int set_up(struct vm *vm)
 			       (unsigned long long)(vm->opt.mem_size / MiB));
 	if (boot_load(&vm->mem, &req, &boot, err, sizeof err))
 		return vm_stop(vm, HV_USAGE, "%s", err);
+	/* Now and not at the end: nobody wants to hear after a long run that the file cannot be written. */
+	if (vm->opt.dump_html && !(*html = fopen(vm->opt.dump_html, "w")))
+		return vm_stop(vm, HV_USAGE, "cannot write the page \"%s\": %s", vm->opt.dump_html, strerror(errno));
 	if (vm_create_devices(vm))
 		return vm_stop(vm, HV_STOPPED, "two devices claim the same port: a bug in hv");
 	if (vm->engine->create(vm, &boot))
@@ -192,9 +196,18 @@ static void run(struct vm *vm)
 			return;
 }
 
+/* --dump-tables: before anything is torn down. */
+static void dump(struct vm *vm, FILE *html, const sigset_t *signals)
+{
+	/* Nobody listens for signals any more. A lab's walk that never ends can then be interrupted. */
+	pthread_sigmask(SIG_SETMASK, signals, NULL);
+	dump_tables(vm, stderr, html);
+}
+
 int vm_main(struct vm *vm)
 {
 	struct ending end = { .vm = vm, .signal_fd = -1 };
+	FILE *html = NULL;
 	sigset_t old;
 
 	vm_init(vm);
@@ -205,7 +218,7 @@ int vm_main(struct vm *vm)
 	install_handlers();
 	if (watch_ending(&end, &old))
 		vm_stop(vm, HV_HOST, "the host has no signal descriptor left");
-	else if (!set_up(vm)) {
+	else if (!set_up(vm, &html)) {
 		vm->vcpu_thread = pthread_self();
 		vm->vcpu_running = true;
 		if (console_start(&vm->con, &vm->loop, STDIN_FILENO, STDOUT_FILENO) || loop_start(&vm->loop))
@@ -221,7 +234,11 @@ int vm_main(struct vm *vm)
 		pthread_mutex_lock(&vm->lock);
 		console_stop(&vm->con);
 		pthread_mutex_unlock(&vm->lock);
+		if (vm->opt.dump)
+			dump(vm, html, &old);
 	}
+	if (html && (ferror(html) | fclose(html)))
+		fprintf(stderr, "hv: the page \"%s\" could not be written whole\n", vm->opt.dump_html);
 	report(vm);
 	gdbstub_destroy(vm);
 	vm->engine->destroy(vm);
