@@ -7,6 +7,7 @@
 
 #include "dump_walk.h"
 
-void dump_html(struct dump *d, FILE *out);
+/* gva: whose way is shown first. */
+void dump_html(struct dump *d, uint64_t gva, FILE *out);
 
 #endif

@@ -84,7 +84,7 @@ static void shadow_result(const struct dump_path *path, enum dump_whose whose, F
 	fputc('\n', out);
 }
 
-static void dump_one(struct dump *d, uint64_t gva, FILE *out)
+void dump_print_way(struct dump *d, uint64_t gva, FILE *out)
 {
 	struct dump_path path;
 
@@ -203,11 +203,11 @@ void dump_tables(struct vm *vm, FILE *out, FILE *html)
 	if (vm->opt.dump == DUMP_ALL)
 		dump_all(&d, out);
 	else
-		dump_one(&d, vm->opt.dump_gva, out);
+		dump_print_way(&d, vm->opt.dump_gva, out);
 	if (d.unwalkable)
 		fprintf(out, "no walk: %s\n", d.unwalkable);
 	if (d.step[0])
 		fprintf(out, "no walk: %s\n", d.step);
-	if (html)
-		dump_html(&d, html);
+	if (html) /* without an address: where the guest was */
+		dump_html(&d, vm->opt.dump == DUMP_ALL ? d.v.rip : vm->opt.dump_gva, html);
 }

@@ -4,12 +4,13 @@
 #ifndef HV_DUMP_TABLES_H
 #define HV_DUMP_TABLES_H
 
-#include "vm.h"
-
-#include <stdio.h>
+#include "dump_walk.h"
 
 /* Prints what vm->opt asks for; html NULL: no page. On the vCPU's thread, with the engine still there and the devices stopped. Says so
  * in a sentence where something cannot be shown, and never changes how the run ended. */
 void dump_tables(struct vm *vm, FILE *out, FILE *html);
+
+/* The way of one address, in words. */
+void dump_print_way(struct dump *d, uint64_t gva, FILE *out);
 
 #endif

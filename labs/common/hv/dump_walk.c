@@ -343,7 +343,7 @@ struct dump_text dump_role(const struct shadow *s, const struct spage *p)
 	if (p->unsync)
 		add(&t, "unsync");
 	if (p == s->root)
-		add(&t, "(in use)");
+		snprintf(t.s + strlen(t.s), sizeof t.s - strlen(t.s), ", in use");
 	return t;
 }
 
@@ -351,7 +351,7 @@ const char *dump_verdict(enum dump_verdict verdict)
 {
 	switch (verdict) {
 	case DUMP_SAME: return "allows the same as the guest's tables";
-	case DUMP_NO_ROOT: return "does not exist for this level in the present mode: nothing ran there since it was made or given away";
+	case DUMP_NO_ROOT: return "does not exist for this level in the present mode: nothing has run there, or its root was given away";
 	case DUMP_NOT_FILLED: return "is not filled here yet: the first access is a hidden fault";
 	case DUMP_DEVICE: return "stays empty here: there is no memory at this gpa, hv carries such instructions out";
 	case DUMP_MONITOR: return "belongs to the monitor here: the last 2 MiB are no guest's (address-space compression)";
