@@ -100,7 +100,7 @@ void dump_print_way(struct dump *d, uint64_t gva, FILE *out)
 			entry_columns(out, "guest", "gpa", path.w.at[level].gpa, path.w.at[level].entry, level);
 		else if (path.err != -ECANCELED)
 			fprintf(out, "  %-14s none: %s", "guest", path.err ? "the walk has ended" : "a piece of the large page above");
-		fputc('\n', out);
+		fputs(path.err != -ECANCELED ? "\n" : "", out);
 		for (enum dump_whose whose = 0; whose < DUMP_SIDES; whose++)
 			shadow_line(d, &path, level, whose, out);
 	}

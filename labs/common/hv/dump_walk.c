@@ -24,7 +24,7 @@ static bool step_missing(struct dump *d)
 	return missing;
 }
 
-/* The root that the machine would use at this level now. */
+/* The root that the machine would use at this level now. Where the lab does not know yet which one that is, nothing can have run. */
 static struct spage *find_root(struct dump *d, unsigned cpl)
 {
 	uint64_t key = d->shadow->mode == SHADOW_CACHED ? (d->v.cr3 & PTE_ADDR) / PAGE : 0;
@@ -32,7 +32,11 @@ static struct spage *find_root(struct dump *d, unsigned cpl)
 
 	d->v.cpl = cpl;
 	mode = shadow_mode_role(&d->v);
-	return step_missing(d) ? NULL : spt_find(d->shadow, key, mode | ROLE_MONITOR | PT_LEVELS);
+	if (d->lab.stopping) {
+		d->lab.stopping = 0;
+		return NULL;
+	}
+	return spt_find(d->shadow, key, mode | ROLE_MONITOR | PT_LEVELS);
 }
 
 void dump_begin(struct dump *d, struct vm *vm)
