@@ -61,8 +61,8 @@ static void add_box(struct picture *pic, enum picture_kind kind, unsigned level,
 	pic->box[pic->boxes++] = (struct picture_box){ .kind = kind, .level = level, .at = at, .p = p, .gva = sign_extended(gva) };
 }
 
-/* Puts an entry into the last row, if it is alike and goes on where that ends, or into a new one. On the way that was asked for, an entry has a row
- * of its own, even if it is empty. */
+/* Puts an entry into the last row, if it is alike and goes on where that ends, or into a new one. On the way that was asked for, an
+ * entry has a row of its own, even if it is empty. */
 static void add_entry(struct picture *pic, struct picture_box *box, const struct picture_row *next, bool own)
 {
 	struct picture_row *last = box->rows ? &box->row[box->rows - 1] : NULL;
@@ -148,7 +148,7 @@ static void add_place(struct picture *pic, enum picture_use use, uint64_t ma, ui
 static void add_pages(struct picture *pic, const struct picture_box *box, const struct picture_row *row)
 {
 	bool guest = box->kind == PICTURE_GUEST;
-	uint64_t first = row->entry & PTE_ADDR & ~(level_size(box->level) - 1), size = (row->last - row->first + 1) * level_size(box->level);
+	uint64_t each = level_size(box->level), first = row->entry & PTE_ADDR & ~(each - 1), size = (row->last - row->first + 1) * each;
 
 	if (guest && guest_range(&pic->d->vm->mem, first, size))
 		add_place(pic, PLACE_PAGES, first + pic->guest_ma, size, NULL);
@@ -181,7 +181,8 @@ static void make_places(struct picture *pic)
 	for (unsigned i = 0; i < pic->boxes; i++) {
 		bool guest = pic->box[i].kind == PICTURE_GUEST;
 		if (!guest || guest_range(&pic->d->vm->mem, pic->box[i].at, PAGE))
-			add_place(pic, guest ? PLACE_TABLE : PLACE_SHADOW, pic->box[i].at + (guest ? pic->guest_ma : 0), PAGE, &pic->box[i]);
+			add_place(pic, guest ? PLACE_TABLE : PLACE_SHADOW, pic->box[i].at + (guest ? pic->guest_ma : 0), PAGE,
+				  &pic->box[i]);
 	}
 	for (unsigned i = 0; i < pic->boxes; i++)
 		for (unsigned r = 0; r < pic->box[i].rows; r++)
@@ -208,11 +209,11 @@ static void make_ways(struct picture *pic)
 	for (unsigned i = 0; i < pic->boxes; i++)
 		for (unsigned r = 0; r < pic->box[i].rows && pic->ways < PICTURE_WAYS; r++) {
 			const struct picture_row *row = &pic->box[i].row[r];
+			uint64_t size = level_size(pic->box[i].level);
 			bool known = !row->leaf;
 			for (unsigned w = 0; w < pic->ways && !known; w++)
 				known = pic->way[w].gva / PAGE == row->gva / PAGE ||
-					(w == 0 && row->first == row->last && pic->way[0].gva / level_size(pic->box[i].level) ==
-										      row->gva / level_size(pic->box[i].level));
+					(!w && row->first == row->last && pic->way[0].gva / size == row->gva / size);
 			if (!known)
 				dump_path(pic->d, row->gva, &pic->way[pic->ways++]);
 		}
@@ -252,8 +253,8 @@ void picture_make(struct picture *pic, struct dump *d, uint64_t gva)
 	make_ways(pic);
 	for (unsigned level = PT_LEVELS; level >= 1; level--) {
 		pic->level_y[level] = y;
-		unsigned end = max_of(lay_out(pic, level, true, PICTURE_GUEST_X, y + 4), lay_out(pic, level, false, PICTURE_SHADOW_X, y + 4));
-		y = end + 22;
+		unsigned end = lay_out(pic, level, true, PICTURE_GUEST_X, y + 4);
+		y = max_of(end, lay_out(pic, level, false, PICTURE_SHADOW_X, y + 4)) + 22;
 	}
 	for (unsigned i = 0; i < pic->places; i++)
 		pic->place[i].y = PICTURE_TOP + 4 + i * PICTURE_PLACE_H;

@@ -69,7 +69,7 @@ static int walk(struct dump *d, uint64_t gva, struct walk *w)
 		return -ECANCELED;
 	if (w->level < 1 || w->level > PT_LEVELS) {
 		if (!d->step[0])
-			snprintf(d->step, sizeof d->step, "guest_walk() in walk.c ends at level %u, and there are levels 1 to 4", w->level);
+			snprintf(d->step, sizeof d->step, "guest_walk() in walk.c ends at level %u, and there are 1 to 4", w->level);
 		return -ECANCELED;
 	}
 	return err;
@@ -103,7 +103,8 @@ static bool protected(struct shadow *s, uint64_t gfn)
 }
 
 /* A leaf that is there. w NULL: the guest's tables have no translation. */
-static enum dump_verdict judge_leaf(struct dump *d, const struct walk *w, uint64_t gpa, unsigned guest, const struct spage *p, unsigned slot)
+static enum dump_verdict judge_leaf(struct dump *d, const struct walk *w, uint64_t gpa, unsigned guest, const struct spage *p,
+				    unsigned slot)
 {
 	unsigned shadow = leaf_rights(p->table[slot]);
 
@@ -172,8 +173,8 @@ struct survey {
 };
 
 /* Counts the leaves in `slots` slots of p from `slot` on. They are pieces of the page that w maps, or should not be there (w NULL). */
-static void count_leaves(struct survey *s, enum dump_whose whose, const struct spage *p, unsigned slot, unsigned slots, const struct walk *w,
-			 uint64_t gpa, unsigned guest, struct dump_count *count)
+static void count_leaves(struct survey *s, enum dump_whose whose, const struct spage *p, unsigned slot, unsigned slots,
+			 const struct walk *w, uint64_t gpa, unsigned guest, struct dump_count *count)
 {
 	uint64_t size = level_size(role_level(p->role));
 
@@ -201,8 +202,8 @@ static void count_range(struct survey *s, uint64_t gva, unsigned level, const st
 		while (p && role_level(p->role) > level)
 			p = spt_child(s->d->shadow, p, level_index(gva, role_level(p->role)));
 		if (p)
-			count_leaves(s, whose, p, level_index(gva, level), 1, w, w ? w->gpa : 0, w ? guest_rights(s->d, w, whose) : 0,
-				     &run->count[whose]);
+			count_leaves(s, whose, p, level_index(gva, level), 1, w, w ? w->gpa : 0,
+				     w ? guest_rights(s->d, w, whose) : 0, &run->count[whose]);
 	}
 }
 
@@ -335,8 +336,8 @@ struct dump_text dump_role(const struct shadow *s, const struct spage *p)
 		uint32_t bit;
 		const char *name;
 	} roles[] = {
-		{ ROLE_WP, "WP" }, { ROLE_SMEP, "SMEP" }, { ROLE_SMAP, "SMAP" }, { ROLE_NO_WRITE, "no-write" }, { ROLE_NO_USER, "no-user" },
-		{ ROLE_NO_EXEC, "no-exec" }, { ROLE_CLEAN, "clean" },
+		{ ROLE_WP, "WP" }, { ROLE_SMEP, "SMEP" }, { ROLE_SMAP, "SMAP" }, { ROLE_NO_WRITE, "no-write" },
+		{ ROLE_NO_USER, "no-user" }, { ROLE_NO_EXEC, "no-exec" }, { ROLE_CLEAN, "clean" },
 	};
 	struct dump_text t = { "" };
 
@@ -355,15 +356,16 @@ const char *dump_verdict(enum dump_verdict verdict)
 {
 	switch (verdict) {
 	case DUMP_SAME: return "allows the same as the guest's tables";
-	case DUMP_NO_ROOT: return "does not exist for this level in the present mode: nothing has run there, or its root was given away";
+	case DUMP_NO_ROOT: return "does not exist in the present mode: nothing has run there, or its root was given away";
 	case DUMP_NOT_FILLED: return "is not filled here yet: the first access is a hidden fault";
 	case DUMP_DEVICE: return "stays empty here: there is no memory at this gpa, hv carries such instructions out";
 	case DUMP_MONITOR: return "belongs to the monitor here: the last 2 MiB are no guest's (address-space compression)";
-	case DUMP_NOT_DIRTY: return "is read-only until the first write, because that has to set D in the guest's entry (not dirty yet)";
+	case DUMP_NOT_DIRTY: return "is read-only until the first write, which must set D in the guest's entry (not dirty yet)";
 	case DUMP_TABLE: return "is write-protected here because this guest page is one of the guest's page tables";
 	case DUMP_NARROWER: return "still has what the guest's tables allowed when it was filled: the next fault widens it";
-	case DUMP_OLDER: return "has what the guest's tables do not allow any more: right if the guest has not flushed since, else the invariant "
-				"is violated";
+	case DUMP_OLDER:
+		return "has what the guest's tables do not allow any more: right if the guest has not flushed since, else the invariant is "
+		       "violated";
 	default: return "has what the guest's tables do not allow, and they have not changed unseen: the invariant is violated";
 	}
 }

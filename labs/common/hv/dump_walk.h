@@ -40,7 +40,7 @@ enum dump_verdict {
 struct dump {
 	struct vm *vm;
 	struct vcpu v;         /* the guest's state at its end; its vm is: */
-	struct vm lab;         /* for the lab's functions: a step that is not written stops this one, and not the VM whose end is told */
+	struct vm lab;         /* for the lab's functions: a step that is not written stops this one and not the VM that has ended */
 	struct shadow *shadow; /* NULL: memory is flat, or the machine walks the guest's tables itself */
 	const char *unwalkable; /* why the guest's tables cannot be walked, or NULL */
 	char step[200];        /* the first step of the lab that turned out not to be written, as a sentence */
