@@ -31,7 +31,7 @@ static const char style[] =
 	".row{cursor:pointer}.row rect{stroke:transparent;stroke-width:2}.row:hover rect{stroke:var(--dim)}\n"
 	".row.on rect{stroke:var(--way)}.row.on text{font-weight:bold}.bad text{fill:var(--bad);font-weight:bold}\n"
 	".way{display:none}.way.on{display:inline}.way path,.sample{fill:none;stroke:var(--way);stroke-width:3.5}\n"
-	".way .gpa{stroke-width:2;stroke-dasharray:2 5}\n"
+	".way .gpa{stroke-width:2;stroke-dasharray:5 4}\n"
 	"pre,.note{max-width:1232px;margin:12px auto;padding:0 24px;font:12px/1.4 " MONO ";white-space:pre-wrap}\n"
 	"pre{display:none}pre.on{display:block}\n";
 

@@ -17,14 +17,14 @@ static void head(const struct dump *d, FILE *out)
 {
 	const struct vcpu *v = &d->v;
 
-	fprintf(out, "cr3 0x%llx; CR0.WP %s, EFER.NXE %s, CR4.SMEP %s, CR4.SMAP %s, CR4.PGE %s, RFLAGS.AC %s\n", (unsigned long long)v->cr3,
-		on_off(v->cr0 & CR0_WP), on_off(v->efer & EFER_NXE), on_off(v->cr4 & CR4_SMEP), on_off(v->cr4 & CR4_SMAP),
+	fprintf(out, "cr3 0x%llx; CR0.WP %s, EFER.NXE %s, CR4.SMEP %s, CR4.SMAP %s, CR4.PGE %s, RFLAGS.AC %s\n",
+		(unsigned long long)v->cr3, on_off(v->cr0 & CR0_WP), on_off(v->efer & EFER_NXE), on_off(v->cr4 & CR4_SMEP), on_off(v->cr4 & CR4_SMAP),
 		on_off(v->cr4 & CR4_PGE), on_off(v->rflags & FLAG_AC));
 	if (d->shadow)
 		fprintf(out, "--shadow=%s: ma = gpa + 0x%llx; a shadow's upper entries allow everything, its leaves (4 KiB each) decide\n",
 			d->shadow->mode == SHADOW_VTLB ? "vtlb" : "cached", GUEST_MA);
 	else if (d->vm->engine == &engine_trap)
-		fprintf(out, "memory is flat (--shadow=off): gpa = gva below 4 GiB, ma = gpa + 0x%llx, and the guest's tables are not used\n",
+		fprintf(out, "memory is flat (--shadow=off): gpa = gva below 4 GiB, ma = gpa + 0x%llx; the guest's tables are not used\n",
 			GUEST_MA);
 	else
 		fputs("the machine walks the guest's tables itself: there is no shadow, and ma = gpa\n", out);
@@ -108,8 +108,8 @@ void dump_print_way(struct dump *d, uint64_t gva, FILE *out)
 	if (path.err != -ECANCELED)
 		guest_result(&path, out);
 	if (!d->shadow && d->vm->engine == &engine_trap && gva < 4 * GiB)
-		fprintf(out, "  %-14s ma 0x%llx = gpa 0x%llx + 0x%llx\n", "flat memory", (unsigned long long)(gva + GUEST_MA), (unsigned long long)gva,
-			GUEST_MA);
+		fprintf(out, "  %-14s ma 0x%llx = gpa 0x%llx + 0x%llx\n", "flat memory", (unsigned long long)(gva + GUEST_MA),
+			(unsigned long long)gva, GUEST_MA);
 	for (enum dump_whose whose = 0; d->shadow && whose < DUMP_SIDES; whose++)
 		shadow_result(&path, whose, out);
 }
@@ -159,7 +159,8 @@ static void shadow_pages(const struct dump *d, FILE *out)
 	const struct shadow *s = d->shadow;
 	unsigned used = s->npages - s->free, shown = 0;
 
-	fprintf(out, "shadow pages: %u of %u in use\n%-10s %-5s %7s  %s\n", used, s->npages, "ma", "level", "entries", "shadow of; role");
+	fprintf(out, "shadow pages: %u of %u in use\n%-10s %-5s %7s  %s\n", used, s->npages, "ma", "level", "entries",
+		"shadow of; role");
 	for (unsigned level = PT_LEVELS; level >= 1; level--)
 		for (unsigned i = 0; i < s->npages; i++) {
 			const struct spage *p = &s->pages[i];
@@ -179,7 +180,8 @@ static void dump_all(struct dump *d, FILE *out)
 	fputs("Tables of the whole address space, at the guest's end\n", out);
 	head(d, out);
 	if (!d->unwalkable) {
-		fprintf(out, "%-33s %13s %12s %s%s\n", "gva", "gpa", "rights", "pages", d->shadow ? "  | shadows: leaves, writable ones" : "");
+		fprintf(out, "%-33s %13s %12s %s%s\n", "gva", "gpa", "rights", "pages",
+			d->shadow ? "  | shadows: leaves, writable ones" : "");
 		bool whole = dump_runs(d, run_line, &l, &next);
 		if (l.runs > RUNS_MAX)
 			fprintf(out, "... and %llu more ranges\n", (unsigned long long)(l.runs - RUNS_MAX));

@@ -149,7 +149,7 @@ static int parse_dump(const char *s, struct vm_options *o)
 	o->dump_gva = strtoull(s, &end, s[0] == '0' && s[1] == 'x' ? 16 : 10);
 	if (*s < '0' || *s > '9' || *end || errno)
 		return bad("--dump-tables takes an address such as 0x200000, or all, not \"%s\"", s);
-	return canonical(o->dump_gva) ? 0 : bad("--dump-tables: %s is not canonical, no tables can map it (bits 63 to 47 must be equal)", s);
+	return canonical(o->dump_gva) ? 0 : bad("--dump-tables: %s is not canonical (bits 63 to 47 differ), no tables can map it", s);
 }
 
 static int parse(int argc, char **argv, struct vm_options *o)
