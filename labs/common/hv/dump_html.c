@@ -85,7 +85,7 @@ static const char *const kind_names[PICTURE_KINDS] = { "kernel", "user", "guest"
 /* The colour of an entry, which is also written in letters. */
 static const char *colour(const struct picture_row *row)
 {
-	if (!(row->entry & PTE_P))
+	if (!(row->entry & PTE_P) || row->monitor)
 		return "no";
 	if (row->entry & PTE_NX)
 		return row->entry & PTE_W ? "rw" : "r";
@@ -134,7 +134,9 @@ static void draw_row(const struct picture *pic, const struct picture_box *box, c
 		text(out, "m", box->x + 5, y + 4, "%u", row->first);
 	else
 		text(out, "m", box->x + 5, y + 4, "%u&#8211;%u", row->first, row->last);
-	if (row->entry & PTE_P) {
+	if (row->monitor) {
+		text(out, "m e", right, y + 4, "the monitor");
+	} else if (row->entry & PTE_P) {
 		text(out, "m", box->x + 51, y + 4, "r%c%c%s%s%s", row->entry & PTE_W ? 'w' : '-', row->entry & PTE_NX ? '-' : 'x',
 		     !guest ? "" : row->entry & PTE_U ? " u" : " k", guest && row->leaf ? sizes[box->level] : "",
 		     row->verdict == DUMP_BROKEN ? " !!" : row->verdict == DUMP_OLDER ? " !" : "");

@@ -109,6 +109,7 @@ static void fill_box(struct picture *pic, struct picture_box *box)
 			const struct spage *child = box->level > 1 ? spt_child(pic->d->shadow, box->p, slot) : NULL;
 			row.entry = box->p->table[slot];
 			row.leaf = box->level == 1 && (row.entry & PTE_P);
+			row.monitor = row.entry && !spt_present(pic->d->shadow, box->p, slot);
 			if (row.leaf && path.side[box->kind].verdict >= DUMP_OLDER)
 				row.verdict = path.side[box->kind].verdict;
 			if (child)

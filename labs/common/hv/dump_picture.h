@@ -29,7 +29,7 @@ enum picture_kind { PICTURE_KERNEL = DUMP_KERNEL, PICTURE_USER = DUMP_USER, PICT
 struct picture_row {
 	unsigned first, last; /* slots */
 	uint64_t entry, gva;  /* of the first slot */
-	bool leaf;
+	bool leaf, monitor; /* monitor: nothing of the guest's, it leads to the monitor only */
 	enum dump_verdict verdict; /* a shadow's leaf: DUMP_OLDER, DUMP_BROKEN or DUMP_SAME */
 };
 

@@ -48,7 +48,8 @@ static void shadow_line(const struct dump *d, const struct dump_path *path, unsi
 	unsigned slot = level_index(path->gva, level);
 	snprintf(name, sizeof name, "shadow, %s", dump_whose_names[whose]);
 	entry_columns(out, name, "ma", p->ma + slot * 8, p->table[slot], level);
-	fprintf(out, "  (%s; %s)\n", dump_shadow_of(d->shadow, p).s, dump_role(d->shadow, p).s);
+	fprintf(out, "  (%s; %s)%s\n", dump_shadow_of(d->shadow, p).s, dump_role(d->shadow, p).s,
+		p->table[slot] && !spt_present(d->shadow, p, slot) ? ", leads to the monitor only" : "");
 }
 
 /* What the way leads to, and who may do what there. */
@@ -118,6 +119,7 @@ struct listing {
 	FILE *out;
 	bool shadow;
 	uint64_t runs, older, broken;
+	bool scattered; /* one that is shown is */
 };
 
 /* "12, 3 w": so many leaves, so many of these writable. */
@@ -142,10 +144,12 @@ static void run_line(void *opaque, const struct dump_run *run)
 	}
 	if (l->runs++ >= RUNS_MAX)
 		return;
+	l->scattered |= run->scattered;
 	fprintf(l->out, "%016llx-%016llx ", (unsigned long long)run->gva, (unsigned long long)(run->gva + run->size - 1));
 	if (run->mapped)
-		fprintf(l->out, "%9llx-%-9llx r%c%c %-6s %s", (unsigned long long)run->gpa, (unsigned long long)(run->gpa + run->size - 1),
-			run->writable ? 'w' : '-', run->nx ? '-' : 'x', run->user ? "user" : "kernel", sizes[run->levels & 14]);
+		fprintf(l->out, "%9llx%c%-9llx r%c%c %-6s %s", (unsigned long long)run->gpa, run->scattered ? '~' : '-',
+			(unsigned long long)run->last, run->writable ? 'w' : '-', run->nx ? '-' : 'x', run->user ? "user" : "kernel",
+			sizes[run->levels & 14]);
 	else
 		fputs("              -      ---        -", l->out);
 	fputs(run->mapped && !run->memory ? " (no memory)" : "", l->out);
@@ -183,6 +187,8 @@ static void dump_all(struct dump *d, FILE *out)
 		fprintf(out, "%-33s %13s %12s %s%s\n", "gva", "gpa", "rights", "pages",
 			d->shadow ? "  | shadows: leaves, writable ones" : "");
 		bool whole = dump_runs(d, run_line, &l, &next);
+		if (l.scattered)
+			fputs("~ the pages lie in this range, but not in this order or not all of it\n", out);
 		if (l.runs > RUNS_MAX)
 			fprintf(out, "... and %llu more ranges\n", (unsigned long long)(l.runs - RUNS_MAX));
 		if (!whole && !d->step[0])

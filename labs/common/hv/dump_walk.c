@@ -211,8 +211,7 @@ static void count_range(struct survey *s, uint64_t gva, unsigned level, const st
 static bool continues(const struct dump_run *a, const struct dump_run *b)
 {
 	return a->size && a->mapped == b->mapped && a->gva + a->size == b->gva &&
-	       (!a->mapped || (a->gpa + a->size == b->gpa && a->writable == b->writable && a->user == b->user && a->nx == b->nx &&
-			       a->memory == b->memory));
+	       (!a->mapped || (a->writable == b->writable && a->user == b->user && a->nx == b->nx && a->memory == b->memory));
 }
 
 static void end_run(struct survey *s)
@@ -229,6 +228,9 @@ static void add_range(struct survey *s, const struct dump_run *next)
 		s->run = *next;
 		return;
 	}
+	s->run.scattered |= s->run.last + 1 != next->gpa;
+	s->run.gpa = next->gpa < s->run.gpa ? next->gpa : s->run.gpa;
+	s->run.last = next->last > s->run.last ? next->last : s->run.last;
 	s->run.size += next->size;
 	s->run.levels |= next->levels;
 	for (enum dump_whose whose = 0; whose < DUMP_SIDES; whose++) {
@@ -255,6 +257,7 @@ bool dump_runs(struct dump *d, void (*fn)(void *opaque, const struct dump_run *r
 		struct dump_run run = { .gva = gva, .size = level_size(w.level), .mapped = !err };
 		if (!err) {
 			run.gpa = w.gpa;
+			run.last = w.gpa + run.size - 1;
 			run.writable = w.writable;
 			run.user = w.user;
 			run.nx = w.nx;

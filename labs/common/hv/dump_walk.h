@@ -68,11 +68,12 @@ void dump_path(struct dump *d, uint64_t gva, struct dump_path *path);
 /* The guest page that the leaf at the end of a way maps. */
 uint64_t dump_leaf_gpa(const struct dump_side *side, uint64_t gva);
 
-/* A range of the guest's address space in which all pages have the same rights and lie one behind the other. */
+/* A range of the guest's address space in which all pages have the same rights. */
 struct dump_run {
 	uint64_t gva, size;
-	bool mapped; /* else no page is, but a shadow holds something */
-	uint64_t gpa;
+	bool mapped;        /* else no page is, but a shadow holds something */
+	uint64_t gpa, last; /* the lowest and the highest byte that it is mapped to */
+	bool scattered;     /* the pages do not lie one behind the other there */
 	bool writable, user, nx, memory;
 	unsigned levels; /* bit n: there are pages of level n */
 	struct dump_count {
