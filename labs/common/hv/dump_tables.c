@@ -79,10 +79,7 @@ static void shadow_result(const struct dump_path *path, enum dump_whose whose, F
 		uint64_t gpa = dump_leaf_gpa(side, path->gva);
 		fprintf(out, "ma 0x%llx = gpa 0x%llx + 0x%llx; ", (unsigned long long)(gpa + GUEST_MA), (unsigned long long)gpa, GUEST_MA);
 	}
-	fprintf(out, "%s %s", dump_whose_names[whose], dump_rights(side->shadow).s);
-	if (!path->err)
-		fprintf(out, ": it %s", dump_verdict(side->verdict));
-	fputc('\n', out);
+	fprintf(out, "%s %s: it %s\n", dump_whose_names[whose], dump_rights(side->shadow).s, dump_verdict(side->verdict));
 }
 
 void dump_print_way(struct dump *d, uint64_t gva, FILE *out)

@@ -108,6 +108,8 @@ static enum dump_verdict judge_leaf(struct dump *d, const struct walk *w, uint64
 {
 	unsigned shadow = leaf_rights(p->table[slot]);
 
+	if (d->step[0] || d->unwalkable)
+		return DUMP_UNKNOWN;
 	if (!w || spt_leaf_gpa(p, slot) != (gpa & ~(PAGE - 1)) || (shadow & ~guest) || ((shadow & DUMP_W) && !w->dirty))
 		return d->shadow->mode == SHADOW_CACHED && !p->unsync ? DUMP_BROKEN : DUMP_OLDER;
 	if (!(guest & ~shadow))
@@ -133,6 +135,8 @@ static void shadow_side(struct dump *d, enum dump_whose whose, struct dump_path 
 		side->shadow = leaf_rights(p->table[level_index(path->gva, 1)]);
 	if (side->leaf)
 		side->verdict = judge_leaf(d, path->err ? NULL : &path->w, path->w.gpa, side->guest, p, level_index(path->gva, 1));
+	else if (d->step[0] || d->unwalkable)
+		side->verdict = DUMP_UNKNOWN;
 	else if (!side->guest)
 		side->verdict = DUMP_SAME;
 	else if (path->gva >= MONITOR_GVA)
@@ -359,6 +363,7 @@ const char *dump_verdict(enum dump_verdict verdict)
 {
 	switch (verdict) {
 	case DUMP_SAME: return "allows the same as the guest's tables";
+	case DUMP_UNKNOWN: return "cannot be compared with the guest's tables";
 	case DUMP_NO_ROOT: return "does not exist in the present mode: nothing has run there, or its root was given away";
 	case DUMP_NOT_FILLED: return "is not filled here yet: the first access is a hidden fault";
 	case DUMP_DEVICE: return "stays empty here: there is no memory at this gpa, hv carries such instructions out";

@@ -24,6 +24,7 @@ enum dump_whose { DUMP_KERNEL, DUMP_USER, DUMP_SIDES };
 /* What the shadow's rights are beside the guest's. */
 enum dump_verdict {
 	DUMP_SAME,
+	DUMP_UNKNOWN,    /* what the guest's tables say could not be found out */
 	/* The shadow allows less: the machine will fault, and hv decides. */
 	DUMP_NO_ROOT,    /* there is no shadow at all for this level in the present mode */
 	DUMP_NOT_FILLED, /* no entry */
