@@ -94,3 +94,15 @@ def page_faults(result, least, most, what, hint):
         return None
     return Failure("between %d and %d page faults of the machine: %s" % (least, most, what),
                    "%d, counted by the test host's kernel" % result.witness.pio[VEC_PF], hint, result.name)
+
+
+def unclaimed(result, bus, address, reads, writes):
+    """hv counted these accesses to an address that nothing answers. bus: "port" or "address"."""
+    for entry in (result.stats or {}).get("unclaimed") or []:
+        if isinstance(entry, dict) and entry.get("addr") == "%#x" % address and entry.get("bus") == bus:
+            seen = "%s %#x: %s reads, %s writes" % (bus, address, entry.get("reads"), entry.get("writes"))
+            break
+    else:
+        seen = "%s %#x was never used" % (bus, address)
+    wanted = "%s %#x: %d reads, %d writes" % (bus, address, reads, writes)
+    return None if seen == wanted else Failure(wanted, seen, run=result.name)

@@ -1,8 +1,9 @@
 """Checkpoints 2.6 to 2.11: what becomes of a page fault of the machine."""
 
-from accesses import Numbers, canonical, page_faults, said, said_by_traps, seed_params, went
+from accesses import (MASK64, PF_I, PF_P, PF_RSVD, PF_U, PF_W, VEC_PF, Numbers, faulted, page_faults, said, said_by_traps, seed_params,
+                      unclaimed, went)
 from checks import first
-from model import Checkpoint, Run
+from model import VEC_GP, Checkpoint, Run
 
 VTLB = ("--shadow", "vtlb", "--stats", "json")
 
@@ -28,9 +29,98 @@ def fill_verify(results, params):
     # Each mapped page costs one for its first load and one for its first store; the frames behind them, the tables and the guest's image
     # are touched where the loader mapped them.
     most = 2 * COUNT + 2 * (COUNT - TWICE) + 3 * PLACES + 30
-    return first(*found, said(r, "sum0", sum(stored) * 6 & (1 << 64) - 1), said_by_traps(r), page_faults(
+    return first(*found, said(r, "sum0", sum(stored) * 6 & MASK64), said_by_traps(r), page_faults(
         r, COUNT, most, "the guest touches each page often, but only the first load and the first store need the shadow to be filled",
         "What was filled in must stay: an entry that is already right must not be made again, and no other may get lost when one is set."))
+
+
+# --- 2.7 ------------------------------------------------------------------------------------------------------------------
+
+READ, WRITE, FETCH, USER = 0, 1, 2, 4
+KIND = {READ: 0, WRITE: PF_W, FETCH: PF_I}  # bits of the error code; I is told because NXE is on
+CODE_WORD = 0xB8 | 0xC3 << 40  # put_code() of paging.h, with the number from bit 8 on
+
+FAULT_HINT = ("Error code: bit 0 (P) there was a translation and it forbids this, bit 1 (W) a write, bit 2 (U) at CPL 3, bit 3 (RSVD) a "
+              "reserved bit was set, bit 4 (I) an instruction fetch (SDM vol. 3, 4.7). CR2 is the address that was accessed. The handler "
+              "puts the entry right and the same instruction must then succeed, although nothing was flushed.")
+
+
+def faults_params(rng):
+    return seed_params(rng) + [rng.randrange(1 << 47) & ~7]
+
+
+def faults_verify(results, params):
+    r, (seed, number, other, *_) = results["faults"], params["faults"]
+    numbers = Numbers(seed)
+    found = []
+
+    def expect(tag, kind, error):
+        gva = numbers.gva() + 8 * (numbers.u64() % 500)
+        value = CODE_WORD | number << 8 if kind == READ else number
+        found.append(faulted(r, tag, error, gva, value, hint=FAULT_HINT))
+        if kind == WRITE:
+            found.append(said(r, tag + ".stored", number, hint="The store itself must reach memory in the end."))
+        return gva
+
+    gva = 0
+    for level in (4, 3, 2, 1):
+        for kind in (READ, WRITE, FETCH):
+            expect("absent%x" % (level << 4 | kind), kind, KIND[kind])
+        expect("nothing%x" % level, WRITE, PF_W)
+        expect("readonly%x" % level, WRITE, PF_P | PF_W)
+        expect("nx%x" % level, FETCH, PF_P | PF_I)
+        for kind in (READ, WRITE, FETCH):
+            gva = expect("reserved%x" % (level << 4 | kind), kind, PF_P | PF_RSVD | KIND[kind])
+    for kind in (READ, WRITE):
+        hint = "An address that is not canonical is a general protection fault with error code 0, and CR2 keeps what it had."
+        found += [faulted(r, "canonical%x" % kind, 0, None, vector=VEC_GP, hint=hint), said(r, "canonical%x.left" % kind, gva, hint=hint)]
+    for kind in (READ, WRITE):
+        gva = (numbers.gva() & ~0x1000) + 0x1000
+        hint = "The access lies on two pages. CR2 is the first address that cannot be reached: the second page's. Nothing was stored before."
+        found += [faulted(r, "two%x" % kind, KIND[kind], gva, number >> 32 if kind == READ else MASK64, hint=hint),
+                  said(r, "two%x.stored" % kind, number | MASK64 << 32 & MASK64 if kind == WRITE else number, hint=hint)]
+    return first(*found, said_by_traps(r), indirect_verify(results["indirect"], params["indirect"]))
+
+
+LENGTH = 64
+
+
+def indirect_params(rng):
+    return seed_params(rng) + [rng.randrange(0x1000, 0x7000, 64)]
+
+
+def indirect_verify(r, params):
+    seed, _, port, *_ = params
+    numbers = Numbers(seed)
+
+    def half():
+        return (numbers.gva() & ~0x1000) + 0x1000
+
+    strings = ("The elements in front of the absent page are done, the registers say so, and what a device gave is not lost: nothing is read "
+               "from a port before it can be stored.")
+    found = [said(r, "outs0", 0x123456789, hint=strings),
+             faulted(r, "outs.fault0", 0, half(), hint=strings), said(r, "outs.fault0.rcx", 8), said(r, "outs.fault0.rsi", 4096),
+             faulted(r, "ins0", PF_P | PF_W, half(), hint=strings), said(r, "ins0.rcx", LENGTH - 8), said(r, "ins0.rdi", 4096),
+             said(r, "ins0.first", MASK64), said(r, "ins0.last", MASK64), said(r, "ins0.behind", 0), unclaimed(r, "port", port, LENGTH, 0)]
+    gdt, operand = half(), half()
+    found += [faulted(r, "lgdt0", 0, operand, hint=FAULT_HINT),
+              faulted(r, "load0", 0, gdt, hint="The CPU reads descriptors itself; for the page fault that is the kernel reading.")]
+    found += [faulted(r, "iretq%x" % part, 0, half(), hint="The frame that IRETQ reads lies on two pages, or on one that is absent.")
+              for part in (0, 24)]
+    gva = numbers.gva()
+    found.append(faulted(r, "push0", PF_W, gva + 2052 - 12, faults=2, hint="The CPU pushes the frame of an exception itself, below RSP rounded "
+                         "down to 16. That page fault comes first; the other exception comes when the instruction is tried again."))
+    stack = numbers.gva()
+    numbers.gva()
+    double = "A page fault while a page fault is delivered is a double fault with error code 0. CR2 is the second one's (SDM vol. 3, 6.15)."
+    found += [said(r, "double0." + field, value, hint=double) for field, value in (("vector", 8), ("error", 0), ("cr2", stack + 56))]
+    gva = half() - 4096
+    found.append(faulted(r, "gate0", 0, gva + 4096 - 8 * 16 + 6 * 16, faults=2, hint="The CPU reads the IDT itself, at the kernel's level."))
+    gva = half() - 4096
+    numbers.gva()
+    found += [said(r, "nogate0." + field, value, hint=double)
+              for field, value in (("vector", 8), ("error", 0), ("cr2", gva + 4096 - 9 * 16 + VEC_PF * 16))]
+    return first(*found, said_by_traps(r))
 
 
 CHECKPOINTS = [
@@ -41,4 +131,12 @@ CHECKPOINTS = [
         "shadow_fault(), shadow_fill(), shadow_child() and shadow_rights() in fill.c. `hv run --trace exits --shadow vtlb` says what "
         "became of each fault.",
         runs=[Run("fill", "lab2/fill.elf", VTLB, seed_params)], verify=fill_verify, depends=["2.5"]),
+    Checkpoint(
+        "2.7", "true faults: error code and CR2", 6,
+        "An access that the guest's own tables forbid is the guest's page fault: error code, CR2 and return address as its CPU would give "
+        "them, whether the access was the program's, part of an instruction that hv carries out, or the CPU's own while it delivers an "
+        "exception.",
+        FAULT_HINT,
+        runs=[Run("faults", "lab2/faults.elf", VTLB, faults_params), Run("indirect", "lab2/indirect.elf", VTLB, indirect_params)],
+        verify=faults_verify, depends=["2.6"]),
 ]

@@ -177,7 +177,7 @@ enum { READ, WRITE, FETCH, USER = 4 };
 /* The first event of the access that was tried last, and how many there were. */
 static struct {
 	unsigned faults;
-	uint64_t vector, error, cr2, rip, value;
+	uint64_t vector, error, cr2, rip, rcx, rsi, rdi, value;
 } seen;
 
 /* The handler puts this into an entry, once, and lets the instruction try again. Nothing is flushed. */
@@ -246,6 +246,9 @@ static void on_fault(struct trap_frame *f)
 		seen.error = f->error;
 		seen.cr2 = f->vector == VEC_PF || f->vector == VEC_DF ? read_cr2() : 0;
 		seen.rip = f->rip;
+		seen.rcx = f->rcx;
+		seen.rsi = f->rsi;
+		seen.rdi = f->rdi;
 	}
 	if (f->vector == VEC_PF && repair_at) {
 		*repair_at = repair_with;
@@ -296,7 +299,15 @@ static inline void put_code(uint64_t at, uint32_t number)
 	*word(at) = 0xb8 | (uint64_t)number << 8 | 0xc3ull << 40; /* mov $number, %eax; ret */
 }
 
-/* Own descriptor tables; page faults are handled on a stack of their own; no device interrupts. */
+/* Page faults are handled on a stack of their own; programs may use one gate. */
+static inline void gates_init(void)
+{
+	idt_init();
+	idt_gate(VEC_PF, 0, 1);
+	idt_gate(VEC_DONE, 3, 0);
+}
+
+/* Own descriptor tables; no device interrupts. */
 static inline void paging_init(void)
 {
 	static const uint8_t vectors[] = { 6, VEC_DF, 10, 11, 12, 13, VEC_PF };
@@ -306,14 +317,12 @@ static inline void paging_init(void)
 	random_state = params[0];
 	root = read_cr3() & PTE_ADDR;
 	gdt_init();
-	idt_init();
 	for (unsigned i = 0; i < sizeof vectors; i++)
 		trap_handlers[vectors[i]] = on_fault;
 	trap_handlers[VEC_DONE] = on_done;
 	tss_set_ist(1, (uint64_t)pf_stack + sizeof pf_stack);
 	tss_set_rsp0((uint64_t)user_kernel_stack + sizeof user_kernel_stack);
-	idt_gate(VEC_PF, 0, 1);
-	idt_gate(VEC_DONE, 3, 0);
+	gates_init();
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE);
 }
 
