@@ -105,6 +105,19 @@ static bool endless(struct vcpu *v, struct trap_engine *e, uint64_t gva, unsigne
 	return true;
 }
 
+/*
+ * With SMAP and without SMEP the kernel may execute a program's page and not read it (SDM vol. 3, 4.6.1). No entry of a page table says
+ * that, so no shadow can. true when the guest's kernel wants it.
+ */
+static bool execute_only(const struct vcpu *v, uint64_t gva, unsigned access)
+{
+	struct walk w;
+
+	if (access != ACCESS_FETCH || (v->cr4 & (CR4_SMAP | CR4_SMEP)) != CR4_SMAP || (v->rflags & FLAG_AC))
+		return false;
+	return !guest_translate(v, gva, access, &w) && w.user;
+}
+
 int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error)
 {
 	uint64_t cr2 = *(uint64_t *)(e->mon + MON_CR2);
@@ -117,6 +130,10 @@ int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error)
 		return vm_stop(v->vm, HV_STOPPED,
 			       "the guest maps and uses address 0x%llx, but the last 2 MiB of the address space are the monitor's: "
 			       "address-space compression, the trap engine cannot give the guest all of it", (unsigned long long)cr2);
+	if (execute_only(v, cr2, access))
+		return vm_stop(v->vm, HV_STOPPED,
+			       "the guest's kernel executes 0x%llx, a program's page, with SMAP on and SMEP off: it may be executed and not "
+			       "read, and page tables have no such pages", (unsigned long long)cr2);
 	switch (shadow_fault(v, cr2, access)) {
 	case FAULT_RETRY:
 		e->hidden = true;
