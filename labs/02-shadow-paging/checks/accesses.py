@@ -65,9 +65,10 @@ def went(result, key, *values, hint=None):
 
 def faulted(result, key, error, cr2, value=0, vector=VEC_PF, rip=0, hint=None, faults=1):
     """The access brought this fault and no second one; value: RAX in the end (what it was before, unless the handler put things right).
-    cr2 None: not a page fault, not looked at. rip: of the fault, relative to the instruction."""
+    cr2, value None: not looked at. rip: of the fault, relative to the instruction."""
     checks = [(".vector", vector), (".error", error)] + ([(".cr2", cr2)] if cr2 is not None else [])
-    for field, wanted in checks + [(".rip", rip & MASK64), (".faults", faults), ("", value)]:
+    checks += [(".rip", rip & MASK64), (".faults", faults)] + ([("", value)] if value is not None else [])
+    for field, wanted in checks:
         failure = reported(result, key + field, wanted, hint)
         if failure:
             return failure

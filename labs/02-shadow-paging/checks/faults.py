@@ -1,6 +1,6 @@
 """Checkpoints 2.6 to 2.11: what becomes of a page fault of the machine."""
 
-from accesses import (MASK64, PF_I, PF_P, PF_RSVD, PF_U, PF_W, VEC_PF, Numbers, faulted, page_faults, said, said_by_traps, seed_params,
+from accesses import (MASK64, NX, PF_I, PF_P, PF_RSVD, PF_U, PF_W, VEC_PF, Numbers, P, U, W, faulted, page_faults, said, said_by_traps, seed_params,
                       unclaimed, went)
 from checks import first
 from model import VEC_GP, Checkpoint, Run
@@ -123,6 +123,52 @@ def indirect_verify(r, params):
     return first(*found, said_by_traps(r))
 
 
+# --- 2.8 ------------------------------------------------------------------------------------------------------------------
+
+PAIRS, TURNS = 4, 12
+
+# The entry of the page, the access, the error code.
+OWN_FAULTS = ((0, READ, 0), (0, WRITE, PF_W), (0, FETCH, PF_I), (P | U, WRITE, PF_P | PF_W), (P, WRITE, PF_P | PF_W),
+              (P | W | U | NX, FETCH, PF_P | PF_I), (P | W | NX, FETCH, PF_P | PF_I), (P | W | U | 1 << 51, READ, PF_P | PF_RSVD))
+
+
+def rings_verify(results, params):
+    r, (seed, number, *_) = results["rings"], params["rings"]
+    numbers = Numbers(seed)
+    word = CODE_WORD | number << 8
+    hint = ("A page belongs to programs only if U is set in the entries of all levels. To the kernel it makes no difference here, and what the "
+            "kernel has used must not become visible to programs: both run at CPL 3 of the machine, so each needs tables of its own.")
+    found = []
+    for level in (4, 3, 2, 1):
+        for kind in (READ, WRITE, FETCH):
+            gva, key = numbers.gva(), "%x" % (level << 4 | kind)
+            if kind == WRITE:
+                found.append(went(r, "kernelfirst%x" % level, word, hint=hint))
+            error = PF_P | PF_U | KIND[kind]
+            found += [faulted(r, "program" + key, error, gva, number, hint=hint),
+                      went(r, "kernel" + key, word if kind == READ else number, hint=hint),
+                      faulted(r, "again" + key, error, gva, number, hint=hint)]
+    for i, (_, kind, error) in enumerate(OWN_FAULTS):
+        found.append(faulted(r, "own%x" % i, error | PF_U, numbers.gva(), word if kind == READ else number, hint=FAULT_HINT))
+    found.append(faulted(r, "push0", PF_W, numbers.gva() + 256 - 8, None, rip=3, hint="The frame is pushed by the CPU "
+                         "itself when a program's system call is delivered: for the page fault that is the kernel writing."))
+    values, total = [], 0
+    for _ in range(PAIRS):
+        numbers.gva()
+        values.append(numbers.u64())
+    for turn in range(TURNS):
+        for i in range(PAIRS):
+            total += values[i]
+            values[i] += turn
+            total += values[i]
+    found.append(said(r, "turns0", total & MASK64))
+    # Programs: code, stack; for each pair a read and a first write, twice; the rest as counted in 2.6.
+    most = 12 * 6 + 2 * len(OWN_FAULTS) + 4 * PAIRS + 3 * (12 + 8 + PAIRS) + 12 * 2 + 80
+    return first(*found, said_by_traps(r), page_faults(
+        r, 12 * 3, most, "kernel and programs take turns at pages that both have touched before",
+        "Going from one root to the other must throw nothing away: each keeps what was filled in."))
+
+
 CHECKPOINTS = [
     Checkpoint(
         "2.6", "hidden faults: the shadow is filled", 5,
@@ -139,4 +185,10 @@ CHECKPOINTS = [
         FAULT_HINT,
         runs=[Run("faults", "lab2/faults.elf", VTLB, faults_params), Run("indirect", "lab2/indirect.elf", VTLB, indirect_params)],
         verify=faults_verify, depends=["2.6"]),
+    Checkpoint(
+        "2.8", "two roots: ring compression", 6,
+        "A program (CPL 3 as the guest sees it) has only the pages whose entries have U at all levels; its faults say so. The kernel's pages "
+        "never show in the program's shadow, and changing between the two is free.",
+        "shadow_mode_role() and shadow_rights() in fill.c; shadow_root() in flush.c finds the root for the role.",
+        runs=[Run("rings", "lab2/rings.elf", VTLB, seed_params)], verify=rings_verify, depends=["2.7"]),
 ]

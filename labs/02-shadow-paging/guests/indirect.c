@@ -29,6 +29,7 @@ extern const uint8_t trap_stubs[256][16];
 	do {                                               \
 		seen.faults = 0;                           \
 		name(rdi, rsi, rdx, rcx);                  \
+		access_sp = 0;                             \
 		seen.value = 0;                            \
 		say_seen_at((uint64_t)name##_at);          \
 	} while (0)

@@ -8,6 +8,7 @@
 #ifndef GUEST_PAGING_H
 #define GUEST_PAGING_H
 
+#include "dbg.h"
 #include "desc.h"
 #include "io.h"
 #include "string.h"
@@ -192,6 +193,7 @@ static uint64_t *repair_at, repair_with;
 static uint8_t pf_stack[4096] __attribute__((aligned(16))), user_kernel_stack[4096] __attribute__((aligned(16)));
 uint64_t access_do(unsigned kind, uint64_t gva, uint64_t value);
 extern uint64_t access_sp;
+uint64_t user_rflags = RFLAGS_FIXED; /* with which programs begin */
 extern const uint8_t access_end[], access_read[], access_write[], user_start[], user_end[];
 
 asm(".bss\n.balign 8\n"
@@ -216,7 +218,7 @@ asm(".bss\n.balign 8\n"
     /* A program: one of the three below, which end with a system call. */
     "3: push $" STRING(SEL_UDATA) "\n"
     "movabs $" STRING(USER_STACK) " + 4080, %rcx; push %rcx\n"
-    "push $2; push $" STRING(SEL_UCODE) "\n"
+    "push user_rflags; push $" STRING(SEL_UCODE) "\n"
     "and $3, %edi; movabs $" STRING(USER_CODE) ", %rcx; lea (%rcx, %rdi, 8), %rcx; push %rcx\n"
     "iretq\n"
     ".balign 8\n"
@@ -241,6 +243,12 @@ static inline void leave(struct trap_frame *f)
 
 static void on_fault(struct trap_frame *f)
 {
+	if (!access_sp) { /* nothing was tried */
+		tag("unexpected", f->vector);
+		say("rip", f->rip);
+		say("cr2", read_cr2());
+		guest_exit(UNHANDLED_TRAP);
+	}
 	if (!seen.faults++) {
 		seen.vector = f->vector;
 		seen.error = f->error;
@@ -268,6 +276,7 @@ static inline void try(unsigned kind, uint64_t gva, uint64_t value)
 {
 	seen.faults = 0;
 	seen.value = access_do(kind, gva, value);
+	access_sp = 0;
 }
 
 /* Says what came of it. at: the address of the instruction that was tried. */
