@@ -1,9 +1,9 @@
 """Checkpoints 2.6 to 2.11: what becomes of a page fault of the machine."""
 
-from accesses import (MASK64, NX, PF_I, PF_P, PF_RSVD, PF_U, PF_W, VEC_PF, Numbers, P, U, W, faulted, page_faults, said, said_by_traps, seed_params,
+from accesses import (A, D, MASK64, NX, PF_I, PF_P, PF_RSVD, PF_U, PF_W, VEC_PF, Numbers, P, U, W, faulted, page_faults, said, said_by_traps, seed_params,
                       unclaimed, went)
-from checks import first
-from model import VEC_GP, Checkpoint, Run
+from checks import first, reported
+from model import VEC_GP, Checkpoint, Failure, Run
 
 VTLB = ("--shadow", "vtlb", "--stats", "json")
 
@@ -169,6 +169,151 @@ def rings_verify(results, params):
         "Going from one root to the other must throw nothing away: each keeps what was filled in."))
 
 
+# --- 2.9 ------------------------------------------------------------------------------------------------------------------
+
+WP, SMEP, SMAP, AC = 1, 2, 4, 8
+MODES = 16
+NAMES = {READ: "read", WRITE: "write", FETCH: "fetch"}
+PAGES_OF_MODES = (("writable program's page", True, True), ("read-only program's page", True, False), ("read-only kernel's page", False, False))
+
+# What is tried in each mode: the first in the lowest 5 bits of what the guest says.
+TRIED = [(page, kind, False) for page in range(3) for kind in (READ, WRITE, FETCH)] + [(1, WRITE, True), (0, FETCH, True), (2, READ, True)]
+
+
+def modes_params(popf):
+    return lambda rng: seed_params(rng) + [popf, rng.getrandbits(6)]
+
+
+def mode_error(mode, page, kind, program):
+    """The page fault's error code; 0 if there is none. All pages are present."""
+    _, user, writable = PAGES_OF_MODES[page]
+    if program:
+        refused = not user or (kind == WRITE and not writable)
+    else:
+        refused = kind == WRITE and not writable and mode & WP
+        if user and kind == FETCH:
+            refused = mode & SMEP
+        elif user and mode & SMAP and not mode & AC:
+            refused = True
+    return PF_P | KIND[kind] | (PF_U if program else 0) if refused else 0
+
+
+def mode_verify(r, mode, hint):
+    seen = r.lines.get("mode%x" % mode, [])
+    if len(seen) != 1:
+        return Failure("a line mode%x=..." % mode, "%d such lines" % len(seen), hint, r.name)
+    for i, (page, kind, program) in enumerate(TRIED):
+        error, wanted = seen[0] >> 5 * i & 31, mode_error(mode, page, kind, program)
+        if error != wanted:
+            outcome = ["a page fault with error code %#x" % e if e else "no page fault" for e in (wanted, error)]
+            where = "with WP=%d SMEP=%d SMAP=%d AC=%d a %s by the %s of a %s: " % (
+                mode & 1, mode >> 1 & 1, mode >> 2 & 1, mode >> 3, NAMES[kind], "program" if program else "kernel", PAGES_OF_MODES[page][0])
+            return Failure(where + outcome[0], where + outcome[1], hint, r.name)
+    return None
+
+
+def modes_verify(results, params):
+    found = []
+    for name, r in results.items():
+        seed = params[name][0]
+        can = r.lines.get("can0", [0])[0]
+        numbers = Numbers(seed)
+        for _ in range(3):
+            numbers.gva()
+        order = []
+        for i in range(MODES):
+            j = numbers.u64() % (i + 1)
+            order.append(0)
+            order[i] = order[j]
+            order[j] = i
+        hint = ("The mode is the guest's CR0.WP, CR4.SMEP, CR4.SMAP and RFLAGS.AC at the moment of the access, and concerns the kernel only. "
+                "What one mode allows must not be there in another (SDM vol. 3, 4.6).")
+        last = [0, 0, 0]
+        for i, mode in enumerate(order):
+            if mode & ~can:
+                continue
+            found.append(mode_verify(r, mode, hint))
+            for page, kind, program in TRIED:
+                if kind == WRITE and not mode_error(mode, page, kind, program):
+                    last[page] = i + 1
+        found += [said(r, "page%x" % page, value, hint="A store that is allowed reaches memory, one that is refused does not.")
+                  for page, value in enumerate(last)]
+        if can & SMAP:
+            found.append(faulted(r, "push0", PF_P | PF_W, numbers.gva() + 256 - 8, 0, rip=3, hint="To the CPU's own accesses SMAP applies "
+                                 "whatever AC is."))
+        found.append(said_by_traps(r))
+    return first(*found)
+
+
+# --- 2.10 -----------------------------------------------------------------------------------------------------------------
+
+MANY = 16
+
+
+def marks_verify(results, params):
+    r, (_, number, *_) = results["marks"], params["marks"]
+    hint = ("For each level, from 4 to 1, a digit: 1 is the accessed bit, 2 the dirty bit. A is set in every entry that an access used, D only "
+            "in the last one and only by a write that succeeds. A page that was only read so far must not be writable in the shadow, or its "
+            "first write is never seen (SDM vol. 3, 4.8).")
+    read_write, written = [0, 0x1111, 0x1113, 0x1113], [0, 0x1113, 0x1113, 0x1113]
+    wanted = {"rw0": read_write, "wr0": written, "fw0": read_write, "urw0": read_write, "kruw0": read_write, "urkw0": read_write,
+              "uwkr0": written, "readonly1": 0, "userro1": 0, "kernels1": 0, "one0": [0x1113, 0x1113], "other0": [0x1111, 0x1113],
+              "large0": [0x1110, 0x1130, 0x1130], "largeat0": [number, number], "many0": MANY * 0x1113}
+    # For each page of `many` a fault by the first load; where D is clear a second one by the first store.
+    most = 7 * 3 + 3 * 3 + 6 + 6 + 2 * MANY + 3 * 13 + 70
+    return first(*(reported(r, key, values, hint) for key, values in wanted.items()), said_by_traps(r), page_faults(
+        r, MANY + MANY // 2, most, "each page costs one for the first access and at most one more for the first write",
+        "When D is set and the guest may write, the shadow may let it write: then nothing is left to be seen."))
+
+
+# --- 2.11 -----------------------------------------------------------------------------------------------------------------
+
+STRIDE, LARGE = 16, 2 << 20
+SF, ZF, CF = 0x80, 0x40, 1
+ONES32 = (1 << 32) - 1
+
+
+def operations(n):
+    """What mmio.c does with RAX = n: loads and stores that a device sees, RAX and flags (of SF, ZF, CF) behind it."""
+    loads = [MASK64, ONES32, n & ~0xFFFF | 0xFFFF, n & ~0xFF | 0xFF, 0xFF, MASK64]  # mov by width, movzx, movsx
+    return ([(1, 0, rax, ZF) for rax in loads] + [(0, 1, n, ZF)] * 5 + [
+        (1, 1, n, CF), (1, 1, n, SF), (1, 1, n, SF), (1, 1, n, ZF), (1, 1, n, CF), (1, 1, n, ZF),  # add or xor inc neg not
+        (1, 1, ONES32, ZF), (1, 1, MASK64, CF), (1, 1, ONES32, CF), (1, 1, n, ZF | CF),  # xchg xadd cmpxchg bts
+        (1, 0, n, 0), (1, 0, n, ZF), (1, 0, n, 0), (0, 1, n, ZF), (1, 0, MASK64, ZF), (0, 1, n, ZF)])  # test cmp and stosb push pop
+
+
+def mmio_params(rng):
+    page = rng.randrange(0x80000, 0x90000)
+    return [rng.getrandbits(64), rng.randrange(2, 1 << 30), page << 12, rng.randrange(0x500, 0x580) << 21, 1]
+
+
+def mmio_verify(results, params):
+    r, (seed, n, device, large, *_) = results["mmio"], params["mmio"]
+    numbers = Numbers(seed)
+    numbers.gva(), numbers.gva(), numbers.gva()
+    inside = numbers.u64() % 0x1FF000 & ~7
+    hint = ("Where there is no memory nothing may be put into the shadow: every access must be carried out by hv, and reach the bus with its own "
+            "address and width. Loads there read ones.")
+    found, traps = [], 0
+    for name, base, step in (("small", device, 1), ("large", large + inside, 5)):
+        for i, (reads, writes, rax, flags) in list(enumerate(operations(n)))[::step]:
+            key = "%s%x" % (name, i)
+            found += [said(r, key, rax, hint=hint), said(r, key + ".flags", flags, hint=hint),
+                      unclaimed(r, "address", base + STRIDE * i, reads, writes)]
+            traps += 1
+    found += [went(r, "program0", MASK64, hint=hint), went(r, "program1", n, hint=hint),
+              unclaimed(r, "address", large + LARGE - 2048, 1, 0), unclaimed(r, "address", large + LARGE - 2040, 0, 1),
+              said(r, "marks0", (A | D) * 0x101, hint="Entries that lead to devices have accessed and dirty bits too."),
+              went(r, "both0", n | ONES32 << 32, hint="Half of this access is memory, the other half is not."), went(r, "both1", ~n & MASK64),
+              reported(r, "both0.memory", n << 32 & MASK64), reported(r, "both1.memory", (~n & ONES32) << 32),
+              unclaimed(r, "address", device + 4096, 1, 1)]
+    gva = numbers.gva()
+    found += [faulted(r, "forbidden1", PF_P | PF_W, gva, hint=FAULT_HINT), faulted(r, "forbidden4", PF_P | PF_U, gva, hint=FAULT_HINT),
+              faulted(r, "table0", PF_P | PF_RSVD, numbers.gva(), hint="A page table where there is no memory reads as ones, and so has "
+                      "reserved bits set.")]
+    return first(*found, said_by_traps(r), page_faults(r, traps + 4, 1000, "one for each access to a device", hint))
+
+
 CHECKPOINTS = [
     Checkpoint(
         "2.6", "hidden faults: the shadow is filled", 5,
@@ -191,4 +336,24 @@ CHECKPOINTS = [
         "never show in the program's shadow, and changing between the two is free.",
         "shadow_mode_role() and shadow_rights() in fill.c; shadow_root() in flush.c finds the root for the role.",
         runs=[Run("rings", "lab2/rings.elf", VTLB, seed_params)], verify=rings_verify, depends=["2.7"]),
+    Checkpoint(
+        "2.9", "CR0.WP, SMEP and SMAP through the shadow", 6,
+        "With WP off the guest's kernel writes to read-only pages, programs do not. With SMEP it cannot execute programs' pages, with SMAP "
+        "not touch them unless AC is set. All of this changes from one access to the next.",
+        "The role of a shadow page says for which mode it is (spt.h): shadow_mode_role() and shadow_rights() in fill.c.",
+        runs=[Run("modes", "lab2/modes.elf", VTLB, modes_params(0)),
+              Run("popf", "lab2/modes.elf", VTLB + ("--patch", "on"), modes_params(1))],
+        verify=modes_verify, depends=["2.8"]),
+    Checkpoint(
+        "2.10", "accessed and dirty bits through the shadow", 5,
+        "The guest finds the accessed and dirty bits in its entries as its CPU would have set them, wherever its tables lie and however they "
+        "are mapped.",
+        "What walk_mark() sets comes too late for a store that the machine carried out alone: when may a leaf have W? shadow_rights().",
+        runs=[Run("marks", "lab2/marks.elf", VTLB, seed_params)], verify=marks_verify, depends=["2.8"]),
+    Checkpoint(
+        "2.11", "devices, and addresses without memory", 4,
+        "An access to an address that is not memory is carried out by hv and goes to the bus, through mappings of any size, for the kernel and "
+        "for programs, for instructions that read and write, and for those that lie half in memory.",
+        "shadow_fault() in fill.c can answer in more ways than two: see enum fault_action in lab2.h.",
+        runs=[Run("mmio", "lab2/mmio.elf", VTLB, mmio_params)], verify=mmio_verify, depends=["2.8"]),
 ]
