@@ -16,18 +16,19 @@
 #include <stdint.h>
 
 volatile uint64_t params[16] __attribute__((section(".params"), aligned(64)));
+
 enum { OPERATION, COUNT, PAGES, WRITES, SEED }; /* WRITES: pages that each of parent and child writes to in OP_FORK */
 
+/* COUNT times each. The numbers are also in checks/nano.py. */
 enum {
-	OP_NOTHING,
-	OP_FAULT, /* a process touches COUNT pages for the first time */
+	OP_FAULT = 1, /* a process touches a page for the first time */
 	OP_TURNS, /* the same in two processes; each fault gives the CPU to the other one, as when a page comes from a disk */
-	OP_PTE,	  /* COUNT times: one entry is changed, INVLPG */
-	OP_PTE_BULK,  /* COUNT times: the entries of all PAGES are changed, then one write of CR3 */
-	OP_CR3,	      /* COUNT times: CR3 is written with the value that it has */
-	OP_CR3_OTHER, /* the same with two roots in turn */
-	OP_SWITCH,    /* two processes, COUNT times each: read and write all PAGES, then yield */
-	OP_FORK, /* COUNT times: read all PAGES, fork, the child reads them and writes to some, ends, the parent writes to some */
+	OP_PTE,	  /* an entry is changed, INVLPG */
+	OP_PTE_BULK,  /* the entries of all PAGES are changed, then CR3 is written */
+	OP_CR3,	      /* CR3 is written with the value that it has */
+	OP_CR3_OTHER, /* CR3 is written, two roots in turn */
+	OP_SWITCH,    /* in two processes: read and write all PAGES, then yield */
+	OP_FORK,      /* read all PAGES, fork; the child reads them, writes to some and ends; the parent writes to some */
 };
 
 #define PAGE 4096ul
@@ -345,15 +346,16 @@ PROGRAM static void write_pages(uint64_t pages, uint64_t writes, uint64_t add)
 
 PROGRAM static void program(uint64_t operation, uint64_t count, uint64_t pages, uint64_t writes)
 {
-	uint64_t sum = 0;
+	uint64_t sum = 0, all = pages;
 
 	for (uint64_t n = 0; n < count; n++) {
 		switch (operation) {
+		case OP_FAULT: *heap(all++) = n; break;
 		case OP_TURNS:
-			sum = read_pages(sum, pages + n);
-			write_pages(pages, pages, 1);
-			/* fall through */
-		case OP_FAULT: *heap(pages + n) = sum + n; break;
+			sum = read_pages(sum, all);
+			write_pages(all, all, 1);
+			*heap(all++) = n;
+			break;
 		case OP_SWITCH:
 			sum = read_pages(sum, pages);
 			write_pages(pages, pages, 1);
@@ -370,7 +372,7 @@ PROGRAM static void program(uint64_t operation, uint64_t count, uint64_t pages, 
 			break;
 		}
 	}
-	call(SYS_EXIT, read_pages(sum, pages));
+	call(SYS_EXIT, read_pages(sum, all));
 }
 
 static void spawn(struct proc *p, uint64_t heap_pages)
@@ -388,15 +390,6 @@ static void spawn(struct proc *p, uint64_t heap_pages)
 	p->frame.rcx = params[WRITES];
 }
 
-static _Noreturn void run(unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		spawn(&procs[i], params[PAGES]);
-	current = procs;
-	write_cr3(current->root);
-	trap_return(&current->frame);
-}
-
 /* --- what the kernel does alone ------------------------------------------------------------------------------------------- */
 
 /* Changes W, as mprotect() would. */
@@ -407,13 +400,10 @@ static void change(volatile uint64_t *e)
 
 static void alone(void)
 {
-	uint64_t pages = params[PAGES], writable = 0;
+	uint64_t pages = params[PAGES], sum = 0, writable = 0;
 
-	for (unsigned i = 0; i < 2; i++)
-		spawn(&procs[i], pages);
-	write_cr3(procs[0].root);
 	for (uint64_t i = 0; i < pages; i++) /* the shadow, or the TLB, shall know them all */
-		writable += *heap(i);
+		sum = sum * 3 + *heap(i);
 	for (uint64_t n = 0; n < params[COUNT]; n++) {
 		switch (params[OPERATION]) {
 		case OP_PTE:
@@ -429,8 +419,7 @@ static void alone(void)
 		case OP_CR3_OTHER: write_cr3(procs[~n & 1].root); break;
 		}
 	}
-	report("read", writable);
-	writable = 0;
+	report("sum", sum);
 	for (uint64_t i = 0; i < pages; i++)
 		writable += !!(*entry_of(procs[0].root, (uint64_t)heap(i)) & PTE_W);
 	report("writable", writable);
@@ -438,24 +427,27 @@ static void alone(void)
 
 int guest_main(void)
 {
+	uint64_t operation = params[OPERATION], touched = operation <= OP_TURNS ? params[COUNT] : 0;
+	unsigned n = operation == OP_FAULT || operation == OP_FORK ? 1 : 2;
+
 	gdt_init();
 	idt_init();
 	idt_gate(SYS_VECTOR, 3, 0);
 	tss_set_rsp0((uint64_t)(kernel_stack + 1024));
 	trap_handlers[SYS_VECTOR] = system_call;
 	trap_handlers[VEC_PF] = page_fault;
-	frames_init(2 * params[PAGES] + 2 * params[COUNT] + SPARE);
+	frames_init(n * (params[PAGES] + touched) + SPARE);
 	paging_init();
 	write_cr0(read_cr0() | CR0_WP);
 	write_cr3(root_new());
 	write_cr4(read_cr4() | CR4_PGE);
 
-	switch (params[OPERATION]) {
-	case OP_FAULT:
-	case OP_FORK: run(1);
-	case OP_TURNS:
-	case OP_SWITCH: run(2);
-	default: alone();
-	}
+	for (unsigned i = 0; i < n; i++)
+		spawn(&procs[i], params[PAGES]);
+	current = procs;
+	write_cr3(current->root);
+	if (operation < OP_PTE || operation > OP_CR3_OTHER)
+		trap_return(&current->frame);
+	alone();
 	return 0;
 }
