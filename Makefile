@@ -94,8 +94,10 @@ grade: tools ## check your work: make grade LAB=1
 requirements: tools ## Popek and Goldberg's three requirements as numbers for each engine, measured now
 	@$(PYTHON) scripts/requirements.py
 
-bench: tools ## cost of one trap, beside the cheapest possible one
+bench: tools ## cost of one trap, beside the cheapest possible one; cost of operations on page tables
 	@$(PYTHON) scripts/bench.py
+	@echo
+	@$(PYTHON) scripts/bench_memory.py
 
 # HOST=native uses this machine's /dev/kvm: faster, and only as true as that one is.
 popek_files := popek.txt popek.json popek.html
