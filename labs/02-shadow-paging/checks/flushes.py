@@ -1,9 +1,9 @@
 """Checkpoint 2.12: what must be gone behind a flush, and what may stay."""
 
-from accesses import (A, D, MASK64, PF_I, PF_P, PF_RSVD, PF_U, PF_W, Numbers, faulted, page_faults, said, said_by_traps, seed_params, went)
+from accesses import (A, D, MASK64, PF_I, PF_P, PF_RSVD, PF_U, PF_W, Numbers, faulted, page_faults, said, said_by_traps, seed_params)
 from checks import first, reported
 from faults import CODE_WORD, FETCH, KIND, READ, VTLB, WRITE
-from model import Checkpoint, Run
+from model import Checkpoint, Failure, Run
 
 # --- flush.c: pages are used, changed, flushed and used again -----------------------------------------------------------------
 
@@ -38,8 +38,7 @@ def page_verify(r, first_number, number, flush, change, user, is_global):
         found.append(reported(r, key + ".error", wrong | KIND[kind] | (PF_U if user else 0), hint))
         value = [written]
     elif key + ".error" in r.lines:
-        found.append(went(r, key, 0, hint=hint))  # always a failure: there is no number in the fault's lines
-        value = []
+        return Failure("%s: no page fault" % key, "%s: a page fault with error code %#x" % (key, r.lines[key + ".error"][0]), hint, r.name)
     else:
         value = {READ: [word(new if change in (OTHER_FRAME, OTHER_TABLE) else old)], WRITE: [written], FETCH: [old]}[kind]
     if stays:
@@ -102,15 +101,25 @@ def large_verify(r, params):
 GLOBALS, LOCALS, ROUNDS = 32, 4, 8
 
 
+def machine_flushes(r):
+    """In the test host no TLB of the machine outlives an exit, so a flush of it that is missing shows in no value. hv counts them."""
+    least, loads = ROUNDS + GLOBALS, ((r.stats or {}).get("shadow") or {}).get("cr3_loads")
+    if isinstance(loads, int) and loads >= least:
+        return None
+    return Failure("at least %d loads of the machine's CR3: the guest wrote CR3 %d times and executed INVLPG %d times, and each time something "
+                   "had to go" % (least, ROUNDS, GLOBALS), "%s loads" % loads, "The machine has a TLB too. What is taken out of the shadow must "
+                   "be flushed there before the guest runs again: see `flush` in spt.h.", r.name)
+
+
 def globals_verify(r, params):
     numbers = Numbers(params[0])
     numbers.gva(), numbers.gva()
     values = [numbers.u64() for _ in range(GLOBALS)]
-    total = sum(sum(values) + sum(values[n : n + LOCALS]) + values[n] for n in range(ROUNDS))
+    total = sum(sum(values) + sum(values[n : n + LOCALS]) + values[n] for n in range(ROUNDS)) + sum(values)
     # The others fault once in each round. The frames are touched once more, where the loader mapped them.
     most = 2 * GLOBALS + (LOCALS + 1) * ROUNDS + 60
     return first(said(r, "sum0", total & MASK64, hint="The pages that are not global lead to another frame behind each write of CR3."),
-                 said_by_traps(r), page_faults(
+                 said_by_traps(r), machine_flushes(r), page_faults(
         r, GLOBALS, most, "%d global pages are used, and CR3 is written %d times" % (GLOBALS, ROUNDS),
         "With CR4.PGE set, global pages stay when CR3 is written (SDM vol. 3, 4.10.2.4), also where others in their table go."))
 

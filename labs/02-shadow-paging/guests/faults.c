@@ -15,7 +15,7 @@ static void with(unsigned level, uint64_t clear, uint64_t set, unsigned kind, bo
 
 	gva += 8 * (random64() % 500);
 	put_code(gpa + gva % PAGE, params[1]);
-	map(gva, gpa, KERNEL);
+	map(gva, gpa, KERNEL | PTE_A | PTE_D);
 	entry = entry_at(gva, level);
 	good = *entry;
 	*entry = (good & ~clear) | set;

@@ -21,17 +21,17 @@ struct gate {
 extern const uint8_t trap_stubs[256][16];
 
 /* An instruction with up to four registers as arguments; where it faults is name_at. */
-#define TRIAL(name, front, insn)                                                          \
-	void name(uint64_t rdi, uint64_t rsi, uint64_t rdx, uint64_t rcx);                \
-	extern const uint8_t name##_at[];                                                 \
+#define TRIAL(name, front, insn)                                           \
+	void name(uint64_t rdi, uint64_t rsi, uint64_t rdx, uint64_t rcx); \
+	extern const uint8_t name##_at[];                                  \
 	asm(".text\n" #name ": mov %rsp, access_sp\n" front "\n" #name "_at: " insn "\nret\n")
-#define RUN(name, rdi, rsi, rdx, rcx)                      \
-	do {                                               \
-		seen.faults = 0;                           \
-		name(rdi, rsi, rdx, rcx);                  \
-		access_sp = 0;                             \
-		seen.value = 0;                            \
-		say_seen_at((uint64_t)name##_at);          \
+#define RUN(name, rdi, rsi, rdx, rcx)             \
+	do {                                      \
+		seen.faults = 0;                  \
+		name(rdi, rsi, rdx, rcx);         \
+		access_sp = 0;                    \
+		seen.value = 0;                   \
+		say_seen_at((uint64_t)name##_at); \
 	} while (0)
 
 TRIAL(string_out, "mov %edi, %eax", "rep outsb");
@@ -104,7 +104,8 @@ static void descriptors(void)
 
 static void stacks(void)
 {
-	for (unsigned on_first = 0; on_first <= 24; on_first += 24) { /* bytes of the frame that are on the page that is there */
+	/* Of the frame so many bytes are on the page that is there. */
+	for (unsigned on_first = 0; on_first <= 24; on_first += 24) {
 		uint64_t gva = half_mapped(frame(7), frame(8), 0);
 		uint64_t in[5] = { (uint64_t)access_end, SEL_KCODE, RFLAGS_FIXED, 0, SEL_KDATA };
 

@@ -22,9 +22,9 @@ enum { NUMBER = 1, DEVICE, DEVICE_LARGE, TABLES_TOO };
 	X("btsl $5, (%rsi)") X("test %eax, (%rsi)") X("cmpq $-1, (%rsi)") X("and (%rsi), %rax")                    \
 	X("mov %rsi, %rdi; rep stosb") X("push (%rsi); pop %rax") X("push %rax; pop (%rsi)")
 
-#define OPERATION(insn)                        \
+#define OPERATION(insn)                                               \
 	"1: mov %rdi, %rax; mov $5, %ecx; cmp %ecx, %ecx\n" insn "\n" \
-	"pushfq; pop operation_flags; ret\n"   \
+	"pushfq; pop operation_flags; ret\n"                          \
 	".pushsection .rodata; .quad 1b; .popsection\n"
 
 extern uint64_t (*const operations[])(uint64_t rax, uint64_t rsi);

@@ -56,9 +56,9 @@ static void try_mode(unsigned mode, uint64_t value)
 	write_cr0((cr0 & ~CR0_WP) | (mode & WP ? CR0_WP : 0));
 	cr4 = (cr4 & ~(CR4_SMEP | CR4_SMAP)) | (mode & SMEP ? CR4_SMEP : 0) | (mode & SMAP ? CR4_SMAP : 0);
 	write_cr4(cr4);
-	errors = error_of(mode, READ | USER, KERNEL_READONLY, 0);
-	errors = errors << 5 | error_of(mode, FETCH | USER, USER_WRITABLE, 0);
+	errors = error_of(mode, READ | USER, USER_READONLY, 0);
 	errors = errors << 5 | error_of(mode, WRITE | USER, USER_READONLY, value);
+	errors = errors << 5 | error_of(mode, FETCH | USER, USER_WRITABLE, 0);
 	for (unsigned page = PAGES; page--;)
 		for (unsigned kind = FETCH + 1; kind--;) {
 			bool tried = kind != FETCH || page == KERNEL_READONLY || (mode & (SMEP | SMAP | AC)) != SMAP;
