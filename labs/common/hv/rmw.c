@@ -135,8 +135,8 @@ static bool compare_exchange(struct vcpu *v, const struct insn *insn)
 	return true;
 }
 
-/* CMPXCHG8B and CMPXCHG16B compare with RDX and RAX, and store RCX and RBX, halves of 4 or 8 bytes. Of the flags only ZF changes. Memory
- * is accessed by 8 bytes at a time, so that a page-table entry is never seen half written. (SDM vol. 2, CMPXCHG8B) */
+/* CMPXCHG8B and CMPXCHG16B compare with RDX and RAX, and store RCX and RBX, halves of 4 or 8 bytes. Of the flags only ZF changes. Both
+ * halves are stored at once: the first may be the very entry that maps the second. (SDM vol. 2, CMPXCHG8B) */
 static bool compare_exchange_pair(struct vcpu *v, const struct insn *insn)
 {
 	bool wide = insn->op == INSN_CMPXCHG16B;
@@ -155,7 +155,7 @@ static bool compare_exchange_pair(struct vcpu *v, const struct insn *insn)
 		return false;
 	bool equal = old[0] == expected[0] && (!wide || old[1] == expected[1]);
 	const uint64_t *stored = equal ? value : old;
-	if (!operand_write(v, insn, &low, 8, stored[0]) || (wide && !operand_write(v, insn, &high, 8, stored[1])))
+	if (!(low.segment == SS ? stack_write : gva_write)(v, operand_gva(v, insn, &low), stored, wide ? 16 : 8))
 		return false;
 	if (!equal) {
 		gpr_write(v, RAX, wide ? 8 : 4, old[0]);
