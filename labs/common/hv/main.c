@@ -46,7 +46,7 @@ static void usage(FILE *out)
 		"  --shadow off|vtlb|cached\n"
 		"                      trap engine: memory is flat (off, the default), or the guest's page tables are shadowed, by\n"
 		"                      shadows that a flush empties (vtlb) or that outlive it (cached)\n"
-		"  --shadow-pages N    shadow page tables at most (from 16 to 500; default: 500)\n"
+		"  --shadow-pages N    shadow page tables at most (from 20 to 500; default: 500)\n"
 		"  --dump-tables GVA|all\n"
 		"                      at the end, on stderr: the guest's page tables, their shadows and machine addresses side by side,\n"
 		"                      the way of one address or all that is mapped\n"
@@ -133,7 +133,7 @@ static int parse_pages(const char *s, unsigned *pages)
 	char *end;
 	long n = strtol(s, &end, 10);
 	if (end == s || *end || n < SHADOW_PAGES_MIN || n > SHADOW_PAGES_MAX)
-		return bad("--shadow-pages takes a number from 16 to 500, not \"%s\"", s);
+		return bad("--shadow-pages takes a number from 20 to 500, not \"%s\"", s);
 	*pages = (unsigned)n;
 	return 0;
 }
