@@ -57,7 +57,8 @@ def sequences(result, wanted, hint):
 
 
 def by_table(rows):
-    """verify() for runs whose whole output is known: name -> (function of the params that gives key -> values, hint, bound or None)."""
+    """verify() for runs whose whole output is known. name -> (function of the params that gives key -> values; hint; what bounded()
+    is told, or None)."""
 
     def verify(results, params):
         for name, result in results.items():
@@ -76,15 +77,17 @@ def by_table(rows):
 
 ROUNDS = 300
 SPACES = 8
-KEPT = ("A switch of CR3 must cost no page fault once the address spaces have been used: their shadows are still there, and "
-        "shadow_child() finds them by the guest's tables and not by address.")
-PREFILLED = "A new shadow of a page table is filled at once, from all entries of the guest's that have A set: shadow_made() in cache.c."
-ROLES = ("Two ways to one table may differ in what the levels above take away. Their shadows must differ too: ROLE_NO_WRITE, ROLE_NO_USER "
-         "and ROLE_NO_EXEC in shadow_child(), and every level adds to what those above it have taken.")
-BITS = ("What is filled in ahead must not be usable before the guest's entry is marked: nothing where A is clear, no W where D is clear, or "
-        "nobody sets these bits. (SDM vol. 3, 4.8)")
-LARGE = ("A large page whose D bit is clear must not be writable anywhere in its pieces, or the first write does not set D: ROLE_CLEAN in "
-         "shadow_child(). (SDM vol. 3, 4.8)")
+KEPT = ("A switch of CR3 must cost no page fault once the address spaces have been used: their shadows are still there, "
+        "and shadow_child() finds them by the guest's tables and not by address.")
+PREFILLED = ("A new shadow of a page table is filled at once, from all entries of the guest's that have A set: "
+             "shadow_made() in cache.c.")
+ROLES = ("Two ways to one table may differ in what the levels above take away. Their shadows must differ too: "
+         "ROLE_NO_WRITE, ROLE_NO_USER and ROLE_NO_EXEC in shadow_child(), and every level adds to what those above it "
+         "have taken.")
+BITS = ("What is filled in ahead must not be usable before the guest's entry is marked: nothing where A is clear, no W "
+        "where D is clear, or nobody sets these bits. (SDM vol. 3, 4.8)")
+LARGE = ("A large page whose D bit is clear must not be writable anywhere in its pieces, or the first write does not set "
+         "D: ROLE_CLEAN in shadow_child(). (SDM vol. 3, 4.8)")
 
 
 def switching(p):
@@ -109,19 +112,22 @@ def way(take):
             PF_P | PF_U | PF_W if no_user or no_write else None, PF_P | PF_U | PF_I if no_user or no_fetch else None)
 
 
+def outcome(got):
+    return "page fault, error code %#x" % (got & 0x7F) if got & 0x80 else "a wrong value" if got else "success"
+
+
 def ways_verify(result, p):
     seen = result.lines.get("way", [])
     if len(seen) != WAYS:
         return Failure("%d lines way=..." % WAYS, "%d" % len(seen), ROLES, result.name)
     for i, packed in enumerate(seen):
         take, level = p[4 + i] & 7, p[4 + i] >> 4
-        for access, error, got in zip(ACCESSES, way(take), packed.to_bytes(6, "big") if packed < 1 << 48 else b"\xff" * 6):
-            if got != (0 if error is None else 0x80 | error):
-                gone = [name for bit, name in ((1, "W"), (2, "U"), (4, "execution")) if take & bit]
-                where = "%s where level %d takes away %s" % (access, level, " and ".join(gone)) if gone else access + " where nothing is taken away"
-                return Failure("way %d, %s: %s" % (i, where, "success" if error is None else "page fault, error code %#x" % error),
-                               "page fault, error code %#x" % (got & 0x7F) if got & 0x80 else "success" if not got else "a wrong value",
-                               ROLES, result.name)
+        for access, error, got in zip(ACCESSES, way(take), (packed & (1 << 48) - 1).to_bytes(6, "big")):
+            wanted = 0 if error is None else 0x80 | error
+            if got != wanted:
+                gone = " and ".join(name for bit, name in ((1, "W"), (2, "U"), (4, "execution")) if take & bit)
+                where = "level %d takes away %s" % (level, gone) if gone else "nothing is taken away"
+                return Failure("way %d, %s where %s: %s" % (i, access, where, outcome(wanted)), outcome(got), ROLES, result.name)
     return printed_by_traps(result, result.output)
 
 
@@ -134,7 +140,8 @@ def bits_params(rng):
 
 
 def bits_verify(result, p):
-    marks = [(p[4 + i % 256 // 64] >> i % 64 & 1) | (p[4 + i % 256 // 64] & p[8 + i % 256 // 64]) >> i % 64 << 1 & 2 for i in range(MARKED)]
+    used, written = p[4:8], p[8:12]
+    marks = [(used[i % 256 // 64] >> i % 64 & 1) | (written[i % 256 // 64] >> i % 64 & 1) << 1 for i in range(MARKED)]
     for i in range(24):
         marks[number(p[0], 100 + i) % MARKED] |= 1 if i % 3 else 3
     seen = result.lines.get("bits", [])
@@ -168,13 +175,15 @@ def shared_verify(results, params):
 
 # --- 2.14 -----------------------------------------------------------------------------------------------------------------
 
-KINDS = ("mov", "mov of 4 bytes", "mov of 2 bytes and 1", "xchg", "lock cmpxchg", "lock cmpxchg16b", "lock bts and btr", "lock add", "xor",
-         "rep stosq", "rep movsl", "push", "an SSE move")
-SEEN = ("A page of which there is a shadow must not be writable through any mapping: in shadow_made() those that are there, in shadow_fill() "
-        "and load_leaf() those that come. After each store that hv carries out, shadow_written() drops what the shadows knew.")
-ALL_SHADOWS = ("One page can be the table of several levels, and have several shadows. A store is about all of them: spt_next_of().")
-NO_TABLE = ("A page that is stored to again and again while nobody uses it as a table is none any more: free its shadows, and the stores "
-            "cost nothing. What is in a page that was freed must not be found through any shadow later.")
+KINDS = ("mov", "mov of 4 bytes", "mov of 2 bytes and 1", "xchg", "lock cmpxchg", "lock cmpxchg16b", "lock bts and btr",
+         "lock add", "xor", "rep stosq", "rep movsl", "push", "an SSE move")
+SEEN = ("A page of which there is a shadow must not be writable through any mapping: in shadow_made() those that are "
+        "there, in shadow_fill() and load_leaf() those that come. After each store that hv carries out, shadow_written() "
+        "drops what the shadows knew.")
+ALL_SHADOWS = ("One page can be the table of several levels, and have several shadows. A store is about all of them: "
+               "spt_next_of().")
+NO_TABLE = ("A page that is stored to again and again while nobody uses it as a table is none any more: free its shadows, "
+            "and the stores cost nothing. What is in a page that was freed must not be found through any shadow later.")
 
 
 def recursive_verify(result, p):
@@ -182,7 +191,7 @@ def recursive_verify(result, p):
     if len(seen) != len(KINDS):
         return Failure("%d lines stored=..." % len(KINDS), "%d" % len(seen), SEEN, result.name)
     for kind, (name, packed) in enumerate(zip(KINDS, seen)):
-        for level in range(1, 5):
+        for level in range(p[4], 5):
             wanted, got = number(p[0], 4 * kind + level - 1) & 0xFFFF, packed >> 16 * (4 - level) & 0xFFFF
             if got != wanted:
                 where = "behind a store by %s to an entry of level %d, and INVLPG: " % (name, level)
@@ -191,8 +200,14 @@ def recursive_verify(result, p):
 
 
 def aliases(p):
-    found = [[number(p[0], (4 * level + i + 1) % 8) & 0xFFFF for i in range(4)] for level in range(3)]
-    return {"alias": [a << 48 | b << 32 | c << 16 | d for a, b, c, d in found], "unlinked": [FAULTED] * 3}
+    levels = 4 - p[4]
+    found = [[number(p[0], (4 * level + i + 1) % 8) & 0xFFFF for i in range(4)] for level in range(levels)]
+    return {"alias": [a << 48 | b << 32 | c << 16 | d for a, b, c, d in found], "unlinked": [FAULTED] * levels}
+
+
+def two_shadows(p):
+    w = [word(p[0], i) for i in range(2)]
+    return {"writable": w, "readonly": w + [FAULTED | PF_P | PF_W]}
 
 
 def two_levels(p):
@@ -200,11 +215,12 @@ def two_levels(p):
 
 
 def frames(p):
-    return {"before": [word(p[0], 511)], "after": [FAULTED], "frame": [0x18], "again": [word(p[0], 512)], "interrupts": [1]}
+    return {"before": [word(p[0], 511)], "after": [FAULTED], "frame": [0x18], "again": [word(p[0], 510)], "interrupts": [1]}
 
 
 def port_input(p):
-    return {"before": [word(p[0], 0), word(p[0], 2)], "after": [word(p[0], 1), word(p[0], 3)]}
+    w = [word(p[0], i) for i in range(4)]
+    return {"before": [w[0], w[2]][p[4] - 1:], "after": [w[1], w[3]][p[4] - 1:]}
 
 
 def two_entries(p):
@@ -213,10 +229,10 @@ def two_entries(p):
 
 def freed(p):
     data = [0] * 512
-    for i in range(p[4]):
+    for i in range(p[5]):
         data[i % 512] = number(p[0], i) * 2
-    return {"other": [word(p[0], 1)], "mine": [word(p[0], 0)], "data": [fold(data)] * 4, "gone": [FAULTED] * 3, "new": [word(p[0], 2)],
-            "absent": [FAULTED]}
+    return {"other": [word(p[0], 1)], "mine": [word(p[0], 0)], "data": [fold(data)] * 4, "gone": [FAULTED] * 3,
+            "new": [word(p[0], 2)], "absent": [FAULTED]}
 
 
 def split(p):
@@ -225,27 +241,37 @@ def split(p):
             "huge": [w[4]]}
 
 
+def stores_runs(lowest):
+    """Tables of which levels take part. Page tables of the last level may be let go, which is another checkpoint's affair."""
+    return [guest("recursive", "stores", 0, lambda rng: [lowest]),
+            guest("aliases", "stores", 1, lambda rng: [lowest, rng.randrange(6)]), guest("frames", "stores", 4, lambda rng: [lowest]), guest("input", "stores", 5, lambda rng: [lowest])]
+
+
+STORED = {
+    "aliases": (aliases, SEEN, None),
+    "frames": (frames, "The CPU stores too: an exception's frame can land in a page table. " + SEEN, None),
+    "input": (port_input, "What hv emulates for another reason can store to a page table too. " + SEEN, None)}
+
+
 def stores_verify(results, params):
     verify = by_table({
-        "aliases": (aliases, SEEN, None),
-        "two levels": (two_levels, ALL_SHADOWS, None),
-        "frames": (frames, "The CPU stores too: an exception's frame can land in a page table. " + SEEN, None),
-        "input": (port_input, "What hv emulates for another reason can store to a page table too. " + SEEN, None),
+        **STORED,
+        "two shadows": (two_shadows, ALL_SHADOWS, None),
         "two entries": (two_entries, "A store of 8 bytes that is not aligned is about two entries.", None),
-        "freed": (freed, NO_TABLE, (90, "four tables that become data, stored to %d times each" % params["freed"][4], NO_TABLE)),
-        "split": (split, "An entry that maps a large page can become one that leads to a table, and the other way round. " + SEEN, None)})
+        "freed": (freed, NO_TABLE, (90, "four tables that become data, stored to %d times each" % params["freed"][5], NO_TABLE)),
+        "split": (split, "An entry that maps a large page can become one that leads to a table, and back. " + SEEN, None)})
     return recursive_verify(results["recursive"], params["recursive"]) or verify(
         {name: result for name, result in results.items() if name != "recursive"}, params)
 
 
 # --- 2.15 -----------------------------------------------------------------------------------------------------------------
 
-SMALL = 16  # shadow pages, the fewest that hv takes
+SMALL = 20  # shadow pages, the fewest that hv takes
 EIGHT = 40  # enough for eight of the address spaces of guests/pool.c
-POOL = ("When the pool is empty the page goes that was not used for longest: victim() in pool.c. The root that the machine's CPU uses must stay, "
-        "and so must what belongs to the way that is being made.")
-OLDEST = ("The address spaces that are used all the time must stay when another one comes by: shadow_touch() says when a page was used, and "
-          "the smallest stamp goes.")
+POOL = ("When the pool is empty the page goes that was not used for longest: victim() in pool.c. The root that the "
+        "machine's CPU uses must stay, and so must what belongs to the way that is being made.")
+OLDEST = ("The address spaces that are used all the time must stay when another one comes by: shadow_touch() says when a "
+          "page was used, and the smallest stamp goes.")
 
 
 def spaces_params(spaces, working, every, rounds):
@@ -278,15 +304,15 @@ def evicted(p):
 
 # --- 2.16 -----------------------------------------------------------------------------------------------------------------
 
-SYNC = ("Behind a write of CR3 every table that was let go has been compared with its shadow: what is gone or changed in the guest's "
-        "entry is gone or changed there, and the next store faults again. INVLPG does the same for one page.")
+SYNC = ("Behind a write of CR3 every table that was let go has been compared with its shadow: what is gone or changed in "
+        "the guest's entry is gone or changed there, and the next store faults again. INVLPG does the same for one page.")
 ALL_ROLES = "A table that is let go may have a shadow for the kernel and one for programs. Both must be synchronized."
-NEW_PLACE = ("What a table held before it was changed may be found only where the guest could have used it then. On a new way to the table, or "
-             "at another level, everything must be as the guest's table says now.")
-BULK = ("A page table of the last level costs one page fault when it is written first, and no more until the next flush: shadow_let_write() "
-        "in cache.c.")
-NO_LEAF = ("When nothing is left of a table that was let go, it is probably data now. Free its shadow, or each flush makes the next store "
-           "fault again.")
+NEW_PLACE = ("What a table held before it was changed may be found only where the guest could have used it then. On a new "
+             "way to the table, or at another level, everything must be as the guest's table says now.")
+BULK = ("A page table of the last level costs one page fault when it is written first, and no more until the next flush: "
+        "shadow_let_write() in cache.c.")
+NO_LEAF = ("When nothing is left of a table that was let go, it is probably data now. Free its shadow, or each flush "
+           "makes the next store fault again.")
 CHANGES = 12
 BULK_ROUNDS, BULK_STORES = 20, 256
 DATA_ROUNDS, DATA_STORES = 150, 400
@@ -338,39 +364,41 @@ def data_now(p):
 
 def unsync_verify(results, params):
     verify = by_table({
+        **STORED,
+        "two levels": (two_levels, ALL_SHADOWS, None),
         "both roots": (both_roots, ALL_ROLES, None),
         "linked again": (linked_again, NEW_PLACE, None),
         "root at once": (root_at_once, NEW_PLACE, None),
-        "bulk": (bulk, SYNC, (40 + 5 * BULK_ROUNDS, "%d stores to one page table, %d times, and four pages used each time" %
+        "bulk": (bulk, SYNC, (30 + 2 * BULK_ROUNDS, "%d stores to one page table, %d times, and four pages used each time" %
                               (BULK_STORES, BULK_ROUNDS), BULK)),
-        "data": (data_now, NO_LEAF, (60, "a page that was a page table once, %d stores, %d flushes" % (DATA_STORES * DATA_ROUNDS, DATA_ROUNDS),
-                                     NO_LEAF))})
-    return rounds_verify(results["rounds"], params["rounds"]) or verify(
-        {name: result for name, result in results.items() if name != "rounds"}, params)
+        "data": (data_now, NO_LEAF, (60, "a page that was a page table once, and %d flushes" % DATA_ROUNDS, NO_LEAF))})
+    return first(rounds_verify(results["rounds"], params["rounds"]), recursive_verify(results["recursive"], params["recursive"]),
+                 verify({name: result for name, result in results.items() if name not in ("rounds", "recursive")}, params))
 
 
 CHECKPOINTS = [
     Checkpoint(
         "2.13", "Cached: one shadow for each guest table", 7,
-        "With --shadow=cached a shadow page belongs to a guest table and outlives a switch of CR3. Address spaces share it where the guest's "
-        "do, unless their ways to it differ in rights. A new one of the last level is filled at once with all that the guest has used.",
-        "shadow_child() in fill.c says what a shadow page is the shadow of; load_leaf() in cache.c makes one leaf from the guest's entry.",
+        "With --shadow=cached a shadow page belongs to a guest table and outlives a switch of CR3. Address spaces share "
+        "it where the guest's do, unless their ways to it differ in rights. A new one of the last level is filled at once "
+        "with all that the guest has used.",
+        "shadow_child() in fill.c says what a shadow page is the shadow of; load_leaf() in cache.c makes one leaf from "
+        "the guest's entry.",
         runs=[guest("switching", "shared", 0, lambda rng: [ROUNDS]), guest("ways", "shared", 1, ways_params),
               guest("bits", "shared", 2, bits_params), guest("full", "shared", 3), guest("large", "shared", 4)],
         verify=shared_verify, depends=["2.5"]),
     Checkpoint(
         "2.14", "Cached: protected tables, emulated stores", 8,
-        "Every store of the guest to one of its tables is seen, whatever the instruction, the mapping and the level, and behind the guest's "
-        "INVLPG counts. Pages that are tables no more are left alone.",
+        "Every store of the guest to one of its tables is seen, whatever the instruction, the mapping and the level, and "
+        "behind the guest's INVLPG counts. Pages that are tables no more are left alone.",
         "shadow_made() protects, shadow_fault() notices, shadow_written() drops.",
-        runs=[guest("recursive", "stores", 0), guest("aliases", "stores", 1, lambda rng: [rng.randrange(6)]),
-              guest("two levels", "stores", 2), guest("frames", "stores", 3), guest("input", "stores", 4), guest("two entries", "stores", 5),
-              guest("freed", "stores", 6, lambda rng: [rng.randrange(520, 600)]), guest("split", "stores", 7)],
+        runs=[*stores_runs(2), guest("two shadows", "stores", 2), guest("two entries", "stores", 6),
+              guest("freed", "stores", 7, lambda rng: [2, rng.randrange(520, 600)]), guest("split", "stores", 8)],
         verify=stores_verify, depends=["2.13"]),
     Checkpoint(
         "2.15", "A bounded pool", 5,
-        "Guests may use more page tables than there are shadow pages, with --shadow=vtlb and cached: what was not used for longest is given "
-        "up and made again when it is needed.",
+        "Guests may use more page tables than there are shadow pages, with --shadow=vtlb and cached: what was not used "
+        "for longest is given up and made again when it is needed.",
         POOL,
         runs=[guest("vtlb spaces", "pool", 0, spaces_params(64, 0, 0, 200), "vtlb", SMALL),
               guest("cached spaces", "pool", 0, spaces_params(64, 0, 0, 300), pages=EIGHT),
@@ -385,11 +413,13 @@ CHECKPOINTS = [
         depends=["2.14"]),
     Checkpoint(
         "2.16", "Cached: let go and synchronize", 8,
-        "A page table of the last level may be written freely from the first store until the guest's next flush, and then its shadow is "
-        "brought up to date. Before the flush, old and new entries are both right; behind it, only the new ones are.",
+        "A page table of the last level may be written freely from the first store until the guest's next flush, and then "
+        "its shadow is brought up to date. Before the flush, old and new entries are both right; behind it, only the new "
+        "ones are.",
         "shadow_let_write() and shadow_sync_all() in cache.c.",
         runs=[guest("rounds", "unsync", 0, lambda rng: [CHANGES]), guest("both roots", "unsync", 1, lambda rng: [6]),
-              guest("linked again", "unsync", 2), guest("root at once", "unsync", 3),
+              guest("linked again", "unsync", 2), *stores_runs(1), guest("two levels", "stores", 3),
+              guest("root at once", "unsync", 3),
               guest("bulk", "unsync", 4, lambda rng: [BULK_ROUNDS, BULK_STORES]),
               guest("data", "unsync", 5, lambda rng: [DATA_ROUNDS, DATA_STORES])],
         verify=unsync_verify, depends=["2.14"]),

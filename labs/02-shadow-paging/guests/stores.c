@@ -1,7 +1,8 @@
 /* Stores to page tables in use: by every kind of instruction, at every level, through every way to the table. */
 #include "cached.h"
 
-enum { STORES = OWN_PARAMS };
+/* LOWEST: page tables of level 1 take part, or only those above. */
+enum { LOWEST = OWN_PARAMS, STORES, ORDER = STORES };
 
 /* --- a table that maps itself ------------------------------------------------------------------------------------------ */
 
@@ -89,7 +90,7 @@ static void recursive(void)
 	for (unsigned kind = 0; kind < KINDS; kind++) {
 		uint64_t seen = 0;
 
-		for (unsigned level = 1; level <= 4; level++) {
+		for (unsigned level = params[LOWEST]; level <= 4; level++) {
 			uint64_t self = self_gva(gva, level), from = *entry_of(root, gva, level), to;
 
 			to = (level == 1 ? data_new(4 * kind) : page_new()) | (from & ~ADDRESS);
@@ -127,7 +128,7 @@ static void aliases(void)
 	write_cr3(root);
 	try_write(early, 0);
 	try_write(early2, 0);
-	for (unsigned level = 1; level <= 3; level++) {
+	for (unsigned level = params[LOWEST]; level <= 3; level++) {
 		uint64_t gva = area(level), below = page, seen = 0;
 
 		/* The page is the table of this level; at the lowest level it has the choice of eight pages, above of eight trees. */
@@ -145,7 +146,7 @@ static void aliases(void)
 		try_read(gva);
 		const uint64_t ways[] = { early, early2, late, page, late, early };
 		for (unsigned i = 0; i < 4; i++) {
-			try_write(ways[(i + params[STORES]) % 6], choice[++n % 8] | P | W);
+			try_write(ways[(i + params[ORDER]) % 6], choice[++n % 8] | P | W);
 			invlpg(gva);
 			seen = seen << 16 | (try_read(gva) >> 8 & 0xffff);
 		}
@@ -155,6 +156,26 @@ static void aliases(void)
 		report("unlinked", try_read(gva));
 		try_write(early, 0);
 	}
+}
+
+/* One page directory, reached on two ways with different rights, and used at both. */
+static void two_shadows(void)
+{
+	uint64_t root = root_new(), writable = area(0), readonly = area(1), *e = entry_of(root, writable, 2);
+
+	map(root, writable, data_new(0), P | W);
+	*entry_of(root, readonly, 3) = *entry_of(root, writable, 3) & ~W;
+	write_cr3(root);
+	report("writable", try_read(writable));
+	report("readonly", try_read(readonly));
+	uint64_t table = page_new();
+	at(table)[0] = data_new(1) | P | W;
+	*e = table | P | W;
+	invlpg(writable);
+	invlpg(readonly);
+	report("writable", try_read(writable));
+	report("readonly", try_read(readonly));
+	report("readonly", try_write(readonly, 0));
 }
 
 /* One table, used as a page table here and as a page directory there. What is data to the one is a page table to the other. */
@@ -196,13 +217,19 @@ static void on_interrupt(struct trap_frame *f)
 	(void)f, interrupts++;
 }
 
-/* The handler's stack lies in a page table: the CPU itself writes the frame there. */
+/* The handler's stack lies in a table: the CPU itself writes the frame there. */
 static void frames(void)
 {
-	uint64_t root = root_new(), table = table_of(root, area(0), 1, P | W), last = area(0) + 511 * PAGE;
+	unsigned level = params[LOWEST];
+	uint64_t root = root_new(), table = table_of(root, area(0), level, P | W), last = area(0) + (511ull << (3 + 9 * level));
 
-	for (unsigned i = 480; i < 512; i++)
-		at(table)[i] = data_new(i) | P | W;
+	for (unsigned i = 480; i < 512; i++) {
+		uint64_t data = data_new(i), lower = level == 1 ? data : page_new();
+		if (level > 1)
+			at(lower)[0] = data | P | W;
+		at(table)[i] = lower | P | W;
+	}
+	uint64_t again = at(table)[510];
 	idt_gate(0x21, 0, 1);
 	trap_handlers[0x21] = on_interrupt;
 	tss_set_ist(1, table + PAGE);
@@ -212,7 +239,7 @@ static void frames(void)
 	invlpg(last);
 	report("after", try_read(last));
 	report("frame", at(table)[511]);
-	at(table)[511] = data_new(512) | P | W;
+	at(table)[511] = again;
 	invlpg(last);
 	report("again", try_read(last));
 	report("interrupts", interrupts);
@@ -228,7 +255,7 @@ static void port_input(void)
 	arena_next += 16 * PAGE;
 	data_fill(pages, 0);
 	data_fill(pages + 15 * PAGE, 1);
-	for (unsigned level = 1; level <= 2; level++) {
+	for (unsigned level = params[LOWEST]; level <= 2; level++) {
 		uint64_t *e = entry_of(root, gva, level), to = (uint64_t)e + 1;
 
 		if (level == 2) {
@@ -361,7 +388,7 @@ static void split(void)
 int guest_main(void)
 {
 	static void (*const modes[])(
-		void) = { recursive, aliases, two_levels, frames, port_input, two_entries, freed, split };
+		void) = { recursive, aliases, two_shadows, two_levels, frames, port_input, two_entries, freed, split };
 
 	tables_begin();
 	modes[params[MODE]]();
