@@ -114,7 +114,7 @@ int guest_main(const struct hvm_start_info *info)
 		idt_gate(v, 0, 1);
 		trap_handlers[v] = end_attempt;
 	}
-	if (run(memory_attacks, options) || run(state_attacks, options))
+	if (run(memory_attacks, options) || run(state_attacks, options) || run(paging_attacks, options))
 		return 0;
 	dputs("no such attack\n");
 	return 99;
