@@ -13,7 +13,7 @@ from walker import (ADDRESS, CR0_WP, CR4_PGE, CR4_SMAP, CR4_SMEP, EFER_NXE, FETC
 MASK64 = (1 << 64) - 1
 
 # Features of a run, as in the guest.
-OUTSIDE_TABLE, OUTSIDE_PAGE, RESERVED, GLOBAL, PGE, WP, SMX, NX, GIANT, USER_LEVEL, SMAP_ALONE = (1 << i for i in range(11))
+OUTSIDE_TABLE, OUTSIDE_PAGE, RESERVED, GLOBAL, PGE, WP, SMX, NX, GIANT, USER_LEVEL, SMAP_ALONE, CALM = (1 << i for i in range(12))
 ALL = SMAP_ALONE - 1  # that a shadow can show
 
 PAGE, MIB = 4096, 1 << 20
@@ -255,7 +255,7 @@ class Model:
 
     def flush(self, i):
         how = self.draw(4)
-        if how == 2 and not self.global_pages():
+        if how == 2 and not self.global_pages() and not self.has(CALM):
             self.load_cr3(self.cpu.cr3)
         elif how == 3 and self.has(PGE):
             self.cpu.cr4 ^= CR4_PGE
@@ -293,6 +293,8 @@ class Model:
             new = {SLOTS[0]: value, SLOTS[1]: value}
         elif how == 9:
             new = {s: self.pages[other][s] for s in SLOTS[:2]}
+        elif how == 11:
+            new = {slot: table[slot] & ~P if table[slot] & P and not equal and other & 1 else table[slot] | P}
         name = {3: "XCHG", 4: "CMPXCHG", 5: "BTS", 6: "BTR", 7: "32-bit MOV", 8: "REP STOS", 9: "REP MOVS", 10: "MOVNTI"}.get(how, "MOV")
         alias = ", by its 4 KiB alias" if via == 1 else ", by its 1 GiB alias" if via == 2 and self.has(GIANT) else ""
         users = [self.users_of(POOL_GPA[page] + s * 8) for s, e in new.items() if table[s] != e]
@@ -364,8 +366,15 @@ class Model:
         return "CR3 = table %d, WP %d, PGE %d, SMEP %d, SMAP %d, NXE %d" % (PAGE_OF[c.cr3], bool(c.cr0 & CR0_WP), bool(c.cr4 & CR4_PGE),
                                                                        bool(c.cr4 & CR4_SMEP), bool(c.cr4 & CR4_SMAP), bool(c.efer & EFER_NXE))
 
+    def choose_address(self):
+        i, anywhere = self.draw(ADDRESSES), self.draw(2)
+        for _ in range(ADDRESSES):
+            if not anywhere and self.stale[i]:
+                i = (i + 1) % ADDRESSES
+        return i
+
     def access(self, decoder):
-        i, kind, slot = self.draw(ADDRESSES), self.draw(8), SLOTS[self.draw(len(SLOTS))]
+        i, kind, slot = self.choose_address(), self.draw(8), SLOTS[self.draw(len(SLOTS))]
         user = bool(self.draw(2)) and self.has(USER_LEVEL)
         ac, crooked, split_read = bool(self.draw(2)), not self.draw(48), not self.draw(8)
         new = self.make_entry(self.draw(POOL))
@@ -462,12 +471,14 @@ class Model:
     def one(self, decoder):
         op = self.draw(32)
         if op < self.edits:
-            self.edit()
+            for _ in range(1 + self.draw(3)):
+                self.edit()
         elif op < 28:
             return self.access(decoder)
         elif op < 30:
             natural, root, anything = self.draw(8), self.draw(self.ntables // 4), self.draw(self.ntables)
-            self.load_cr3(POOL_GPA[root if natural else anything])
+            if not self.draw(8) or not self.has(CALM):
+                self.load_cr3(POOL_GPA[root if natural else anything])
         elif op == 30:
             self.control()
         else:

@@ -33,6 +33,7 @@ enum { P_SEED, P_STEPS, P_FEATURES, P_BLOCK, P_TABLES, P_EDITS }; /* params[] */
 #define F_USER 512u /* accesses at CPL 3 */
 /* CR4.SMAP without CR4.SMEP: the kernel may execute a user page that it may not read. No shadow can show that. */
 #define F_SMAP_ALONE 1024u
+#define F_CALM 2048u /* few writes of CR3, so that more is kept for longer */
 
 /* Bits of an entry (SDM vol. 3, tables 4-15 to 4-20). */
 #define P 1ull
@@ -220,7 +221,7 @@ static void flush(unsigned i)
 {
 	unsigned how = draw(4);
 
-	if (how == 2 && !global_pages())
+	if (how == 2 && !global_pages() && !(features & F_CALM))
 		load_cr3(cr3);
 	else if (how == 3 && features & F_PGE)
 		switch_pge();
@@ -289,6 +290,9 @@ static void edit(void)
 		break;
 	case 9:
 		copy_two(alias + slots[0] * 8, pool_gpa(other) + slots[0] * 8);
+		break;
+	case 11: /* mapped again, or sometimes unmapped */
+		*entry = *entry & P && !equal && other & 1 ? *entry & ~P : *entry | P;
 		break;
 	case 10: /* a store that few emulators know */
 		asm volatile("movnti %1, %0" : "=m"(*entry) : "r"(value));
@@ -376,9 +380,20 @@ static void fetch(bool user, uint64_t gva)
 	tell(gva, true, value);
 }
 
+/* Half of the time one that needs no flush, if there is one. */
+static unsigned choose_address(void)
+{
+	unsigned i = draw(ADDRESSES);
+	bool any = draw(2);
+
+	for (unsigned n = 0; n < ADDRESSES && !any && stale >> i & 1; n++)
+		i = (i + 1) % ADDRESSES;
+	return i;
+}
+
 static void access(void)
 {
-	unsigned i = draw(ADDRESSES), kind = draw(8), slot = slots[draw(SLOTS)];
+	unsigned i = choose_address(), kind = draw(8), slot = slots[draw(SLOTS)];
 	bool user = draw(2) && features & F_USER, ac = draw(2), crooked = !draw(48), split = !draw(8);
 	uint64_t value = make_entry(draw(POOL)), gva = address(i) + (kind < 6 ? slot : CODE_SLOT) * 8, old, entry, before = 0;
 
@@ -468,12 +483,14 @@ static void step(void)
 	unsigned op = draw(32);
 
 	if (op < params[P_EDITS]) {
-		edit();
+		for (unsigned edits = 1 + draw(3); edits; edits--)
+			edit();
 	} else if (op < 28) {
 		access();
 	} else if (op < 30) {
 		unsigned natural = draw(8), root = draw(ntables / 4), any = draw(ntables);
-		load_cr3(pool_gpa(natural ? root : any));
+		if (!draw(8) || !(features & F_CALM))
+			load_cr3(pool_gpa(natural ? root : any));
 	} else if (op == 30) {
 		control();
 	} else {
