@@ -18,7 +18,7 @@ import host
 sys.path.insert(0, str(host.TOP / "labs/02-shadow-paging/checks"))
 import edit_model  # noqa: E402
 import elf  # noqa: E402
-from edit_model import ALL, GLOBAL, NX, OUTSIDE_PAGE, OUTSIDE_TABLE, PGE, SMAP_ALONE, SMX  # noqa: E402
+from edit_model import ALL, CALM, GLOBAL, NX, OUTSIDE_PAGE, OUTSIDE_TABLE, PGE, SMAP_ALONE, SMX  # noqa: E402
 
 STEPS = int(os.environ.get("TRAPDOOR_STEPS") or 5000)
 ROUNDS = int(os.environ.get("TRAPDOOR_ROUNDS") or 3)
@@ -42,7 +42,8 @@ class Kind:
 
 KINDS = (
     Kind(ALL, 12, 12),
-    Kind(ALL & ~(PGE | GLOBAL | SMX | NX), 4, 8),
+    Kind(ALL & ~(PGE | GLOBAL | SMX | NX) | CALM, 12, 8),
+    Kind(ALL & ~(PGE | GLOBAL | SMX | NX) | CALM, 4, 8),
     Kind(ALL & ~(PGE | GLOBAL), 8, 16),
     Kind(ALL & ~SMX, 12, 8),
     Kind(ALL & ~GLOBAL, 4, 12),

@@ -10,6 +10,7 @@
  * present, and what was not on the way, no CPU can have remembered (SDM vol. 3, 4.10.2.3 and 4.10.4.3).
  */
 #include "edits.h"
+#include "edits_pool.h"
 
 #include "dbg.h"
 #include "desc.h"
@@ -35,17 +36,6 @@ enum { P_SEED, P_STEPS, P_FEATURES, P_BLOCK, P_TABLES, P_EDITS }; /* params[] */
 #define F_SMAP_ALONE 1024u
 #define F_CALM 2048u /* few writes of CR3, so that more is kept for longer */
 
-/* Bits of an entry (SDM vol. 3, tables 4-15 to 4-20). */
-#define P 1ull
-#define W 2ull
-#define U 4ull
-#define A 0x20ull
-#define D 0x40ull
-#define PS 0x80ull
-#define G 0x100ull
-#define NX (1ull << 63)
-#define ADDRESS 0x000ffffffffff000ull
-
 #define CR0_WP (1ull << 16)
 #define CR4_PGE (1ull << 7)
 #define CR4_SMEP (1ull << 20)
@@ -53,29 +43,6 @@ enum { P_SEED, P_STEPS, P_FEATURES, P_BLOCK, P_TABLES, P_EDITS }; /* params[] */
 #define MSR_EFER 0xc0000080
 #define EFER_NXE (1ull << 11)
 
-#define PAGE 4096ull
-#define MIB (1024ull * 1024)
-#define TABLES_GPA (4 * MIB) /* tables are the first pages of a 2 MiB page */
-#define DATA_GPA (6 * MIB)
-#define MEMORY (64 * MIB)
-#define OUTSIDE (80 * MIB)
-
-#define TABLES_MAX 12
-#define POOL 19
-#define SLOTS 3
-#define CODE_SLOT 256 /* all pages of the pool have a function there; as an entry it is not present */
-#define ADDRESSES 16
-
-static const uint16_t slots[SLOTS] = { 2, 3, 259 };
-
-/* Other ways to the pool than the identity map in 2 MiB pages, in the kernel's own tables, which never change. */
-#define ALIAS_4K (1ull << 30)
-#define ALIAS_1G (2ull << 30)
-#define USER_CODE (3ull << 30)
-
-static uint64_t kernel_pdpt[512] __attribute__((aligned(4096))), identity[512] __attribute__((aligned(4096)));
-static uint64_t alias_pd[512] __attribute__((aligned(4096))), alias_pt[512] __attribute__((aligned(4096)));
-static uint64_t user_pd[512] __attribute__((aligned(4096))), user_pt[512] __attribute__((aligned(4096)));
 static uint8_t trap_stack[4096] __attribute__((aligned(16)));
 
 static uint64_t rng, features, cr0, cr3, cr4, efer;
@@ -92,31 +59,10 @@ static unsigned draw(unsigned n)
 	return (unsigned)((rng * 0x2545f4914f6cdd1d >> 33) % n);
 }
 
-/* Tables, then the data pages that large pages lead to as well: in the second 2 MiB region, and at the start of memory. */
-static uint64_t pool_gpa(unsigned page)
+static unsigned level_of(unsigned page)
 {
-	static const uint64_t others[POOL - TABLES_MAX] = {
-		DATA_GPA, DATA_GPA + 2 * PAGE, DATA_GPA + 3 * PAGE, DATA_GPA + 4 * PAGE, 0, 2 * PAGE, 3 * PAGE
-	};
-
-	return page < TABLES_MAX ? TABLES_GPA + page * PAGE : others[page - TABLES_MAX];
+	return 4 - page * 4 / ntables;
 }
-
-/* volatile: the page at address 0 is memory too, and the compiler knows nothing of page tables. */
-static volatile uint64_t *at(uint64_t gva)
-{
-	asm("" : "+r"(gva));
-	return (volatile uint64_t *)gva;
-}
-
-static uint64_t address(unsigned n)
-{
-	uint64_t gva = (n & 8 ? 259ull : 2ull) << 39 | (n & 4 ? 3ull : 2ull) << 30 | (n & 2 ? 3ull : 2ull) << 21 | (n & 1 ? 3ull : 2ull) << 12;
-
-	return gva >> 47 ? gva | 0xffffull << 48 : gva;
-}
-
-static unsigned level_of(unsigned page) { return 4 - page * 4 / ntables; }
 
 /* An entry for that page, most often one that makes sense there. All numbers are drawn in any case. */
 static uint64_t make_entry(unsigned page)
@@ -150,49 +96,13 @@ static uint64_t make_entry(unsigned page)
 	return e;
 }
 
-/*
- * Follows an address from CR3, through whatever is present. Stops at the entry in question, or where the way ends. Returns whether it
- * came to that entry; *gpa is where the last entry that was read leads the address.
- */
-static bool follow(uint64_t gva, uint64_t entry, uint64_t *gpa)
-{
-	uint64_t table = cr3, e;
-
-	*gpa = ~0ull;
-	for (unsigned shift = 39;; shift -= 9) {
-		uint64_t where = table + (gva >> shift & 511) * 8, offset = (1ull << shift) - 1;
-		if (where == entry)
-			return true;
-		if (table >= MEMORY)
-			return false;
-		e = *at(where);
-		if (!(e & P))
-			return false;
-		table = e & ADDRESS;
-		if (shift == 12 || (shift < 39 && e & PS)) {
-			*gpa = (table & ~offset) | (gva & offset);
-			return false;
-		}
-	}
-}
-
-/* The addresses that become stale when this entry changes. */
-static unsigned users_of(uint64_t entry)
-{
-	unsigned users = 0;
-	uint64_t gpa;
-
-	if (!(*at(entry) & P))
-		return 0;
-	for (unsigned i = 0; i < ADDRESSES; i++)
-		users |= (unsigned)follow(address(i), entry, &gpa) << i;
-	return users;
-}
-
 /* --- flushes (SDM vol. 3, 4.10.4.1) ------------------------------------------------------------------------------------------ */
 
 /* A CR3 write spares global pages, and a translation that was made global by one space must not serve another. */
-static bool global_pages(void) { return features & F_GLOBAL && cr4 & CR4_PGE; }
+static bool global_pages(void)
+{
+	return features & F_GLOBAL && cr4 & CR4_PGE;
+}
 
 static void load_cr3(uint64_t value)
 {
@@ -258,7 +168,8 @@ static void edit(void)
 	volatile uint64_t *table = at(pool_gpa(page)), *entry;
 
 	/* Only where a run says so: G, NX, and by the loss of PS a page without memory becoming a table there. */
-	if ((bit == 8 && !(features & F_GLOBAL)) || (bit == 63 && !(features & F_NX)) || (bit == 7 && !(features & F_OUTSIDE_TABLE)))
+	if ((bit == 8 && !(features & F_GLOBAL)) || (bit == 63 && !(features & F_NX)) ||
+	    (bit == 7 && !(features & F_OUTSIDE_TABLE)))
 		bit = 1;
 	alias = via == 1 ? ALIAS_4K + page * PAGE : via == 2 && features & F_1G ? ALIAS_1G + pool_gpa(page) : pool_gpa(page);
 	entry = at(alias + slot * 8);
@@ -266,39 +177,28 @@ static void edit(void)
 		value &= ~P;
 	for (unsigned i = 0; i < SLOTS; i++) {
 		before[i].old = table[slots[i]];
-		before[i].users = users_of((uint64_t)&table[slots[i]]);
+		before[i].users = users_of(cr3, (uint64_t)&table[slots[i]]);
 	}
 	switch (how) {
-	case 3:
-		asm volatile("xchg %0, %1" : "+r"(value), "+m"(*entry));
-		break;
+	case 3: asm volatile("xchg %0, %1" : "+r"(value), "+m"(*entry)); break;
 	case 4:
 		old = equal ? *entry : ~0ull;
 		asm volatile("lock cmpxchg %2, %1" : "+a"(old), "+m"(*entry) : "r"(value) : "cc");
 		break;
-	case 5:
-		asm volatile("lock bts %1, %0" : "+m"(*entry) : "r"(bit) : "cc");
-		break;
-	case 6:
-		asm volatile("btr %1, %0" : "+m"(*entry) : "r"(bit) : "cc");
-		break;
+	case 5: asm volatile("lock bts %1, %0" : "+m"(*entry) : "r"(bit) : "cc"); break;
+	case 6: asm volatile("btr %1, %0" : "+m"(*entry) : "r"(bit) : "cc"); break;
 	case 7:
-		asm volatile("movl %1, %0" : "=m"(((volatile uint32_t *)entry)[equal]) : "r"((uint32_t)(value >> 32 * equal)));
+		asm volatile("movl %1, %0"
+			     : "=m"(((volatile uint32_t *)entry)[equal])
+			     : "r"((uint32_t)(value >> 32 * equal)));
 		break;
-	case 8:
-		store_two(alias + slots[0] * 8, value);
-		break;
-	case 9:
-		copy_two(alias + slots[0] * 8, pool_gpa(other) + slots[0] * 8);
-		break;
+	case 8: store_two(alias + slots[0] * 8, value); break;
+	case 9: copy_two(alias + slots[0] * 8, pool_gpa(other) + slots[0] * 8); break;
 	case 11: /* mapped again, or sometimes unmapped */
 		*entry = *entry & P && !equal && other & 1 ? *entry & ~P : *entry | P;
 		break;
-	case 10: /* a store that few emulators know */
-		asm volatile("movnti %1, %0" : "=m"(*entry) : "r"(value));
-		break;
-	default:
-		*entry = value;
+	case 10: /* a store that few emulators know */ asm volatile("movnti %1, %0" : "=m"(*entry) : "r"(value)); break;
+	default: *entry = value;
 	}
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (table[slots[i]] != before[i].old)
@@ -326,7 +226,10 @@ static void put(uint64_t value, unsigned bytes)
 	}
 }
 
-static uint16_t fold(uint64_t value) { return (uint16_t)(value * 0x9e3779b97f4a7c15 >> 48); }
+static uint16_t fold(uint64_t value)
+{
+	return (uint16_t)(value * 0x9e3779b97f4a7c15 >> 48);
+}
 
 /* Runs code with the address in RDI and the value in RAX, at CPL 3 or here, perhaps with AC set. Returns RAX. */
 static uint64_t probe(bool user, bool ac, uint64_t code, uint64_t gva, uint64_t value)
@@ -334,7 +237,8 @@ static uint64_t probe(bool user, bool ac, uint64_t code, uint64_t gva, uint64_t 
 	outcome = (struct outcome){ .vector = NOTHING };
 	if (user) {
 		value = probe_user(code, gva, value);
-		if (outcome.vector == 6 && outcome.rip == USER_CODE + code % PAGE + 3) /* the UD2 behind the instruction: it is done */
+		if (outcome.vector == 6 &&
+		    outcome.rip == USER_CODE + code % PAGE + 3) /* the UD2 behind the instruction: it is done */
 			outcome.vector = NOTHING;
 		return value;
 	}
@@ -363,7 +267,10 @@ static void tell(uint64_t gva, bool valued, uint64_t value)
 	}
 }
 
-static bool is_code(uint64_t value) { return (value & 0xffffff00000000ff) == CODE_BYTES; }
+static bool is_code(uint64_t value)
+{
+	return (value & 0xffffff00000000ff) == CODE_BYTES;
+}
 
 static void fetch(bool user, uint64_t gva)
 {
@@ -395,7 +302,8 @@ static void access(void)
 {
 	unsigned i = choose_address(), kind = draw(8), slot = slots[draw(SLOTS)];
 	bool user = draw(2) && features & F_USER, ac = draw(2), crooked = !draw(48), split = !draw(8);
-	uint64_t value = make_entry(draw(POOL)), gva = address(i) + (kind < 6 ? slot : CODE_SLOT) * 8, old, entry, before = 0;
+	uint64_t value = make_entry(draw(POOL)), gva = address(i) + (kind < 6 ? slot : CODE_SLOT) * 8, old, entry,
+		 before = 0;
 
 	if (draw(2))
 		value &= ~P;
@@ -422,10 +330,10 @@ static void access(void)
 	}
 	/* It may be an entry that is written to. */
 	unsigned users = 0;
-	follow(gva, ~0ull, &entry);
+	follow(cr3, gva, ~0ull, &entry);
 	if (entry < MEMORY) {
 		before = *at(entry);
-		users = users_of(entry);
+		users = users_of(cr3, entry);
 	}
 	if (kind == 5) {
 		old = probe(user, ac, user ? USER_CODE + USER_XCHG : (uint64_t)probe_xchg, gva, value);
@@ -503,9 +411,6 @@ static void cpuid(uint32_t leaf, uint32_t r[4])
 	asm volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(0));
 }
 
-/* Slot 0 of all pages of the pool, so that each can be a root. A is set and stays so. */
-static uint64_t root_entry(void) { return (uint64_t)kernel_pdpt | P | W | U | A; }
-
 /* What this CPU can do is told, and nothing else is tried. */
 static void find_features(void)
 {
@@ -524,24 +429,6 @@ static void find_features(void)
 	report("features", features);
 	report("bits", r[0] & 0xff);
 	report("root", root_entry());
-}
-
-static void make_kernel_tables(void)
-{
-	extern const char user_code[];
-
-	for (unsigned i = 0; i < 32; i++)
-		identity[i] = i * 2 * MIB | PS | P | W | A | D;
-	for (unsigned i = 0; i < POOL; i++)
-		alias_pt[i] = pool_gpa(i) | P | W | A | D;
-	alias_pd[0] = (uint64_t)alias_pt | P | W | A;
-	user_pt[0] = (uint64_t)user_code | P | U | A;
-	user_pd[0] = (uint64_t)user_pt | P | U | A;
-	kernel_pdpt[0] = (uint64_t)identity | P | W | A;
-	kernel_pdpt[1] = (uint64_t)alias_pd | P | W | A;
-	if (features & F_1G)
-		kernel_pdpt[2] = PS | P | W | A | D;
-	kernel_pdpt[3] = (uint64_t)user_pd | P | U | A;
 }
 
 static void make_pool(void)
@@ -571,7 +458,7 @@ int guest_main(void)
 	wrmsr(MSR_EFER, efer);
 	write_cr4(cr4);
 	write_cr0(cr0);
-	make_kernel_tables();
+	make_kernel_tables(features & F_1G);
 	make_pool();
 	load_cr3(pool_gpa(0));
 	for (uint64_t i = 0; i < params[P_STEPS]; i++) {
