@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -73,7 +74,8 @@ def fan_out():
 
 
 IMAGES = {"same.elf": image(START + BODY + END), "stale.elf": image(START + BODY + STALE + END), "fan.elf": fan_out(),
-          "real.elf": image(START + b"\x0f\x0b" + END)}
+          "real.elf": image(START + b"\x0f\x0b" + END),
+          "moved.elf": image(START + load(SECOND) + store(PD_WINDOW + 16) + END)}  # SECOND's table is taken away
 MEMORIES = {"kvm": ["--engine", "kvm"], "off": ["--engine", "trap"], "vtlb": ["--shadow", "vtlb"], "cached": ["--shadow", "cached"]}
 
 
@@ -100,6 +102,27 @@ def bits(level, entry):
     return " ".join(name for name, bit in names if entry & bit) or "-"
 
 
+def build_other(name, change):
+    """hv with the files of Lab 2 as change(directory) leaves them: build/dump-NAME/hv."""
+    directory = host.TOP / f"build/dump-{name}/files"
+    change(directory)
+    host.build(f"hv LAB=2 LABFILES={directory} OUT=build/dump-{name}")
+
+
+def starter(directory):
+    shutil.copytree(host.TOP / "labs/02-shadow-paging", directory, dirs_exist_ok=True)
+
+
+def forgetful(directory):
+    """The solved files, but a store to a guest table leaves the shadow as it was."""
+    shutil.copytree(host.TOP / "reference-solution/02-shadow-paging", directory, dirs_exist_ok=True)
+    text = (directory / "cache.c").read_text(encoding="utf-8")
+    clear = "s->flush |= spt_clear(s, p, at / 8 % PT_ENTRIES);"
+    assert text.count(clear) == 1
+    (directory / "cache.c").write_text(text.replace(clear, ""), encoding="utf-8")
+
+
+PROGRAMS = {"hv": host.HV, "hv-starter": host.TOP / "build/dump-starter/hv", "hv-forgetful": host.TOP / "build/dump-forgetful/hv"}
 GUEST = re.compile(r"^  guest +gpa 0x([0-9a-f]+) +0x([0-9a-f]{16})  (.*)$", re.M)
 VERDICTS = {
     "same": "allows the same as", "not filled": "is not filled here yet", "not dirty": r"is read-only until .* \(not dirty yet\)",
@@ -119,6 +142,8 @@ class Dumps:
     @classmethod
     def setUpClass(cls):
         host.build("hv", "vmguests")
+        build_other("starter", starter)
+        build_other("forgetful", forgetful)
         directory = tempfile.TemporaryDirectory()
         cls.addClassCleanup(directory.cleanup)
         cls.path = pathlib.Path(directory.name)
@@ -133,6 +158,12 @@ class Dumps:
             for name in ("same", "stale", "fan", "real"):
                 commands[memory, name, "all"] = [*run, "--dump-tables", "all", f"{name}.elf"]
                 commands[memory, name, "page"] = [*run, "--dump-tables", hex(READ), "--dump-html", "/proc/self/fd/1", f"{name}.elf"]
+        for program in ("hv", "hv-forgetful"):
+            for what in (hex(SECOND), "all"):
+                commands[program, what] = [program, "run", "--shadow", "cached", "--stats", "json", "--dump-tables", what, "moved.elf"]
+        for engine, what in (("kvm", hex(READ)), ("kvm", "all"), ("trap", "all")):
+            commands["hv-starter", engine, what] = ["hv-starter", "run", "--engine", engine, "--stats", "json", "--dump-tables", what,
+                                                    "same.elf"]
         cls.results = cls.runs(commands)
 
     def each(self, memories=tuple(MEMORIES)):
@@ -209,7 +240,8 @@ class Dumps:
                     (0x205000, 0x208fff, 0x302000, "rw- kernel 4K"), (0x209000, 0x209fff, PAGES + 0x4000, "r-- user   4K"),
                     (0x400000, 0x400fff, PAGES + 0x5000, "rwx kernel 4K"), (0x600000, 0x7fffff, LARGE, "rwx user   2M")]
         for memory in MEMORIES:
-            lines = re.findall(r"^(\w{16})-(\w{16}) +(\w+)[-~]\w+ +(r.. \w+ +\w+(?: \(no memory\))?)", self.results[memory, "same", "all"][2], re.M)
+            lines = re.findall(r"^(\w{16})-(\w{16}) +(\w+)[-~]\w+ +(r.. \w+ +\w+(?: \(no memory\))?)",
+                               self.results[memory, "same", "all"][2], re.M)
             self.assertEqual([(int(first, 16), int(last, 16), int(gpa, 16), rights) for first, last, gpa, rights in lines], expected)
 
     def test_endless_tables(self):
@@ -218,6 +250,20 @@ class Dumps:
             self.assertEqual(status, host.OK)
             self.assertLess(len(err), 40000)
             self.assertRegex(err, r"\.\.\. and more from gva 0x[0-9a-f]+ on")
+
+    def test_violation(self):
+        """A shadow that allows what the guest's tables do not, and that no flush would have changed."""
+        for program, gva_says, all_says in (("hv", "same", ""), ("hv-forgetful", "broken", "!! 1 shadow entries: each has what")):
+            self.assertEqual(verdict(self.results[program, hex(SECOND)][2]), gva_says)
+            self.assertEqual("!!" in self.results[program, "all"][2], bool(all_says))
+            self.assertIn(all_says, self.results[program, "all"][2])
+
+    def test_walk_that_is_not_written(self):
+        """The step is named, and the run ends as it would have."""
+        for name, (_, _, err) in self.results.items():
+            if name[0] == "hv-starter":
+                self.assertIn("no walk: step 2.1 is not written yet", err)
+                self.assertNotRegex(err, r"  guest |rwx")
 
     def test_dump_of_a_stopped_guest(self):
         """Whatever ended the run, the tables come before the sentence about it."""
@@ -256,7 +302,7 @@ class Dumps:
 class TestHost(Dumps, unittest.TestCase):
     @classmethod
     def runs(cls, commands):
-        files = [f"{host.HV}:/work/hv", *(cls.path / name for name in IMAGES)]
+        files = [*(f"{program}:/work/{name}" for name, program in PROGRAMS.items()), *(cls.path / name for name in IMAGES)]
         results = host.run({name: host.Command(argv) for name, argv in commands.items()}, files)
         return {name: (result.status, result.stdout.decode(), result.stderr) for name, result in results.items()}
 
@@ -267,7 +313,8 @@ class TestNative(Dumps, unittest.TestCase):
     def runs(cls, commands):
         results = {}
         for name, argv in commands.items():
-            done = subprocess.run([host.HV, *argv[1:]], cwd=cls.path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            done = subprocess.run([PROGRAMS[argv[0]], *argv[1:]], cwd=cls.path, stdin=subprocess.DEVNULL, capture_output=True,
+                                  text=True, check=False)
             results[name] = done.returncode, done.stdout, done.stderr
         return results
 
