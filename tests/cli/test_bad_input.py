@@ -57,7 +57,8 @@ class Refusals(unittest.TestCase):
         self.refused("no option", "run", "-x", self.good)
 
     def test_flag_without_value(self):
-        for flag in ("--mem", "--engine", "--initrd", "--append", "--timeout", "--trace", "--stats", "--gdb", "--sample-steps"):
+        for flag in ("--mem", "--engine", "--initrd", "--append", "--timeout", "--trace", "--stats", "--gdb", "--sample-steps",
+                     "--dump-tables", "--dump-html"):
             self.refused(f"{flag} needs a value", "run", flag)
 
     def test_unknown_engine(self):
@@ -93,6 +94,19 @@ class Refusals(unittest.TestCase):
         self.refused("no image: what is \"a.elf\"", "walk", "a.elf")
         self.refused("takes no --count", "walk", "--case", "1", "--count", "2")
         self.refused("takes no --brief", "walk", "--brief", "--case", "1")
+
+    def test_dumps(self):
+        for value in ("rip", "", "-1", "+1", " 1", "0x", "0xg", "1 ", "12x", "ALL", "0x10000000000000000", "99999999999999999999"):
+            self.refused("--dump-tables takes an address such as", "run", "--dump-tables", value, self.good)
+        for value in ("0x800000000000", "0xffff7fffffffffff", "0x8000000000000000"):
+            self.refused("not canonical", "run", "--dump-tables", value, self.good)
+        self.refused("--dump-html shows what --dump-tables asks for", "run", "--dump-html", self.path / "page", self.good)
+        for page in (self.path / "absent/page", self.path):
+            self.refused("cannot write the page", "run", "--dump-tables", "all", "--dump-html", page, self.good)
+        # A file is not touched before it is known that there is a guest to run.
+        page = self.file("page", b"kept")
+        self.refused("No such file", "run", "--dump-tables", "all", "--dump-html", page, self.path / "absent.elf")
+        self.assertEqual(page.read_bytes(), b"kept")
 
     def test_requirements(self):
         for arguments, words in ((["--format", "xml"], "invalid choice: 'xml'"), (["now"], "unrecognized arguments: now")):
