@@ -7,7 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 
-#define MARGIN 24
+#define MARGIN 24u
 
 /* Colours: paper, ink, dim ink, lines, boxes, the way, entries by their rights, warnings. */
 #define LIGHT \
@@ -21,7 +21,8 @@
 
 static const char style[] =
 	LIGHT "\n@media (prefers-color-scheme:dark){" DARK "}\n"
-	"@media print{" LIGHT "*{print-color-adjust:exact;-webkit-print-color-adjust:exact}pre{page-break-before:always}}\n"
+	"@page{size:landscape;margin:8mm}@media print{" LIGHT
+	"*{print-color-adjust:exact;-webkit-print-color-adjust:exact}pre{page-break-before:always}}\n"
 	"body{margin:0;background:var(--bg);color:var(--fg);font:13px/1.35 " SANS "}\n"
 	"svg{display:block;width:100%;max-width:1280px;height:auto;margin:0 auto}\n"
 	"text{fill:var(--fg);font:11px " SANS "}.m{font:10px " MONO "}.d{fill:var(--dim);font-size:9.5px}.e{text-anchor:end}\n"
@@ -252,7 +253,7 @@ static void draw_way(const struct picture *pic, unsigned number, FILE *out)
 		(unsigned long long)way->gva);
 	guest_caption(way, out);
 	for (enum dump_whose whose = 0; pic->d->shadow && whose < DUMP_SIDES; whose++) {
-		fprintf(out, ".</text>\n<text x=\"%u\" y=\"%u\">", MARGIN, 60 + 16 * whose);
+		fprintf(out, ".</text>\n<text x=\"%u\" y=\"%u\">", MARGIN, 60u + 16u * (unsigned)whose);
 		shadow_caption(way, whose, out);
 	}
 	fputs(".</text>\n", out);

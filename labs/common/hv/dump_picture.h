@@ -8,20 +8,20 @@
 
 #include "dump_walk.h"
 
-#define PICTURE_WIDTH 1280
-#define PICTURE_ROWS 8      /* in a box, at most */
-#define PICTURE_ROW_H 14
-#define PICTURE_BOX_W 156
-#define PICTURE_BOX_HEAD 29
-#define PICTURE_ACROSS 3    /* boxes beside each other in a column */
-#define PICTURE_PLACES 40
-#define PICTURE_PLACE_H 17
-#define PICTURE_GUEST_X 36
-#define PICTURE_SHADOW_X 540
-#define PICTURE_PLACE_X 1044
+#define PICTURE_WIDTH 1280u
+#define PICTURE_ROWS 10u     /* in a box, at most */
+#define PICTURE_ROW_H 14u
+#define PICTURE_BOX_W 156u
+#define PICTURE_BOX_HEAD 29u
+#define PICTURE_ACROSS 3u    /* boxes beside each other in a column */
+#define PICTURE_PLACES 40u
+#define PICTURE_PLACE_H 17u
+#define PICTURE_GUEST_X 36u
+#define PICTURE_SHADOW_X 540u
+#define PICTURE_PLACE_X 1044u
 #define PICTURE_PLACE_W (PICTURE_WIDTH - 12 - PICTURE_PLACE_X)
-#define PICTURE_WAYS 40
-#define PICTURE_TOP 126     /* above it: the title, the legend and the columns' names */
+#define PICTURE_WAYS 40u
+#define PICTURE_TOP 126u     /* above it: the title, the legend and the columns' names */
 
 /* The columns of tables. Both shadows stand in one column of the page. */
 enum picture_kind { PICTURE_KERNEL = DUMP_KERNEL, PICTURE_USER = DUMP_USER, PICTURE_GUEST, PICTURE_KINDS };

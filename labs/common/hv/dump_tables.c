@@ -18,8 +18,8 @@ static void head(const struct dump *d, FILE *out)
 	const struct vcpu *v = &d->v;
 
 	fprintf(out, "cr3 0x%llx; CR0.WP %s, EFER.NXE %s, CR4.SMEP %s, CR4.SMAP %s, CR4.PGE %s, RFLAGS.AC %s\n",
-		(unsigned long long)v->cr3, on_off(v->cr0 & CR0_WP), on_off(v->efer & EFER_NXE), on_off(v->cr4 & CR4_SMEP), on_off(v->cr4 & CR4_SMAP),
-		on_off(v->cr4 & CR4_PGE), on_off(v->rflags & FLAG_AC));
+		(unsigned long long)v->cr3, on_off(v->cr0 & CR0_WP), on_off(v->efer & EFER_NXE), on_off(v->cr4 & CR4_SMEP),
+		on_off(v->cr4 & CR4_SMAP), on_off(v->cr4 & CR4_PGE), on_off(v->rflags & FLAG_AC));
 	if (d->shadow)
 		fprintf(out, "--shadow=%s: ma = gpa + 0x%llx; a shadow's upper entries allow everything, its leaves (4 KiB each) decide\n",
 			d->shadow->mode == SHADOW_VTLB ? "vtlb" : "cached", GUEST_MA);
