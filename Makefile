@@ -66,7 +66,7 @@ help: ## this list
 	@echo 'Trapdoor: build a hypervisor, one lab at a time. Start with `make demo`. Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
 
-demo: setup ## a guided tour in under two minutes: three guests and the grader
+demo: setup ## a guided tour in under two minutes: four guests and the grader
 	@scripts/demo.sh
 
 test: setup ## every test there is; the last line is "N passed, M failed"

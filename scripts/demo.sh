@@ -1,14 +1,34 @@
 #!/usr/bin/env bash
-# demo.sh: what is in here, in under two minutes. Three guests run in one boot of the test host, then the grader is shown.
+# demo.sh: what is in here, in under two minutes. Four guests run in one boot of the test host, then the grader is shown.
 set -eu
 cd "$(dirname "$0")/.."
 
 scene() { printf '\n\033[1m== %s ==\033[0m\n' "$*"; }
 [ -t 1 ] || scene() { printf '\n== %s ==\n' "$*"; }
 
+# What became of the exits of two runs, side by side, from hv's statistics.
+compare() {
+	python3 - "$@" <<-'END'
+		import json, sys
+
+		runs = [json.loads(text) for text in sys.argv[1:]]
+		rows = {
+		    "page faults that only the shadow had": lambda run: run["shadow"]["hidden"],
+		    "page faults of the guest's own": lambda run: run["shadow"]["true"],
+		    "stores to page tables, emulated": lambda run: run["shadow"]["emulated"],
+		    "exits, with all other instructions": lambda run: run["exits"],
+		}
+		print("\n%-38s" % "What left the guest:" + "".join("%10s" % run["shadow"]["mode"] for run in runs))
+		for name, count in rows.items():
+		    print("%-38s" % name + "".join("%10d" % count(run) for run in runs))
+		print("1,024 of the shadow's and of the guest's are first touches, which nothing saves.")
+	END
+}
+
 echo "Building hv and its guests."
 make -s -j2 hv guests testhost
 
+fork="--append only=bigfork"
 linux="--engine kvm --mem 256M --initrd initrd.cpio --append 'console=ttyS0 quiet'"
 scenes=$(
 	cat <<-END
@@ -17,13 +37,19 @@ scenes=$(
 		cat trace
 		echo '@2'
 		hv run --timeout 60 kernel.elf 2>&1
-		echo '@3'
+		for mode in vtlb cached; do
+			echo "@3 \$mode"
+			hv run --timeout 60 --shadow \$mode --stats json $fork paging.elf 2>stats
+			sed '\$d' stats
+			echo "@stats \$(tail -n 1 stats)"
+		done
+		echo '@4'
 		hv run --timeout 120 $linux vmlinuz 2>&1
 	END
 )
 echo "Starting the test host: a PC in software (QEMU), with Debian's kernel and a /dev/kvm of its own."
 scripts/testhost-run --mem 1024 --file build/reference/hv --file build/guests/lab1/hello.elf --file build/guests/kernel.elf \
-	--file build/guests/initrd.cpio --file build/testhost/vmlinuz -- "$scenes" |
+	--file build/guests/paging.elf --file build/guests/initrd.cpio --file build/testhost/vmlinuz -- "$scenes" |
 	while IFS= read -r line; do
 		case $line in
 		@1)
@@ -34,8 +60,18 @@ scripts/testhost-run --mem 1024 --file build/reference/hv --file build/guests/la
 			scene "2. The course's kernel: processes at its own ring 3, preempted by a timer; all of it runs at CPL 3"
 			echo "\$ hv run kernel.elf"
 			;;
-		@3)
-			scene "3. Debian's kernel, unmodified, on the kvm engine"
+		"@3 vtlb")
+			scene "3. The kernel with page tables of its own: a process with 1,024 pages forks, under a virtual TLB ..."
+			echo "\$ hv run --shadow vtlb --stats json $fork paging.elf"
+			;;
+		"@3 cached")
+			scene "... and with shadow page tables that outlive a change of address space"
+			echo "\$ hv run --shadow cached --stats json $fork paging.elf"
+			;;
+		"@stats "*) stats+=("${line#@stats }") ;;
+		@4)
+			compare "${stats[@]}"
+			scene "4. Debian's kernel, unmodified, on the kvm engine"
 			echo "\$ hv run $linux vmlinuz"
 			;;
 		*) printf '%s\n' "$line" ;;
@@ -52,7 +88,7 @@ if [ -d reference-solution/01-trap-emulate ]; then
 	python3 scripts/starters.py --root $starter >/dev/null
 	starter=$starter/labs
 fi
-scene "4. The grader on the starter files: nothing is written yet, and it says what to do first"
+scene "5. The grader on the starter files: nothing is written yet, and it says what to do first"
 echo "\$ make grade LAB=1"
 ./grader/grade 1 --solution $starter || [ $? -eq 1 ]
 if [ -d reference-solution ]; then

@@ -62,6 +62,11 @@ def expected(values):
     }
 
 
+def lines(values):
+    """What it prints."""
+    return ["%s=%x" % (key, number) for key, numbers in expected(values).items() for number in numbers]
+
+
 def wrong_report(result, values, hint=None):
     """A Failure when the guest's memory, or the faults that it saw, were not what they have to be."""
     return first(*(reported(result, key, numbers, hint) for key, numbers in expected(values).items()))

@@ -116,7 +116,8 @@ def verify(result, compute, options):
         wanted = line if isinstance(line, str) else line(there)
         if there != wanted:
             return Failure(wanted, there, "Line %d of what the course kernel prints. Run it yourself: hv run %s build/guests/paging.elf. "
-                           "labs/common/guest/user_paged.c has the programs, each about one thing." % (i + 1, options), result.name, exact=True)
+                           "labs/common/guest/user_paged.c has the programs, each about one thing." % (i + 1, options),
+                           result.name, exact=True)
     if result.status != HV_OK:
         return Failure("the course kernel to end with exit code 0", describe_end(result), run=result.name)
     return first(trapped(result, 1000, "page faults of its programs and of the shadow", VEC_PF), printed_by_traps(result, result.output))

@@ -122,7 +122,8 @@ CHECKPOINTS = [
         "2.18", "the course kernel with paging runs", 8,
         "A kernel with address spaces of its own, copy-on-write fork, demand-zero and protected pages prints under shadow paging, with "
         "both modes, what it prints on any other machine.",
-        "Nothing new is to be written: if the steps before pass and this fails, compare --trace exits of the two modes: where do they part?",
+        "Nothing new is to be written: if the steps before pass and this fails, compare --trace exits of the two modes: where do "
+        "they part?",
         runs=[kernel_run("vtlb", VTLB, (0, 1)), kernel_run("cached", CACHED, (2, 4))], verify=kernel_verify, depends=[]),
     Checkpoint(
         "2.19", "exits per context switch", 5,
