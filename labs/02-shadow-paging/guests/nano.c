@@ -233,7 +233,7 @@ static void fork(struct trap_frame *f)
 	f->rax = 1;
 }
 
-static void all_ended(void)
+static _Noreturn void all_ended(void)
 {
 	for (unsigned i = 0; i < 2; i++)
 		if (procs[i].used)
@@ -378,7 +378,7 @@ PROGRAM static void program(uint64_t operation, uint64_t count, uint64_t pages, 
 static void spawn(struct proc *p, uint64_t heap_pages)
 {
 	*p = (struct proc){ .root = root_new(), .used = true };
-	for (uint64_t at = 0; at < (uint64_t)(__stop_programs - __start_programs); at += PAGE)
+	for (uint64_t at = 0; at < (uint64_t)__stop_programs - (uint64_t)__start_programs; at += PAGE)
 		memcpy(map_new(p->root, USER_CODE + at, 0), __start_programs + at, PAGE);
 	map_new(p->root, USER_STACK - PAGE, PTE_W);
 	for (uint64_t i = 0; i < heap_pages; i++)
