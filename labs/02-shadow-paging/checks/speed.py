@@ -124,7 +124,7 @@ CHECKPOINTS = [
         "both modes, what it prints on any other machine.",
         "Nothing new is to be written: if the steps before pass and this fails, compare --trace exits of the two modes: where do "
         "they part?",
-        runs=[kernel_run("vtlb", VTLB, (0, 1)), kernel_run("cached", CACHED, (2, 4))], verify=kernel_verify, depends=[]),
+        runs=[kernel_run("vtlb", VTLB, (0, 1)), kernel_run("cached", CACHED, (2, 4))], verify=kernel_verify, depends=["2.17"]),
     Checkpoint(
         "2.19", "exits per context switch", 5,
         "Two processes that take turns cost no page fault once the shadows of both exist: a switch is a system call and a write of CR3.",
