@@ -9,7 +9,8 @@ comment before a block says what is to happen with it; on the page it is invisib
     <!-- run -->                      ```sh: run with bash; must end with status 0
     <!-- run status=1 -->             ... with this status
     <!-- run with=solved -->          ... with the lab's files solved; with=mutant:NAME or with=mistake:NAME, with this
-                                      mistake in them (of reference-solution/mutants or mistakes)
+                                      mistake in them (of reference-solution/mutants or mistakes); with=upto:1.6, solved so far
+    <!-- run lab=2 -->                ... with= is about this lab (the lab of the handout that the page is; in other pages 1)
     <!-- run until="some text" -->    ... in the background; goes on with the page when this text was printed
     <!-- run port=1234 -->            ... with a port that is free here in place of this one, up to the end of the page
     <!-- run needs=/dev/kvm -->       ... only where this file exists
@@ -41,14 +42,15 @@ from dataclasses import dataclass, field
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 TREE = TOP / "build/docs/tree"
-LAB = "01-trap-emulate"
-BUILT = ("frame", "san-frame", "reference", "lab1", "guests", "probe")  # what need not be compiled again
-MISTAKES = {"mutant": f"reference-solution/mutants/{LAB}", "mistake": f"reference-solution/mistakes/{LAB}"}
+LABS = {path.name[:2].lstrip("0"): path.name for path in (TOP / "labs").glob("[0-9][0-9]-*")}
+BUILT = ("frame", "san-frame", "reference", "lab1", "lab2", "guests", "probe")  # what need not be compiled again
+MISTAKES = {"mutant": "reference-solution/mutants", "mistake": "reference-solution/mistakes"}
 LIMIT = 90
 SETTLE = 2  # seconds between the sentence of a background command and the next block
 
 sys.path.insert(0, str(TOP / "grader/lib"))
 import mutants  # noqa: E402
+import starters  # noqa: E402
 from model import GraderError  # noqa: E402
 
 MARK = re.compile(r"^\s*<!--\s*(run|not run|output)\b:?\s*(.*?)\s*-->\s*$")
@@ -75,8 +77,14 @@ class Block:
     def place(self):
         return f"{self.page}:{self.line}"
 
+    @property
+    def lab(self):
+        """The number, as text, of the lab that with= is about."""
+        handout = re.match(r"labs/0*(\d+)-", self.page)
+        return self.options.get("lab") or (handout[1] if handout else "1")
 
-KNOWN = {"run": {"status", "with", "until", "port", "limit", "needs"}, "output": {"numbers", "of"}, "not run": set()}
+
+KNOWN = {"run": {"status", "with", "lab", "until", "port", "limit", "needs"}, "output": {"numbers", "of"}, "not run": set()}
 
 
 def options_of(kind, words, place):
@@ -109,6 +117,8 @@ def blocks_of(text, page):
                     block.reason = mark[1]
                 else:
                     block.options = options_of(*mark, block.place)
+                if block.lab not in LABS:
+                    raise DocsError(f"{block.place}: there is no lab {block.lab}")
                 if mark[0] == "not run" and not mark[1]:
                     raise DocsError(f"{block.place}: \"not run\" needs a reason")
             mark = None
@@ -203,28 +213,32 @@ class Tree:
                 shutil.copy2(source, TREE / "build" / name)
         if (TOP / "build/testhost").is_dir():
             (TREE / "build/testhost").symlink_to(TOP / "build/testhost")
-        self.has = None
+        self.has = {}
 
-    def solution(self, name):
+    def solution(self, lab, name):
         """Puts this solution into the lab's directory: "" for what a student begins with."""
-        if name == self.has:
+        if name == self.has.get(lab):
             return
-        self.has = name
-        source = TOP / ("reference-solution" if name else "labs") / LAB
-        target = TREE / "labs" / LAB
+        self.has[lab] = name
+        source = TOP / ("reference-solution" if name else "labs") / LABS[lab]
+        target = TREE / "labs" / LABS[lab]
         kind, _, wanted = name.partition(":")
         if kind in MISTAKES:
-            path = TOP / MISTAKES[kind] / f"{wanted}.mutant"
+            path = TOP / MISTAKES[kind] / LABS[lab] / f"{wanted}.mutant"
             if not path.exists():
                 raise DocsError(f"there is no {path.relative_to(TOP)}")
             mutants.apply(mutants.parse(wanted, path.read_text(encoding="utf-8")), source, target)
+        elif kind == "upto" and re.fullmatch(starters.STEP, wanted):
+            for file in source.glob("*.c"):
+                text = starters.make_starter(file.read_text(encoding="utf-8"), file.name, wanted)
+                (target / file.name).write_text(text, encoding="utf-8")
         elif name in ("", "solved"):
             for file in source.glob("*.c"):
                 shutil.copy(file, target)
         else:
-            raise DocsError(f"with={name}: it is solved, mutant:NAME or mistake:NAME")
+            raise DocsError(f"with={name}: it is solved, mutant:NAME, mistake:NAME or upto:STEP")
         # Both wrote the files now, so that make takes them for newer than what it compiled. A page need not say `make` each time.
-        status, output = run_to_end(["make", "-j2", "hv", "guests", "LAB=1"], LIMIT * 2)
+        status, output = run_to_end(["make", "-j2", "hv", "guests", f"LAB={lab}"], LIMIT * 2)
         if status:
             raise DocsError(f"with={name}: make hv failed:\n{output}")
 
@@ -293,7 +307,7 @@ class Runner:
         for shown, real in self.ports.items():
             command = re.sub(rf"\b{shown}\b", real, command)
         limit, status = float(options.get("limit", LIMIT)), int(options.get("status", 0))
-        self.tree.solution(options.get("with", ""))
+        self.tree.solution(block.lab, options.get("with", ""))
         print("".join(f"  $ {line}\n" for line in command.strip().splitlines()), end="", flush=True)
         started = time.monotonic()
         if "until" in options:

@@ -56,11 +56,18 @@ def blanks_after_slashes(text):
     return len(body) - len(body.lstrip(" \t"))
 
 
-def make_starter(text, name):
-    """The starter of a solved file's text. Raises MarkerError; name is the file's name in its messages."""
+def order(step):
+    """For comparing: 1.9 comes before 1.10."""
+    return [int(part) for part in step.split(".")]
+
+
+def make_starter(text, name, solved="0"):
+    """The starter of a solved file's text. Raises MarkerError; name is the file's name in its messages. With solved="1.3" the
+    steps up to 1.3 stay solved: somebody's work who has come so far."""
     out = []
     state = None  # None, "SOLUTION" or "STARTER": the region that we are in
     step = indent = instruction = None
+    done = False
     start = 0
     starter = []
 
@@ -70,7 +77,7 @@ def make_starter(text, name):
     for number, line in enumerate(text.splitlines(), 1):
         marker = MARKER.match(line)
         if not marker:
-            if state is None:
+            if state is None or (state == "SOLUTION" and done):
                 out.append(line)
             elif state == "STARTER":
                 if not line.lstrip(" \t").startswith("//"):
@@ -88,6 +95,7 @@ def make_starter(text, name):
             if not found:
                 fail(number, "a SOLUTION marker is written '// SOLUTION 1.3'")
             state, step, indent, start, starter = kind, found.group(1), marker.group(1), number, []
+            done = order(step) <= order(solved)
         elif kind == "STARTER":
             found = re.fullmatch(rf" {STEP}: (\S.*)", rest)
             if not found:
@@ -105,12 +113,12 @@ def make_starter(text, name):
                 fail(number, "an END marker is written '// END'")
             if state is None:
                 fail(number, "END without a SOLUTION before it")
-            if state == "STARTER":
+            if state == "STARTER" and not done:
                 width = WIDTH - 8 * len(indent)
                 out += [indent + part for part in textwrap.wrap(f"// TODO {step}: {instruction}", width, subsequent_indent="// ",
                                                                  break_long_words=False, break_on_hyphens=False)]
             common = min((blanks_after_slashes(s) for s in starter if s.strip(" \t/")), default=0)
-            out += [starter_line(s, indent, common) for s in starter]
+            out += [starter_line(s, indent, common) for s in starter if not done]
             state = None
     if state:
         fail(start, f"{state if state == 'STARTER' else 'SOLUTION'} {step} has no END")

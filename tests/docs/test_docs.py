@@ -37,7 +37,8 @@ class Sources(unittest.TestCase):
             for block in blocks:
                 kind, _, name = block.options.get("with", "").partition(":")
                 if kind in docs_commands.MISTAKES and (TOP / "reference-solution").exists():
-                    self.assertTrue((TOP / docs_commands.MISTAKES[kind] / f"{name}.mutant").exists(), block.place)
+                    directory = TOP / docs_commands.MISTAKES[kind] / docs_commands.LABS[block.lab]
+                    self.assertTrue((directory / f"{name}.mutant").exists(), block.place)
 
 
 class Marks(unittest.TestCase):
@@ -53,9 +54,15 @@ class Marks(unittest.TestCase):
         text = "1. x\n   <!-- run -->\n   ```sh\n   ls\n     -l\n   ```\n```{figure} a.svg\n:alt: b\n```\n```sh\nid\n```\n"
         self.assertEqual([block.text for block in blocks_of(text, "p")], ["ls\n  -l\n", ":alt: b\n", "id\n"])
 
+    def test_which_lab_a_block_is_about(self):
+        text = "<!-- run -->\n```sh\nls\n```\n<!-- run lab=2 -->\n```sh\nls\n```\n"
+        self.assertEqual([block.lab for block in blocks_of(text, "docs/a.md")], ["1", "2"])
+        self.assertEqual([block.lab for block in blocks_of(text, "labs/02-shadow-paging/README.md")], ["2", "2"])
+
     def test_what_makes_no_sense_is_refused(self):
         for text in ("<!-- run color=red -->\n```sh\nls\n```\n", "<!-- run quickly -->\n```sh\nls\n```\n",
-                     "<!-- not run -->\n```sh\nls\n```\n", "<!-- run -->\nwords\n```sh\nls\n```\n",
+                     "<!-- run lab=9 -->\n```sh\nls\n```\n", "<!-- not run -->\n```sh\nls\n```\n",
+                     "<!-- run -->\nwords\n```sh\nls\n```\n",
                      "<!-- run -->\n```text\nls\n```\n", "<!-- output -->\n```sh\nls\n```\n",
                      "```sh\nls\n```\n<!-- run -->\n"):
             with self.assertRaises(DocsError, msg=text):

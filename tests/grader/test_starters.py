@@ -45,6 +45,12 @@ class Generation(unittest.TestCase):
     def test_region_becomes_todo_and_code(self):
         self.assertEqual(make_starter(SOLVED, "a.c"), STARTER)
 
+    def test_steps_that_stay_solved(self):
+        later = SOLVED.replace("step(", "later(").replace("1.3", "1.10")
+        solved = "".join(line for line in SOLVED.splitlines(True)
+                         if not line.strip().startswith("//"))
+        self.assertEqual(make_starter(SOLVED + later, "a.c", "1.9"), solved + STARTER.replace("step(", "later(").replace("1.3", "1.10"))
+
     def test_file_without_markers_is_copied(self):
         self.assertEqual(make_starter("int a;\n\nint b;\n", "a.c"), "int a;\n\nint b;\n")
 
