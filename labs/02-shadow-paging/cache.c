@@ -16,14 +16,17 @@ void shadow_made(struct vcpu *v, struct spage *p)
 	// TODO 2.14: from now on stores to the guest table p->key must fault. Hint: spt_write_protect(); the machine's
 	// TLB; and what if another shadow of the same table is not synchronized?
 	(void)s;
-	// TODO 2.13: fill in at once what the guest has used before. Hint: an entry with A set has been used.
+	// TODO 2.13: fill in at once what the guest has used before. Hint: an entry with A set has been used; its
+	// rights are what the levels above left of them (p->role) and what shadow_rights() makes of that. With
+	// ROLE_DIRECT there is no table: p->key + slot is the page.
 	if (role_level(p->role) == 1)
 		lab_todo(v->vm, "2.13", "shadow_made() in cache.c: fill a new page table from the guest's");
 }
 
 bool shadow_protected(struct shadow *s, uint64_t gfn)
 {
-	// TODO 2.14: true for a guest page of which there is a shadow that relies on it. Hint: spt_next_of().
+	// TODO 2.14: true for a guest page of which there is a shadow that relies on it. Hint: spt_next_of(); with
+	// --shadow=vtlb a key is no gfn.
 	(void)s, (void)gfn;
 	return false;
 }

@@ -46,6 +46,8 @@ uint64_t shadow_rights(uint32_t role, bool writable, bool user, bool nx, bool di
 {
 	uint64_t bits = PTE_U; /* the machine's CPL is always 3 */
 
+	// TODO 2.8: what a program may not touch is absent from its tables. Hint: the machine's own U bit says nothing
+	// here.
 	// TODO 2.9: what the mode of the role changes: WP off lets the kernel write to everything, SMEP and SMAP keep
 	// it away from user pages. Hint: ROLE_... in spt.h; 0 means that there must be no entry.
 	(void)role, (void)user;
@@ -82,4 +84,7 @@ int shadow_fill(struct vcpu *v, uint64_t gva, const struct walk *w)
 	// shadow_child() says what the next page is the shadow of, shadow_get() finds or makes it.
 	(void)gva, (void)w;
 	return lab_todo(v->vm, "2.6", "shadow_fill() in fill.c: four levels, made where they are missing");
+	// TODO 2.12: remember what a flush will ask for (--shadow=vtlb). Hint: p->large, p->global and SPTE_GLOBAL in
+	// spt.h.
+	// TODO 2.14: one of the guest's page tables must not become writable here. Hint: shadow_protected().
 }

@@ -27,11 +27,14 @@ void shadow_cr3_written(struct vcpu *v)
 	// and the machine has a TLB too: s->flush.
 	if (shadow_of(v)->mode == SHADOW_VTLB)
 		lab_todo(v->vm, "2.12", "shadow_cr3_written() in flush.c: what must go, what may stay?");
+	// TODO 2.16: with --shadow=cached: from now on the guest may rely on what it wrote. Hint: shadow_sync_all().
 }
 
 void shadow_invlpg(struct vcpu *v, uint64_t gva)
 {
-	// TODO 2.12: one page's translations go, in all modes. Hint: the guest's page may be larger than the shadow's.
+	// TODO 2.12: one page's translations go, for users and for the kernel in all its modes. Hint: the guest's page
+	// may be larger than the shadow's. With --shadow=cached nothing can be old but what is in a table that was let
+	// go (p->unsync, step 2.16).
 	(void)gva;
 	lab_todo(v->vm, "2.12", "shadow_invlpg() in flush.c: drop the page that contains gva");
 }

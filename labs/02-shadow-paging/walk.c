@@ -24,6 +24,13 @@ int guest_walk(const struct vcpu *v, uint64_t gva, struct walk *w)
 	// read_entry(), level_index(); w->at[level] keeps where each entry lies and what it held.
 	(void)read_entry, (void)gva;
 	return lab_todo(v->vm, "2.1", "guest_walk() in walk.c: follow the entries from v->cr3, level 4 first");
+		// TODO 2.3: in that loop: a present entry with a reserved bit ends the walk with an error of its own.
+		// Hint: the bits depend on the level, on PS, on EFER.NXE and on maxphyaddr(); a function for them, and
+		// the tables 4-15 to 4-20.
+		// TODO 2.2: in that loop: collect the rights. Hint: one level without W or U takes it away for all
+		// below it; one NX is enough.
+		// TODO 2.3: in that loop: an entry with PS maps the page itself. Hint: then more of gva is offset:
+		// level_size().
 }
 
 bool walk_allows(const struct vcpu *v, const struct walk *w, unsigned access)

@@ -80,6 +80,7 @@ uint64_t shadow_rights(uint32_t role, bool writable, bool user, bool nx, bool di
 	// SOLUTION 2.8
 	if ((role & ROLE_USER) && !user)
 		return 0;
+	// STARTER 2.8: what a program may not touch is absent from its tables. Hint: the machine's own U bit says nothing here.
 	// END
 	// SOLUTION 2.9
 	if ((role & ROLE_SMAP) && user)
@@ -184,10 +185,12 @@ int shadow_fill(struct vcpu *v, uint64_t gva, const struct walk *w)
 		p->global |= w->global;
 		bits |= w->global ? SPTE_GLOBAL : 0;
 	}
+	// STARTER 2.12: remember what a flush will ask for (--shadow=vtlb). Hint: p->large, p->global and SPTE_GLOBAL in spt.h.
 	// END
 	// SOLUTION 2.14
 	if (shadow_protected(s, gpa / PAGE))
 		bits &= ~PTE_W;
+	// STARTER 2.14: one of the guest's page tables must not become writable here. Hint: shadow_protected().
 	// END
 	// SOLUTION 2.6
 	if (bits)

@@ -56,11 +56,14 @@ int guest_walk(const struct vcpu *v, uint64_t gva, struct walk *w)
 			w->error = PF_P | PF_RSVD;
 			return -EFAULT;
 		}
+		// STARTER 2.3: in that loop: a present entry with a reserved bit ends the walk with an error of its own. Hint: the bits depend on
+		// the level, on PS, on EFER.NXE and on maxphyaddr(); a function for them, and the tables 4-15 to 4-20.
 		// END
 		// SOLUTION 2.2
 		w->writable &= !!(entry & PTE_W);
 		w->user &= !!(entry & PTE_U);
 		w->nx |= !!(entry & PTE_NX);
+		// STARTER 2.2: in that loop: collect the rights. Hint: one level without W or U takes it away for all below it; one NX is enough.
 		// END
 		// SOLUTION 2.1
 		table = entry & PTE_ADDR;
@@ -70,6 +73,7 @@ int guest_walk(const struct vcpu *v, uint64_t gva, struct walk *w)
 		// SOLUTION 2.3
 		if (entry & PTE_PS)
 			break;
+		// STARTER 2.3: in that loop: an entry with PS maps the page itself. Hint: then more of gva is offset: level_size().
 		// END
 		// SOLUTION 2.1
 	}
