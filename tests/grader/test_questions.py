@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import unittest
@@ -19,15 +20,17 @@ def call(*argv):
 
 
 class Questions(unittest.TestCase):
+    LAB, DIRECTORY = 1, "labs/01-trap-emulate"
+
     def setUp(self):
-        self.functions = questions.load(str(TOP / "labs/01-trap-emulate"))
+        self.functions = questions.load(str(TOP / self.DIRECTORY))
 
     def check(self, text, seed=7):
         with tempfile.TemporaryDirectory() as d:
             path = os.path.join(d, "answers")
             with open(path, "w", encoding="utf-8") as f:
                 f.write(text)
-            return call("1", "--seed", str(seed), "--check", path)
+            return call(str(self.LAB), "--seed", str(seed), "--check", path)
 
     def answers(self, seed=7):
         return [a for _, a in questions.ask(self.functions, seed)]
@@ -58,9 +61,30 @@ class Questions(unittest.TestCase):
         self.assertEqual(call("1", "--check", "/does/not/exist")[0], 2)
 
     def test_answers_are_not_printed(self):
-        _, out = call("1", "--seed", "7")
+        _, out = call(str(self.LAB), "--seed", "7")
         for answer in self.answers():
             self.assertNotIn(" %d\n" % answer, out)
+
+
+class QuestionsOfLab2(Questions):
+    LAB, DIRECTORY = 2, "labs/02-shadow-paging"
+
+    def test_every_seed_gives_answers_that_can_be_written(self):
+        for seed in range(500):
+            for question, answer in questions.ask(self.functions, seed):
+                self.assertIsInstance(answer, int, question)
+                self.assertTrue(0 <= answer < 1 << 64, question)
+
+    def test_the_self_map_is_where_a_walk_finds_it(self):
+        """The walk of the answer through tables whose root is entered again is one level behind the walk of the address."""
+        def index(gva, level):
+            return gva >> 12 + 9 * (level - 1) & 511
+
+        for seed in range(50):
+            question, answer = next(q for q in questions.ask(self.functions, seed) if "root itself" in q[0])
+            slot, gva = (int(n, 0) for n in re.findall(r"Entry (\d+) .* address (0x[0-9a-f]+)", question)[0])
+            self.assertEqual([index(answer, level) for level in (4, 3, 2, 1)], [slot] + [index(gva, level) for level in (4, 3, 2)])
+            self.assertEqual(answer % 4096, index(gva, 1) * 8)
 
 
 if __name__ == "__main__":
