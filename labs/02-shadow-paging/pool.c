@@ -22,6 +22,7 @@ struct spage *shadow_get(struct vcpu *v, uint64_t key, uint32_t role, uint64_t s
 	if (!p)
 		return lab_todo(v->vm, "2.15", "shadow_get() in pool.c: evict a shadow page"), NULL;
 	shadow_touch(s, p);
-	// TODO 2.13: with --shadow=cached, a new page is told to cache.c. Hint: shadow_made().
+	if (s->mode == SHADOW_CACHED)
+		shadow_made(v, p);
 	return p;
 }

@@ -141,7 +141,8 @@ void shadow_child(const struct vcpu *v, const struct spage *p, unsigned level, u
 	// ways to one table may differ in their rights, and then need two shadows.
 	//	(void)w;
 	//	*key = 0;
-	//	lab_todo(v->vm, "2.13", "shadow_child() in fill.c: which guest table, or which pieces, and with which rights");
+	//	if (shadow_of(v)->mode == SHADOW_CACHED)
+	//		lab_todo(v->vm, "2.13", "shadow_child() in fill.c: what is a shadow page the shadow of, with --shadow=cached?");
 	// END
 }
 

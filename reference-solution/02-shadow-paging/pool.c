@@ -52,10 +52,7 @@ struct spage *shadow_get(struct vcpu *v, uint64_t key, uint32_t role, uint64_t s
 	//		return lab_todo(v->vm, "2.15", "shadow_get() in pool.c: evict a shadow page"), NULL;
 	// END
 	shadow_touch(s, p);
-	// SOLUTION 2.13
 	if (s->mode == SHADOW_CACHED)
 		shadow_made(v, p);
-	// STARTER 2.13: with --shadow=cached, a new page is told to cache.c. Hint: shadow_made().
-	// END
 	return p;
 }
