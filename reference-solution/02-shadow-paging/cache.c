@@ -52,16 +52,17 @@ void shadow_made(struct vcpu *v, struct spage *p)
 		if (spt_write_protect(s, p->key))
 			s->flush = true;
 	}
-	// STARTER 2.14: from now on stores to the guest table p->key must fault. Hint: spt_write_protect(); the machine's TLB; and what if
-	// another shadow of the same table is not synchronized?
+	// STARTER 2.14: from now on stores to the guest table p->key must fault. Hint: spt_write_protect(); the machine's
+	// TLB; and what if another shadow of the same table is not synchronized?
 	//	(void)s;
 	// END
 	// SOLUTION 2.13
 	if (role_level(p->role) == 1)
 		for (unsigned slot = 0; slot < PT_ENTRIES; slot++)
 			load_leaf(v, p, slot);
-	// STARTER 2.13: fill in at once what the guest has used before. Hint: an entry with A set has been used; its rights are what the levels
-	// above left of them (p->role) and what shadow_rights() makes of that. With ROLE_DIRECT there is no table: p->key + slot is the page.
+	// STARTER 2.13: fill in at once what the guest has used before. Hint: an entry with A set has been used; its rights
+	// are what the levels above left of them (p->role) and what shadow_rights() makes of that. With ROLE_DIRECT there is
+	// no table: p->key + slot is the page.
 	//	if (role_level(p->role) == 1)
 	//		lab_todo(v->vm, "2.13", "shadow_made() in cache.c: fill a new page table from the guest's");
 	// END
@@ -74,8 +75,8 @@ bool shadow_protected(struct shadow *s, uint64_t gfn)
 		for (struct spage *p = spt_next_of(s, gfn, NULL); p; p = spt_next_of(s, gfn, p))
 			if (!p->unsync)
 				return true;
-	// STARTER 2.14: true for a guest page of which there is a shadow that relies on it. Hint: spt_next_of(); with --shadow=vtlb a key is no
-	// gfn.
+	// STARTER 2.14: true for a guest page of which there is a shadow that relies on it. Hint: spt_next_of(); with
+	// --shadow=vtlb a key is no gfn.
 	//	(void)s, (void)gfn;
 	// END
 	return false;

@@ -33,7 +33,8 @@ enum fault_action shadow_fault(struct vcpu *v, uint64_t gva, unsigned access)
 	// SOLUTION 2.11
 	if (!guest_range(&v->vm->mem, w.gpa & ~(PAGE - 1), PAGE)) /* no memory: a device answers, or nobody */
 		return FAULT_EMULATE;
-	// STARTER 2.11: what lies at w.gpa may be a device and not memory. Hint: such an instruction is carried out by hv, not repeated.
+	// STARTER 2.11: what lies at w.gpa may be a device and not memory. Hint: such an instruction is carried out by hv,
+	// not repeated.
 	//	if (!guest_range(&v->vm->mem, w.gpa & ~(PAGE - 1), PAGE))
 	//		return lab_todo(v->vm, "2.11", "shadow_fault() in fill.c: addresses that are not memory");
 	// END
@@ -59,8 +60,8 @@ uint32_t shadow_mode_role(const struct vcpu *v)
 	// SOLUTION 2.8
 	if (v->cpl == 3)
 		return ROLE_USER;
-	// STARTER 2.8: a program gets tables of its own, in which the kernel's pages are absent. Hint: v->cpl is the level that the guest
-	// believes to be at.
+	// STARTER 2.8: a program gets tables of its own, in which the kernel's pages are absent. Hint: v->cpl is the level
+	// that the guest believes to be at.
 	//	if (v->cpl == 3)
 	//		return lab_todo(v->vm, "2.8", "shadow_mode_role() in fill.c: whose rights does the shadow show?"), 0u;
 	// END
@@ -97,8 +98,8 @@ uint64_t shadow_rights(uint32_t role, bool writable, bool user, bool nx, bool di
 	/* Only a write sets D, so as long as it is clear the next write must be seen. */
 	if (writable && dirty)
 		bits |= PTE_W;
-	// STARTER 2.10: a page becomes writable in the shadow when the guest's entry is marked as written, not before. Hint: if it were
-	// earlier, who would set D?
+	// STARTER 2.10: a page becomes writable in the shadow when the guest's entry is marked as written, not before. Hint:
+	// if it were earlier, who would set D?
 	//	(void)dirty;
 	//	if (writable)
 	//		bits |= PTE_W;
@@ -171,8 +172,8 @@ int shadow_fill(struct vcpu *v, uint64_t gva, const struct walk *w)
 		p = child;
 	}
 	shadow_touch(s, p);
-	// STARTER 2.6: go from the root to the page table of gva, making what is missing, and set the leaf. Hint: shadow_child() says what
-	// the next page is the shadow of, shadow_get() finds or makes it.
+	// STARTER 2.6: go from the root to the page table of gva, making what is missing, and set the leaf. Hint:
+	// shadow_child() says what the next page is the shadow of, shadow_get() finds or makes it.
 	//	(void)gva, (void)w;
 	//	return lab_todo(v->vm, "2.6", "shadow_fill() in fill.c: four levels, made where they are missing");
 	// END

@@ -58,8 +58,8 @@ void shadow_cr3_written(struct vcpu *v)
 
 	if (s->mode == SHADOW_VTLB)
 		drop_local(s);
-	// STARTER 2.12: a write of CR3 flushes all translations but those of global pages. Hint: spt_free(), spt_clear(), and the machine
-	// has a TLB too: s->flush.
+	// STARTER 2.12: a write of CR3 flushes all translations but those of global pages. Hint: spt_free(), spt_clear(),
+	// and the machine has a TLB too: s->flush.
 	//	if (shadow_of(v)->mode == SHADOW_VTLB)
 	//		lab_todo(v->vm, "2.12", "shadow_cr3_written() in flush.c: what must go, what may stay?");
 	// END
@@ -94,8 +94,9 @@ void shadow_invlpg(struct vcpu *v, uint64_t gva)
 			s->flush = true;
 		}
 	}
-	// STARTER 2.12: one page's translations go, for users and for the kernel in all its modes. Hint: the guest's page may be larger than the
-	// shadow's. With --shadow=cached nothing can be old but what is in a table that was let go (p->unsync, step 2.16).
+	// STARTER 2.12: one page's translations go, for users and for the kernel in all its modes. Hint: the guest's page
+	// may be larger than the shadow's. With --shadow=cached nothing can be old but what is in a table that was let go
+	// (p->unsync, step 2.16).
 	//	(void)gva;
 	//	lab_todo(v->vm, "2.12", "shadow_invlpg() in flush.c: drop the page that contains gva");
 	// END
@@ -106,7 +107,8 @@ void shadow_control_changed(struct vcpu *v, uint64_t cr4_changed, uint64_t efer_
 	// SOLUTION 2.12
 	if ((cr4_changed & (CR4_PGE | CR4_SMEP | CR4_SMAP)) || (efer_changed & EFER_NXE))
 		free_all(shadow_of(v));
-	// STARTER 2.12: some bits flush everything, global pages too. Hint: SDM vol. 3, 4.10.4.1, and NXE changes which entries are valid.
+	// STARTER 2.12: some bits flush everything, global pages too. Hint: SDM vol. 3, 4.10.4.1, and NXE changes which
+	// entries are valid.
 	//	(void)efer_changed;
 	//	if (cr4_changed & CR4_PGE)
 	//		lab_todo(v->vm, "2.12", "shadow_control_changed() in flush.c: which bits flush everything?");

@@ -32,8 +32,8 @@ struct spage *shadow_get(struct vcpu *v, uint64_t key, uint32_t role, uint64_t s
 		shadow_sync_all(v);
 		p = spt_find(s, key, role); /* nothing may be left of it */
 	}
-	// STARTER 2.16: a page that the guest was allowed to write may be out of date. Hint: who asks here links it in a new place, and no
-	// flush is due there before the guest uses it.
+	// STARTER 2.16: a page that the guest was allowed to write may be out of date. Hint: who asks here links it in a new
+	// place, and no flush is due there before the guest uses it.
 	// END
 	if (p)
 		return p;
@@ -45,8 +45,8 @@ struct spage *shadow_get(struct vcpu *v, uint64_t key, uint32_t role, uint64_t s
 		s->flush = true; /* before the page is anything else to the CPU, it must have forgotten what it was */
 		p = spt_alloc(s, key, role);
 	}
-	// STARTER 2.15: the pool is empty: some page must go. Hint: which one is needed least, which ones must stay, and what does the
-	// machine's CPU still remember of it?
+	// STARTER 2.15: the pool is empty: some page must go. Hint: which one is needed least, which ones must stay, and
+	// what does the machine's CPU still remember of it?
 	//	(void)since;
 	//	if (!p)
 	//		return lab_todo(v->vm, "2.15", "shadow_get() in pool.c: evict a shadow page"), NULL;

@@ -46,8 +46,8 @@ int guest_walk(const struct vcpu *v, uint64_t gva, struct walk *w)
 		w->at[w->level].entry = entry;
 		if (!(entry & PTE_P))
 			return -EFAULT;
-		// STARTER 2.1: read the entry of each level, beginning at v->cr3, and stop at one that is not present. Hint: read_entry(),
-		// level_index(); w->at[level] keeps where each entry lies and what it held.
+		// STARTER 2.1: read the entry of each level, beginning at v->cr3, and stop at one that is not present. Hint:
+		// read_entry(), level_index(); w->at[level] keeps where each entry lies and what it held.
 		//	(void)read_entry, (void)gva;
 		//	return lab_todo(v->vm, "2.1", "guest_walk() in walk.c: follow the entries from v->cr3, level 4 first");
 		// END
@@ -56,14 +56,16 @@ int guest_walk(const struct vcpu *v, uint64_t gva, struct walk *w)
 			w->error = PF_P | PF_RSVD;
 			return -EFAULT;
 		}
-		// STARTER 2.3: in that loop: a present entry with a reserved bit ends the walk with an error of its own. Hint: the bits depend on
-		// the level, on PS, on EFER.NXE and on maxphyaddr(); a function for them, and the tables 4-15 to 4-20.
+		// STARTER 2.3: in that loop: a present entry with a reserved bit ends the walk with an error of its own.
+		// Hint: the bits depend on the level, on PS, on EFER.NXE and on maxphyaddr(); a function for them, and the
+		// tables 4-15 to 4-20.
 		// END
 		// SOLUTION 2.2
 		w->writable &= !!(entry & PTE_W);
 		w->user &= !!(entry & PTE_U);
 		w->nx |= !!(entry & PTE_NX);
-		// STARTER 2.2: in that loop: collect the rights. Hint: one level without W or U takes it away for all below it; one NX is enough.
+		// STARTER 2.2: in that loop: collect the rights. Hint: one level without W or U takes it away for all below
+		// it; one NX is enough.
 		// END
 		// SOLUTION 2.1
 		table = entry & PTE_ADDR;
@@ -96,8 +98,8 @@ bool walk_allows(const struct vcpu *v, const struct walk *w, unsigned access)
 		return false;
 	if ((access & ACCESS_WRITE) && !w->writable && (user || (v->cr0 & CR0_WP)))
 		return false;
-	// STARTER 2.2: compare the rights that the walk collected with what the access wants. Hint: CR0.WP decides whether the kernel may
-	// write to what is read-only.
+	// STARTER 2.2: compare the rights that the walk collected with what the access wants. Hint: CR0.WP decides whether
+	// the kernel may write to what is read-only.
 	//	(void)w, (void)access;
 	//	lab_todo(v->vm, "2.2", "walk_allows() in walk.c: user or kernel, write, fetch; and the rights collected in guest_walk()");
 	//	return false;
@@ -110,8 +112,8 @@ bool walk_allows(const struct vcpu *v, const struct walk *w, unsigned access)
 		if (!(access & ACCESS_FETCH) && (v->cr4 & CR4_SMAP) && (!(v->rflags & FLAG_AC) || (access & ACCESS_SYSTEM)))
 			return false;
 	}
-	// STARTER 2.4: SMEP and SMAP keep the kernel away from user pages. Hint: RFLAGS.AC lifts one of the two, but not for the CPU's own
-	// accesses to its tables.
+	// STARTER 2.4: SMEP and SMAP keep the kernel away from user pages. Hint: RFLAGS.AC lifts one of the two, but not for
+	// the CPU's own accesses to its tables.
 	//	if (v->cr4 & (CR4_SMEP | CR4_SMAP)) {
 	//		lab_todo(v->vm, "2.4", "walk_allows() in walk.c: SMEP and SMAP");
 	//		return false;
@@ -161,8 +163,8 @@ void walk_mark(struct vcpu *v, struct walk *w, unsigned access)
 		guest_write(&v->vm->mem, w->at[level].gpa, &w->at[level].entry, 8);
 	}
 	w->dirty = w->at[w->level].entry & PTE_D;
-	// STARTER 2.5: a CPU leaves the bits A and D behind. Hint: A in every entry that was used, D only where a write ended. Until this
-	// is written nothing is marked, and nothing can become writable through the shadow.
+	// STARTER 2.5: a CPU leaves the bits A and D behind. Hint: A in every entry that was used, D only where a write
+	// ended. Until this is written nothing is marked, and nothing can become writable through the shadow.
 	//	(void)v, (void)w, (void)access;
 	//	lab_todo(v->vm, "2.5", "walk_mark() in walk.c: set A on the way, D in the last entry of a write");
 	// END

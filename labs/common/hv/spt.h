@@ -88,7 +88,8 @@ struct shadow {
 	uint64_t ngfns, pdpt_ma, pd_ma;
 };
 
-/* One instruction may need six ways at a time: itself, what it reads and what it writes, each in two pages. Three tables each, and the root. */
+/* One instruction may need six ways at a time: itself, what it reads and what it writes, each in two pages. Three tables each, and
+ * the root. */
 #define SHADOW_PAGES_MIN 20
 #define SHADOW_PAGES_MAX 500
 #define SHADOW_PAGES 500 /* unless --shadow-pages says otherwise */

@@ -132,8 +132,8 @@ int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error)
 			       "address-space compression, the trap engine cannot give the guest all of it", (unsigned long long)cr2);
 	if (execute_only(v, cr2, access))
 		return vm_stop(v->vm, HV_STOPPED,
-			       "the guest's kernel executes 0x%llx, a program's page, with SMAP on and SMEP off: it may be executed and not "
-			       "read, and page tables have no such pages", (unsigned long long)cr2);
+			       "the guest's kernel executes 0x%llx, a program's page, with SMAP on and SMEP off: it may be executed and "
+			       "not read, and page tables have no such pages", (unsigned long long)cr2);
 	switch (shadow_fault(v, cr2, access)) {
 	case FAULT_RETRY:
 		e->hidden = true;

@@ -242,8 +242,8 @@ static int put_root(struct vcpu *v, struct trap_engine *e)
 		return -ECANCELED;
 	if (cr3 == s->cr3 && !s->flush)
 		return 0;
-	/* Behind a kick the machine is in the guest's code, and the way to CR3 leads through the monitor. In a stub it is there already, but
-	 * that way ends if what is in CR3 is no root any more: the pool may have given the page to somebody else. */
+	/* Behind a kick the machine is in the guest's code, and the way to CR3 leads through the monitor. In a stub it is there already,
+	 * but that way ends if what is in CR3 is no root any more: the pool may have given the page to somebody else. */
 	if ((e->where == IN_REGS || !s->cr3) && enter_monitor(e, cr3))
 		return -ECANCELED;
 	s->cr3 = *monitor_next_cr3(e->mon) = cr3;
