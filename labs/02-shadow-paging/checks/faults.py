@@ -1,7 +1,7 @@
 """Checkpoints 2.6 to 2.11: what becomes of a page fault of the machine."""
 
-from accesses import (A, D, MASK64, NX, PF_I, PF_P, PF_RSVD, PF_U, PF_W, VEC_PF, Numbers, P, U, W, faulted, page_faults, said, said_by_traps, seed_params,
-                      unclaimed, went)
+from accesses import (A, D, MASK64, NX, PF_I, PF_P, PF_RSVD, PF_U, PF_W, VEC_PF, Numbers, P, U, W, faulted, page_faults, said,
+                      said_by_traps, seed_params, unclaimed, went)
 from checks import first, reported
 from model import VEC_GP, Checkpoint, Failure, Run
 
@@ -76,7 +76,8 @@ def faults_verify(results, params):
         found += [faulted(r, "canonical%x" % kind, 0, None, vector=VEC_GP, hint=hint), said(r, "canonical%x.left" % kind, gva, hint=hint)]
     for kind in (READ, WRITE):
         gva = (numbers.gva() & ~0x1000) + 0x1000
-        hint = "The access lies on two pages. CR2 is the first address that cannot be reached: the second page's. Nothing was stored before."
+        hint = ("The access lies on two pages. CR2 is the first address that cannot be reached: the second page's. Nothing was "
+                "stored before.")
         found += [faulted(r, "two%x" % kind, KIND[kind], gva, number >> 32 if kind == READ else MASK64, hint=hint),
                   said(r, "two%x.stored" % kind, number | MASK64 << 32 & MASK64 if kind == WRITE else number, hint=hint)]
     return first(*found, said_by_traps(r), indirect_verify(results["indirect"], params["indirect"]))
@@ -96,7 +97,8 @@ def indirect_verify(r, params):
     def half():
         return (numbers.gva() & ~0x1000) + 0x1000
 
-    strings = ("The elements in front of the absent page are done, the registers say so, and what a device gave is not lost: nothing is read "
+    strings = ("The elements in front of the absent page are done, the registers say so, and what a device gave is not lost: "
+               "nothing is read "
                "from a port before it can be stored.")
     found = [said(r, "outs0", 0x123456789, hint=strings),
              faulted(r, "outs.fault0", 0, half(), hint=strings), said(r, "outs.fault0.rcx", 8), said(r, "outs.fault0.rsi", 4096),
@@ -108,14 +110,16 @@ def indirect_verify(r, params):
     found += [faulted(r, "iretq%x" % part, 0, half(), hint="The frame that IRETQ reads lies on two pages, or on one that is absent.")
               for part in (0, 24)]
     gva = numbers.gva()
-    found.append(faulted(r, "push0", PF_W, gva + 2052 - 12, faults=2, hint="The CPU pushes the frame of an exception itself, below RSP rounded "
+    found.append(faulted(r, "push0", PF_W, gva + 2052 - 12, faults=2, hint="The CPU pushes the frame of an exception itself, "
+                                                                           "below RSP rounded "
                          "down to 16. That page fault comes first; the other exception comes when the instruction is tried again."))
     stack = numbers.gva()
     numbers.gva()
     double = "A page fault while a page fault is delivered is a double fault with error code 0. CR2 is the second one's (SDM vol. 3, 6.15)."
     found += [said(r, "double0." + field, value, hint=double) for field, value in (("vector", 8), ("error", 0), ("cr2", stack + 56))]
     gva = half() - 4096
-    found.append(faulted(r, "gate0", 0, gva + 4096 - 8 * 16 + 6 * 16, faults=2, hint="The CPU reads the IDT itself, at the kernel's level."))
+    found.append(faulted(r, "gate0", 0, gva + 4096 - 8 * 16 + 6 * 16, faults=2, hint="The CPU reads the IDT itself, at the "
+                                                                                     "kernel's level."))
     gva = half() - 4096
     numbers.gva()
     found += [said(r, "nogate0." + field, value, hint=double)
@@ -136,7 +140,8 @@ def rings_verify(results, params):
     r, (seed, number, *_) = results["rings"], params["rings"]
     numbers = Numbers(seed)
     word = CODE_WORD | number << 8
-    hint = ("A page belongs to programs only if U is set in the entries of all levels. To the kernel it makes no difference here, and what the "
+    hint = ("A page belongs to programs only if U is set in the entries of all levels. To the kernel it makes no difference "
+            "here, and what the "
             "kernel has used must not become visible to programs: both run at CPL 3 of the machine, so each needs tables of its own.")
     found = []
     for level in (4, 3, 2, 1):
@@ -174,7 +179,8 @@ def rings_verify(results, params):
 WP, SMEP, SMAP, AC = 1, 2, 4, 8
 MODES = 16
 NAMES = {READ: "read", WRITE: "write", FETCH: "fetch"}
-PAGES_OF_MODES = (("writable program's page", True, True), ("read-only program's page", True, False), ("read-only kernel's page", False, False))
+PAGES_OF_MODES = (("writable program's page", True, True), ("read-only program's page", True, False),
+                  ("read-only kernel's page", False, False))
 
 # What is tried in each mode: the first in the lowest 5 bits of what the guest says.
 TRIED = [(page, kind, False) for page in range(3) for kind in (READ, WRITE, FETCH)] + [(0, FETCH, True), (1, WRITE, True), (1, READ, True)]
@@ -226,7 +232,8 @@ def modes_verify(results, params):
             order.append(0)
             order[i] = order[j]
             order[j] = i
-        hint = ("The mode is the guest's CR0.WP, CR4.SMEP, CR4.SMAP and RFLAGS.AC at the moment of the access, and concerns the kernel only. "
+        hint = ("The mode is the guest's CR0.WP, CR4.SMEP, CR4.SMAP and RFLAGS.AC at the moment of the access, and concerns "
+                "the kernel only. "
                 "What one mode allows must not be there in another (SDM vol. 3, 4.6).")
         last = [0, 0, 0]
         for i, mode in enumerate(order):
@@ -252,8 +259,10 @@ MANY = 16
 
 def marks_verify(results, params):
     r, (_, number, *_) = results["marks"], params["marks"]
-    hint = ("For each level, from 4 to 1, a digit: 1 is the accessed bit, 2 the dirty bit. A is set in every entry that an access used, D only "
-            "in the last one and only by a write that succeeds. A page that was only read so far must not be writable in the shadow, or its "
+    hint = ("For each level, from 4 to 1, a digit: 1 is the accessed bit, 2 the dirty bit. A is set in every entry that an "
+            "access used, D only "
+            "in the last one and only by a write that succeeds. A page that was only read so far must not be writable in the "
+            "shadow, or its "
             "first write is never seen (SDM vol. 3, 4.8).")
     read_write, written = [0, 0x1111, 0x1113, 0x1113], [0, 0x1113, 0x1113, 0x1113]
     wanted = {"rw0": read_write, "wr0": written, "fw0": read_write, "urw0": read_write, "kruw0": read_write, "urkw0": read_write,
@@ -292,7 +301,8 @@ def mmio_verify(results, params):
     numbers = Numbers(seed)
     numbers.gva(), numbers.gva(), numbers.gva()
     inside = numbers.u64() % 0x1FF000 & ~7
-    hint = ("Where there is no memory nothing may be put into the shadow: every access must be carried out by hv, and reach the bus with its own "
+    hint = ("Where there is no memory nothing may be put into the shadow: every access must be carried out by hv, and reach "
+            "the bus with its own "
             "address and width. Loads there read ones.")
     found, traps = [], 0
     for name, base, step in (("small", device, 1), ("large", large + inside, 5)):
@@ -304,7 +314,8 @@ def mmio_verify(results, params):
     found += [went(r, "program0", MASK64, hint=hint), went(r, "program1", n, hint=hint),
               unclaimed(r, "address", large + LARGE - 2048, 1, 0), unclaimed(r, "address", large + LARGE - 2040, 0, 1),
               said(r, "marks0", (A | D) * 0x101, hint="Entries that lead to devices have accessed and dirty bits too."),
-              went(r, "both0", n | ONES32 << 32, hint="Half of this access is memory, the other half is not."), went(r, "both1", ~n & MASK64),
+              went(r, "both0", n | ONES32 << 32, hint="Half of this access is memory, the other half is not."),
+              went(r, "both1", ~n & MASK64),
               reported(r, "both0.memory", n << 32 & MASK64), reported(r, "both1.memory", (~n & ONES32) << 32),
               unclaimed(r, "address", device + 4096, 1, 1)]
     gva = numbers.gva()
@@ -332,7 +343,8 @@ CHECKPOINTS = [
         verify=faults_verify, depends=["2.6"]),
     Checkpoint(
         "2.8", "two roots: ring compression", 6,
-        "A program (CPL 3 as the guest sees it) has only the pages whose entries have U at all levels; its faults say so. The kernel's pages "
+        "A program (CPL 3 as the guest sees it) has only the pages whose entries have U at all levels; its faults say so. The "
+        "kernel's pages "
         "never show in the program's shadow, and changing between the two is free.",
         "shadow_mode_role() and shadow_rights() in fill.c; shadow_root() in flush.c finds the root for the role.",
         runs=[Run("rings", "lab2/rings.elf", VTLB, seed_params)], verify=rings_verify, depends=["2.7"]),
@@ -346,13 +358,15 @@ CHECKPOINTS = [
         verify=modes_verify, depends=["2.8"]),
     Checkpoint(
         "2.10", "accessed and dirty bits through the shadow", 5,
-        "The guest finds the accessed and dirty bits in its entries as its CPU would have set them, wherever its tables lie and however they "
+        "The guest finds the accessed and dirty bits in its entries as its CPU would have set them, wherever its tables lie "
+        "and however they "
         "are mapped.",
         "What walk_mark() sets comes too late for a store that the machine carried out alone: when may a leaf have W? shadow_rights().",
         runs=[Run("marks", "lab2/marks.elf", VTLB, seed_params)], verify=marks_verify, depends=["2.8"]),
     Checkpoint(
         "2.11", "devices, and addresses without memory", 4,
-        "An access to an address that is not memory is carried out by hv and goes to the bus, through mappings of any size, for the kernel and "
+        "An access to an address that is not memory is carried out by hv and goes to the bus, through mappings of any size, "
+        "for the kernel and "
         "for programs, for instructions that read and write, and for those that lie half in memory.",
         "shadow_fault() in fill.c can answer in more ways than two: see enum fault_action in lab2.h.",
         runs=[Run("mmio", "lab2/mmio.elf", VTLB, mmio_params)], verify=mmio_verify, depends=["2.8"]),

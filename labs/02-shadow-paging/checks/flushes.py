@@ -11,7 +11,8 @@ INVLPG, CR3, PGE, CR3_WITHOUT_PGE = range(4)
 OTHER_FRAME, ABSENT, READONLY, NO_EXEC, KERNELS, CLEAN, IDLE, OTHER_TABLE = range(8)
 KINDS = (READ, READ, WRITE, FETCH, READ, WRITE, READ, READ)
 FLUSHED_BY = ("INVLPG", "a write of CR3", "clearing and setting CR4.PGE", "a write of CR3 with CR4.PGE clear")
-CHANGED_TO = ("another frame", "an absent page", "a read-only page", "a page without execution", "a kernel's page", "a clean page (D clear)",
+CHANGED_TO = ("another frame", "an absent page", "a read-only page", "a page without execution", "a kernel's page",
+              "a clean page (D clear)",
               "a page without accessed bit", "another page table")
 
 
@@ -25,7 +26,8 @@ def page_verify(r, first_number, number, flush, change, user, is_global):
     hint = "This %s%s page was used, its entry changed to %s, flushed by %s, and used again." % (
         "program's" if user else "kernel's", " global" if is_global else "", CHANGED_TO[change], FLUSHED_BY[flush])
     if change == OTHER_FRAME:
-        found.append(said(r, "between%x" % number, word(old), word(new), hint="Between the change of an entry and the flush the page may be "
+        found.append(said(r, "between%x" % number, word(old), word(new), hint="Between the change of an entry and the flush "
+                                                                              "the page may be "
                           "what it was or what it will be, and nothing else."))
     stays = flush == CR3 and is_global
     if stays and change != OTHER_FRAME:
@@ -60,9 +62,11 @@ def flush_verify(r, params):
     for i, value in enumerate((number, number, number + 2, number + 3, word(number + 4))):
         hint = "The entry allows more than before. Nothing was flushed, so one more page fault is right, but then the access must succeed."
         found += [said(r, "upgrade%x.faults" % i, 0, 1, hint=hint), said(r, "upgrade%x" % i, value, hint=hint)]
-    found += [said(r, "space%x" % i, word(number + 300 + (i & 1)), hint="Another CR3 is another address space, for the kernel and for programs.")
+    found += [said(r, "space%x" % i, word(number + 300 + (i & 1)), hint="Another CR3 is another address space, for the kernel "
+                                                                        "and for programs.")
               for i in range(6)]
-    found += [said(r, "nxe0.error", PF_P | PF_RSVD, hint="Without EFER.NXE bit 63 of an entry is reserved."), said(r, "nxe1", word(number + 310))]
+    found += [said(r, "nxe0.error", PF_P | PF_RSVD, hint="Without EFER.NXE bit 63 of an entry is reserved."),
+              said(r, "nxe1", word(number + 310))]
     return first(*found, said_by_traps(r))
 
 
@@ -75,7 +79,8 @@ def large_verify(r, params):
     seed, number, *_ = params
     numbers = Numbers(seed)
     offsets = [(128 * k + numbers.u64() % 128) * 4096 for k in range(PIECES)]
-    hint = "INVLPG flushes the page that contains its address. If the guest's page is large, that is all of it, for the kernel and for programs."
+    hint = ("INVLPG flushes the page that contains its address. If the guest's page is large, that is all of it, for the "
+            "kernel and for programs.")
 
     def pieces(*pages):
         """Of each page all pieces, seen by the kernel and by the program, by piece."""
@@ -106,8 +111,10 @@ def machine_flushes(r):
     least, loads = ROUNDS + GLOBALS, ((r.stats or {}).get("shadow") or {}).get("cr3_loads")
     if isinstance(loads, int) and loads >= least:
         return None
-    return Failure("at least %d loads of the machine's CR3: the guest wrote CR3 %d times and executed INVLPG %d times, and each time something "
-                   "had to go" % (least, ROUNDS, GLOBALS), "%s loads" % loads, "The machine has a TLB too. What is taken out of the shadow must "
+    return Failure("at least %d loads of the machine's CR3: the guest wrote CR3 %d times and executed INVLPG %d times, and "
+                   "each time something "
+                   "had to go" % (least, ROUNDS, GLOBALS), "%s loads" % loads, "The machine has a TLB too. What is taken out "
+                                                                               "of the shadow must "
                    "be flushed there before the guest runs again: see `flush` in spt.h.", r.name)
 
 
@@ -132,10 +139,12 @@ def verify(results, params):
 CHECKPOINTS = [
     Checkpoint(
         "2.12", "flushes: CR3, INVLPG, global pages", 7,
-        "Behind a flush the guest sees its tables as they are then: a write of CR3 flushes all pages but global ones, INVLPG the whole page "
+        "Behind a flush the guest sees its tables as they are then: a write of CR3 flushes all pages but global ones, INVLPG "
+        "the whole page "
         "that contains the address, a change of CR4.PGE everything. Programs' translations go too. Before the flush old and new are both "
         "right. Global pages survive writes of CR3.",
-        "flush.c: shadow_cr3_written(), shadow_invlpg(), shadow_control_changed(). Which pages may a flush not forget, and which may it keep? "
+        "flush.c: shadow_cr3_written(), shadow_invlpg(), shadow_control_changed(). Which pages may a flush not forget, and "
+        "which may it keep? "
         "SDM vol. 3, 4.10.4.",
         runs=[Run(name, "lab2/%s.elf" % name, VTLB, seed_params) for name in ("flush", "large", "globals")],
         verify=verify, depends=["2.9", "2.10"]),
