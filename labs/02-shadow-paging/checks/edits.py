@@ -49,6 +49,6 @@ CHECKPOINTS = [
         "One of the earlier checkpoints' rules does not hold in a combination that they do not try. Replay the run with the seed.",
         runs=[run("vtlb", 800, edit_model.ALL, 12, "vtlb"), run("cached", 800, QUIET, 12, "cached"),
               run("calm", 800, CALM, 8, "cached"), run("global", 500, edit_model.ALL, 8, "cached"),
-              run("small", 500, QUIET, 4, "cached", "--shadow-pages", "16")],
+              run("small", 500, QUIET, 4, "cached", "--shadow-pages", "20")],
         verify=edits_verify, depends=["2.11", "2.12", "2.15", "2.16"]),
 ]
