@@ -244,7 +244,8 @@ def split(p):
 def stores_runs(lowest):
     """Tables of which levels take part. Page tables of the last level may be let go, which is another checkpoint's affair."""
     return [guest("recursive", "stores", 0, lambda rng: [lowest]),
-            guest("aliases", "stores", 1, lambda rng: [lowest, rng.randrange(6)]), guest("frames", "stores", 4, lambda rng: [lowest]), guest("input", "stores", 5, lambda rng: [lowest])]
+            guest("aliases", "stores", 1, lambda rng: [lowest, rng.randrange(6)]),
+            guest("frames", "stores", 4, lambda rng: [lowest]), guest("input", "stores", 5, lambda rng: [lowest])]
 
 
 STORED = {
@@ -386,7 +387,7 @@ CHECKPOINTS = [
         "the guest's entry.",
         runs=[guest("switching", "shared", 0, lambda rng: [ROUNDS]), guest("ways", "shared", 1, ways_params),
               guest("bits", "shared", 2, bits_params), guest("full", "shared", 3), guest("large", "shared", 4)],
-        verify=shared_verify, depends=["2.5"]),
+        verify=shared_verify, depends=["2.11", "2.12"]),
     Checkpoint(
         "2.14", "Cached: protected tables, emulated stores", 8,
         "Every store of the guest to one of its tables is seen, whatever the instruction, the mapping and the level, and "

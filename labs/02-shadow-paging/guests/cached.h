@@ -1,6 +1,6 @@
 /*
- * For the guests of checkpoints 2.13 to 2.16: page tables and pages out of one arena, address spaces in which the guest itself stays where it
- * is, and accesses that may fault.
+ * For the guests of checkpoints 2.13 to 2.16: page tables and pages out of one arena, address spaces in which the guest itself stays
+ * where it is, and accesses that may fault.
  *
  * Every page holds one word, which is data and code at once: `mov $number, %eax; ret`, with a number that is made of the grader's seed
  * and the page's own number. So whoever reads it or calls it says which page was found.
