@@ -19,7 +19,7 @@ SECONDS = 60
 ENDED, FAILED, STOPPED, TIMEOUT = (host.OK,), (host.GUEST_FAILED,), (host.STOPPED,), (host.TIMEOUT,)
 ANY = (host.OK, host.GUEST_FAILED, host.STOPPED, host.TIMEOUT)
 TRIPLE = "triple fault"
-SAYS_SO = r"accesses an address without memory|where there is no memory|triple fault|nothing can ever wake it|^$"
+SAYS_SO = r"hv does not emulate this instruction|where there is no memory|triple fault|nothing can ever wake it|^$"
 
 
 @dataclass(frozen=True)

@@ -429,6 +429,7 @@ static void switches(void)
 const struct attack paging_attacks[] = {
 	{ "tables_outside", tables_outside }, { "cycle", cycle }, { "monitor_mapped", monitor_mapped },
 	{ "machine_addresses", machine_addresses }, { "fan_out", fan_out }, { "all_tables", all_tables }, { "garbage", garbage },
-	{ "cr3_garbage", cr3_garbage }, { "cr3_beyond", cr3_beyond }, { "own_mapping", own_mapping }, { "own_pair", own_pair }, { "stack_in_table", stack_in_table },
-	{ "descriptors_in_table", descriptors_in_table }, { "six_ways", six_ways }, { "switches", switches }, { 0 },
+	{ "cr3_garbage", cr3_garbage }, { "cr3_beyond", cr3_beyond }, { "own_mapping", own_mapping }, { "own_pair", own_pair },
+	{ "stack_in_table", stack_in_table }, { "descriptors_in_table", descriptors_in_table }, { "six_ways", six_ways },
+	{ "switches", switches }, { 0 },
 };
