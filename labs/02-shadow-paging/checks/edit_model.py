@@ -162,23 +162,20 @@ class Model:
         level = 4 - page * 4 // self.ntables if page < self.ntables else 1 + self.draw(4)
         kind, anywhere, below, region, r = (self.draw(n) for n in (20, POOL, self.ntables // 4, 3, 2))
         natural = POOL_GPA[self.ntables * (5 - level) // 4 + below if level > 1 else anywhere]
-        if kind < 12:
-            e = natural
-        elif kind == 12:
+        e = natural
+        if kind == 19:
+            e = (TABLES_GPA, DATA_GPA, 0)[region] | PS if r else natural | (1 << (51 if region else 45) if self.has(RESERVED) else 0)
+        elif kind == 18 and r:
+            e = OUTSIDE if region and self.has(OUTSIDE_TABLE) else OUTSIDE | PS if self.has(OUTSIDE_PAGE) else natural
+        elif kind == 17:
             e = POOL_GPA[anywhere]
-        elif kind == 13 or kind < 17 and level == 2:
+        elif 14 <= kind < 17 and level == 2:
             e = (TABLES_GPA, DATA_GPA, 0)[region] | PS
-        elif kind == 14 or kind < 17 and level == 3:
+        elif 14 <= kind < 17 and level == 3:
             e = (0 if self.has(GIANT) else DATA_GPA) | PS
-        elif kind < 18:
-            e = natural
-        elif kind == 18:
-            e = OUTSIDE if self.has(OUTSIDE_TABLE) and r else OUTSIDE | PS if self.has(OUTSIDE_PAGE) else natural
-        else:
-            e = natural | (1 << (51 if r else 45) if self.has(RESERVED) else 0)
-        for n, bit in ((24, P), (5, RW), (5, US), (2, A), (2, D)):
+        for n, bit in ((32, P), (6, RW), (8, US), (2, A), (2, D)):
             e |= bit if self.draw(n) else 0
-        for n, bit, feature in ((3, G, GLOBAL), (10, XD, NX)):
+        for n, bit, feature in ((3, G, GLOBAL), (24, XD, NX)):
             e |= bit if not self.draw(n) and self.has(feature) else 0
         return e
 
@@ -277,7 +274,7 @@ class Model:
         value = self.make_entry(page)
         if bit == 8 and not self.has(GLOBAL) or bit == 63 and not self.has(NX) or bit == 7 and not self.has(OUTSIDE_TABLE):
             bit = 1
-        if not self.draw(12):
+        if not self.draw(24):
             value &= ~P
         table, new = self.pages[page], {slot: value}
         if how == 4:
@@ -379,7 +376,7 @@ class Model:
         ac, crooked, split_read = bool(self.draw(2)), not self.draw(48), not self.draw(8)
         new = self.make_entry(self.draw(POOL))
         gva = address(i) + (slot if kind < 6 else CODE_SLOT) * 8
-        if self.draw(2):
+        if not self.draw(4):
             new &= ~P
         if crooked:
             gva ^= 1 << 48
@@ -473,13 +470,13 @@ class Model:
         if op < self.edits:
             for _ in range(1 + self.draw(3)):
                 self.edit()
-        elif op < 28:
+        elif op < 27:
             return self.access(decoder)
-        elif op < 30:
+        elif op < 29:
             natural, root, anything = self.draw(8), self.draw(self.ntables // 4), self.draw(self.ntables)
             if not self.draw(8) or not self.has(CALM):
                 self.load_cr3(POOL_GPA[root if natural else anything])
-        elif op == 30:
+        elif op < 31:
             self.control()
         else:
             self.invalidate(self.draw(ADDRESSES))

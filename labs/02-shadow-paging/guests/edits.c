@@ -72,27 +72,28 @@ static uint64_t make_entry(unsigned page)
 	unsigned kind = draw(20), any = draw(POOL), below = draw(ntables / 4), region = draw(3), r = draw(2);
 	uint64_t natural = level > 1 ? pool_gpa(ntables * (5 - level) / 4 + below) : pool_gpa(any), e;
 
-	if (kind < 12)
-		e = natural;
-	else if (kind == 12)
-		e = pool_gpa(any);
-	else if (kind == 13 || (kind < 17 && level == 2))
-		e = large[region] | PS;
-	else if (kind == 14 || (kind < 17 && level == 3))
-		e = (features & F_1G ? 0 : DATA_GPA) | PS;
-	else if (kind < 18)
-		e = natural;
+	if (kind == 19)
+		e = r ? large[region] | PS : natural | (features & F_RESERVED ? 1ull << (region ? 51 : 45) : 0);
 	else if (kind == 18)
-		e = features & F_OUTSIDE_TABLE && r ? OUTSIDE : features & F_OUTSIDE_PAGE ? OUTSIDE | PS : natural;
+		e = !r					   ? natural
+		    : region && features & F_OUTSIDE_TABLE ? OUTSIDE
+		    : features & F_OUTSIDE_PAGE		   ? OUTSIDE | PS
+							   : natural;
+	else if (kind == 17)
+		e = pool_gpa(any);
+	else if (kind >= 14 && level == 2)
+		e = large[region] | PS;
+	else if (kind >= 14 && level == 3)
+		e = (features & F_1G ? 0 : DATA_GPA) | PS;
 	else
-		e = natural | (features & F_RESERVED ? 1ull << (r ? 51 : 45) : 0);
-	e |= draw(24) ? P : 0;
-	e |= draw(5) ? W : 0;
-	e |= draw(5) ? U : 0;
+		e = natural;
+	e |= draw(32) ? P : 0;
+	e |= draw(6) ? W : 0;
+	e |= draw(8) ? U : 0;
 	e |= draw(2) ? A : 0;
 	e |= draw(2) ? D : 0;
 	e |= !draw(3) && features & F_GLOBAL ? G : 0;
-	e |= !draw(10) && features & F_NX ? NX : 0;
+	e |= !draw(24) && features & F_NX ? NX : 0;
 	return e;
 }
 
@@ -173,7 +174,7 @@ static void edit(void)
 		bit = 1;
 	alias = via == 1 ? ALIAS_4K + page * PAGE : via == 2 && features & F_1G ? ALIAS_1G + pool_gpa(page) : pool_gpa(page);
 	entry = at(alias + slot * 8);
-	if (!draw(12))
+	if (!draw(24))
 		value &= ~P;
 	for (unsigned i = 0; i < SLOTS; i++) {
 		before[i].old = table[slots[i]];
@@ -305,7 +306,7 @@ static void access(void)
 	uint64_t value = make_entry(draw(POOL)), gva = address(i) + (kind < 6 ? slot : CODE_SLOT) * 8, old, entry,
 		 before = 0;
 
-	if (draw(2))
+	if (!draw(4))
 		value &= ~P;
 	if (crooked)
 		gva ^= 1ull << 48;
@@ -393,13 +394,13 @@ static void step(void)
 	if (op < params[P_EDITS]) {
 		for (unsigned edits = 1 + draw(3); edits; edits--)
 			edit();
-	} else if (op < 28) {
+	} else if (op < 27) {
 		access();
-	} else if (op < 30) {
+	} else if (op < 29) {
 		unsigned natural = draw(8), root = draw(ntables / 4), any = draw(ntables);
 		if (!draw(8) || !(features & F_CALM))
 			load_cr3(pool_gpa(natural ? root : any));
-	} else if (op == 30) {
+	} else if (op < 31) {
 		control();
 	} else {
 		invalidate(draw(ADDRESSES));
