@@ -17,8 +17,9 @@ import host
 
 sys.path.insert(0, str(host.TOP / "labs/02-shadow-paging/checks"))
 import edit_model  # noqa: E402
+import edit_output  # noqa: E402
 import elf  # noqa: E402
-from edit_model import ALL, CALM, GLOBAL, NX, OUTSIDE_PAGE, OUTSIDE_TABLE, PGE, SMAP_ALONE, SMX  # noqa: E402
+from edit_model import ALL, CALM, GLOBAL, NX, OUTSIDE_PAGE, OUTSIDE_TABLE, PGE, SMAP_ALONE, SMX, USER_LEVEL  # noqa: E402
 
 STEPS = int(os.environ.get("TRAPDOOR_STEPS") or 5000)
 ROUNDS = int(os.environ.get("TRAPDOOR_ROUNDS") or 3)
@@ -41,10 +42,10 @@ class Kind:
 
 
 KINDS = (
-    Kind(ALL, 12, 12),
+    Kind(ALL, 12, 6),
     Kind(ALL & ~(PGE | GLOBAL | SMX | NX) | CALM, 12, 8),
     Kind(ALL & ~(PGE | GLOBAL | SMX | NX) | CALM, 4, 8),
-    Kind(ALL & ~(PGE | GLOBAL), 8, 16),
+    Kind(ALL & ~(PGE | GLOBAL | SMX | USER_LEVEL), 8, 4),
     Kind(ALL & ~SMX, 12, 8),
     Kind(ALL & ~GLOBAL, 4, 12),
 )
@@ -54,7 +55,7 @@ def kinds_of(seed, rounds):
     """(name, engine's arguments, features, tables, edits, the guest's seed) of every run."""
     rng = random.Random(seed)
     for n in range(rounds):
-        kind, start, pages = KINDS[n % len(KINDS)], rng.getrandbits(63) | 1, rng.randrange(16, 25)
+        kind, start, pages = KINDS[n % len(KINDS)], rng.getrandbits(63) | 1, rng.randrange(20, 25)
         on_kvm = kind.features & ~NOT_ON_KVM | (SMAP_ALONE if kind.features & SMX else 0)
         for name, arguments, features in (
                 ("vtlb", ("--shadow", "vtlb"), kind.features),
@@ -96,7 +97,7 @@ class TestPagingDifferential(unittest.TestCase):
     def compare(self, name, params):
         """The first difference in words, or None."""
         result = self.results[name]
-        head = edit_model.split(result.stdout)
+        head = edit_output.split(result.stdout)
         if head is None:
             return f"the guest said nothing: status {result.status}, {' '.join(result.sentences)}"
         model = edit_model.Model(params, head[0], tcg=name.endswith("kvm"))
@@ -118,7 +119,7 @@ class TestPagingDifferential(unittest.TestCase):
     def test_all_features_were_there(self):
         """The test host has all that is tested; a guest that leaves something out tests less."""
         for name, _, params in self.runs:
-            self.assertEqual(edit_model.split(self.results[name].stdout)[0].features, params[2], name)
+            self.assertEqual(edit_output.split(self.results[name].stdout)[0].features, params[2], name)
 
     def test_shadows_were_used(self):
         for name, arguments, _ in self.runs:

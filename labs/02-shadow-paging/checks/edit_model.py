@@ -3,12 +3,12 @@
 Where a translation leads is the walker's business (walker.py). What is known here is memory, registers, and what the guest prints.
 """
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from walker import (ADDRESS, CR0_WP, CR4_PGE, CR4_SMAP, CR4_SMEP, EFER_NXE, FETCH, PF_I, PF_P, PF_RSVD, PF_U, PF_W, USER, WRITE, A, Cpu, D, G,
-                    P, PS, RW, US, XD, translate)
+from edit_output import Decoder, Ended, Seen
+from walker import (
+    ADDRESS, CR0_WP, CR4_PGE, CR4_SMAP, CR4_SMEP, EFER_NXE, FETCH, PF_P, PF_RSVD, USER, WRITE, A, Cpu, D, G, P, PS, RW, US, XD, translate)
 
 MASK64 = (1 << 64) - 1
 
@@ -51,66 +51,6 @@ def show_entry(entry):
     flags = " ".join(name for bit, name in names if entry & bit) or "0"
     page = PAGE_OF.get(entry & ADDRESS)
     return "%#x (%s%s)" % (entry, flags, "" if page is None else ", to %d" % page)
-
-
-# --- what the guest prints ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Seen:
-    """An access's end. kind: "done" (value: fold() of it, or None), "pf", "gp" (error), "other" (vector)."""
-
-    kind: str
-    value: int = None
-    error: int = 0
-    cr2: int = None  # None: right
-
-    def __str__(self):
-        if self.kind == "done":
-            return "done" if self.value is None else "done, a value with checksum %04x" % self.value
-        if self.kind == "pf":
-            bits = ((PF_P, "P"), (PF_W, "W"), (PF_U, "U"), (PF_RSVD, "RSVD"), (PF_I, "I"))
-            names = " ".join(name for bit, name in bits if self.error & bit) or "0"
-            return "#PF with error code %#x (%s)%s" % (self.error, names, "" if self.cr2 is None else " and CR2 = %#x" % self.cr2)
-        if self.kind == "gp":
-            return "#GP with error code %#x" % self.error
-        return "exception %d" % self.error
-
-
-class Ended(Exception):
-    """The output ends here."""
-
-
-class Decoder:
-    """The guest's bytes, one thing after another."""
-
-    def __init__(self, data):
-        self.data, self.at = data, 0
-
-    def take(self, n):
-        if self.at + n > len(self.data):
-            raise Ended
-        self.at += n
-        return int.from_bytes(self.data[self.at - n : self.at], "little")
-
-    def access(self, valued):
-        byte = self.take(1)
-        if byte >> 6 == 1:
-            return Seen("pf", error=byte & 31, cr2=None if byte & 32 else self.take(8))
-        if byte >> 6 == 2:
-            return Seen("gp", error=byte & 31)
-        if byte:
-            return Seen("other", error=byte & 31)
-        return Seen("done", self.take(2) if valued else None)
-
-    def entries(self):
-        """([(A, D) of each entry as a number], sum of the rest)."""
-        count = POOL * len(SLOTS)
-        bits = [self.take(1) for _ in range(-(-count // 4))]
-        return [bits[i // 4] >> 2 * (i % 4) & 3 for i in range(count)], self.take(2)
-
-
-# --- the model ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -360,8 +300,9 @@ class Model:
 
     def state(self):
         c = self.cpu
-        return "CR3 = table %d, WP %d, PGE %d, SMEP %d, SMAP %d, NXE %d" % (PAGE_OF[c.cr3], bool(c.cr0 & CR0_WP), bool(c.cr4 & CR4_PGE),
-                                                                       bool(c.cr4 & CR4_SMEP), bool(c.cr4 & CR4_SMAP), bool(c.efer & EFER_NXE))
+        bits = (("WP", c.cr0 & CR0_WP), ("PGE", c.cr4 & CR4_PGE), ("SMEP", c.cr4 & CR4_SMEP), ("SMAP", c.cr4 & CR4_SMAP),
+                ("NXE", c.efer & EFER_NXE))
+        return ", ".join(["CR3 = table %d" % PAGE_OF[c.cr3], *("%s %d" % (name, bool(bit)) for name, bit in bits)])
 
     def choose_address(self):
         i, anywhere = self.draw(ADDRESSES), self.draw(2)
@@ -451,7 +392,7 @@ class Model:
         self.note(self.state())
 
     def look(self, decoder):
-        marks, rest = decoder.entries()
+        marks, rest = decoder.entries(POOL * len(SLOTS))
         places = [(page, slot) for page in range(POOL) for slot in SLOTS]
         total = 0
         for (page, slot), seen in zip(places, marks):
@@ -497,18 +438,3 @@ class Model:
             return Difference(self.step, "the guest's output", "more of it", "its end", self.story())
         left = len(data) - decoder.at
         return Difference(self.steps, "the guest's output", "its end", "%d bytes more" % left) if left else None
-
-
-@dataclass(frozen=True)
-class Head:
-    """What a guest reports before its first step."""
-
-    features: int
-    phys_bits: int
-    root: int  # slot 0 of all pages
-
-
-def split(output):
-    """(Head, the rest) of what the guest printed, or None."""
-    match = re.match(rb"features=([0-9a-f]+)\nbits=([0-9a-f]+)\nroot=([0-9a-f]+)\n", output)
-    return match and (Head(*(int(group, 16) for group in match.groups())), output[match.end() :])

@@ -1,8 +1,9 @@
 """Checkpoint 2.17: random edits of page tables, and accesses through them (guests/edits.c; edit_model.py says how each ends)."""
 
 import edit_model
-from edit_model import ALL, CALM, GLOBAL, NX, PGE, SMX, USER_LEVEL
+import edit_output
 from checks import first, trapped
+from edit_model import ALL, CALM, GLOBAL, NX, PGE, SMX, USER_LEVEL
 from model import Checkpoint, Failure, Run
 
 BLOCK = 50  # steps between two looks at all accessed and dirty bits
@@ -19,7 +20,7 @@ def edits_params(steps, features, tables, edits):
 
 
 def compare(result, params):
-    head = edit_model.split(result.output)
+    head = edit_output.split(result.output)
     if head is None:
         return Failure("the guest to say what its CPU can do (features=, bits=, root=)", "something else", run=result.name)
     model = edit_model.Model(params, head[0])
@@ -46,8 +47,8 @@ def run(name, steps, features, tables, edits, *args):
 CHECKPOINTS = [
     Checkpoint(
         "2.17", "Random edits and accesses", 8,
-        "Whatever a guest does to its tables, each access through them ends as on a CPU: with the value that is there, or with the exception, "
-        "error code and CR2 that the manual says; and the accessed and dirty bits are as a CPU leaves them.",
+        "Whatever a guest does to its tables, each access through them ends as on a CPU: with the value that is there, or with the "
+        "exception, error code and CR2 that the manual says; and the accessed and dirty bits are as a CPU leaves them.",
         "One of the earlier checkpoints' rules does not hold in a combination that they do not try. Replay the run with the seed.",
         runs=[run("vtlb", 700, ALL, 12, 6, "vtlb"), run("cached", 700, QUIET, 12, 4, "cached"),
               run("kernel", 700, KERNEL, 8, 4, "cached"), run("calm", 600, QUIET & ~NX | CALM, 8, 6, "cached"),

@@ -1,6 +1,6 @@
 /*
- * Memory as edits.c uses it: a pool of pages that are tables and data, the addresses that lead to them, and the kernel's own tables, through
- * which it gets at the pool whatever the pool's tables say.
+ * Memory as edits.c uses it: a pool of pages that are tables and data, the addresses that lead to them, and the kernel's own tables,
+ * through which it gets at the pool whatever the pool's tables say.
  */
 #ifndef GUEST_EDITS_POOL_H
 #define GUEST_EDITS_POOL_H
