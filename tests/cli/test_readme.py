@@ -42,6 +42,8 @@ class Readme(unittest.TestCase):
             self.assertIn(done.returncode, (OK, TODO), done.stdout + done.stderr)
 
     def test_programs(self):
+        for lab in 1, 2:
+            self.assertEqual(run("make", "hv", "guests", f"LAB={lab}", cwd=TOP).returncode, 0)
         for line in commands("build/"):
             self.assertIn(run(TOP / line[0], *line[1:], cwd=TOP).returncode, STATUSES)
 
