@@ -67,13 +67,16 @@ class Drawing:
     """An SVG that carries its numbers along. Coordinates are those of the viewBox."""
 
     def __init__(self, width, height, title, description, numbers):
-        self.parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-                      'aria-labelledby="title desc" font-family="Liberation Sans, Arial, sans-serif" font-size="22">',
+        self.parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+                      'role="img" aria-labelledby="title desc" font-family="Liberation Sans, Arial, sans-serif" font-size="22">',
                       f'<title id="title">{escape(title, False)}</title>', f'<desc id="desc">{escape(description, False)}</desc>',
                       f"<metadata>{json.dumps(numbers)}</metadata>", f'<rect width="{width}" height="{height}" fill="#ffffff"/>']
 
     def text(self, x, y, words, **attributes):
         self.parts.append(f'<text x="{x:g}" y="{y:g}"{written(attributes)}>{escape(words, False)}</text>')
+
+    def note(self, y, words):
+        self.text(20, y, words, font_size=20, fill="#374151")
 
     def rect(self, x, y, width, height, **attributes):
         self.parts.append(f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"{written(attributes)}/>')
@@ -116,8 +119,8 @@ def draw_exits(exits):
         x, y = 120 + i % 2 * 480, 302 + i // 2 * 38
         d.rect(x, y, 26, 26, fill=colour, stroke="#6b7280")
         d.text(x + 38, y + 21, name)
-    d.text(20, 436, "The course kernel, only=bigfork: 1024 pages filled, fork; child and parent read all and write to 16.", font_size=20, fill="#374151")
-    d.text(20, 462, WHERE, font_size=20, fill="#374151")
+    d.note(436, "The course kernel, only=bigfork: 1024 pages filled, fork; child and parent read all and write to 16.")
+    d.note(462, WHERE)
     return d
 
 
@@ -146,8 +149,8 @@ def draw_pool(pool):
         d.text(right + 16, points[-1][1] + 8, mode, fill=colour, font_weight="bold")
     d.text(left + 20, top - 4, "hidden faults", font_weight="bold", fill="#374151")
     d.text(right, bottom + 60, "shadow pages (--shadow-pages)", text_anchor="end", font_weight="bold", fill="#374151")
-    d.text(20, 466, "The whole course kernel: 17 processes, address spaces of all of them, forks, 1024 pages in one.", font_size=20, fill="#374151")
-    d.text(20, 492, WHERE, font_size=20, fill="#374151")
+    d.note(466, "The whole course kernel: 17 processes with an address space each, forks, 1024 pages in one of them.")
+    d.note(492, WHERE)
     return d
 
 
@@ -162,7 +165,8 @@ def carried(directory):
 
 def main():
     parser = argparse.ArgumentParser(description="Measure what shadow paging costs, and draw it.")
-    parser.add_argument("--from", dest="source", type=pathlib.Path, metavar="DIR", help="measure nothing: take the numbers of the figures there")
+    parser.add_argument("--from", dest="source", type=pathlib.Path, metavar="DIR",
+                        help="measure nothing: take the numbers of the figures there")
     args = parser.parse_args()
     try:
         numbers = carried(args.source) if args.source else measure()
