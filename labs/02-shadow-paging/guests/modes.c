@@ -84,7 +84,7 @@ static void user_stack(void)
 
 int guest_main(void)
 {
-	unsigned order[MODES], can = features();
+	unsigned order[MODES] = { 0 }, can = features();
 
 	paging_init();
 	/* The guest's own image becomes the kernel's before anybody else has looked at it. */
