@@ -36,7 +36,8 @@ def large_page(rng):
     level = rng.choice((2, 3))
     size = 1 << 12 + 9 * (level - 1)
     gva, base = rng.randrange(1 << 47), rng.randrange(1, 64) * size
-    return (f"A walk for address {gva:#x} finds {base | 0x10e3:#x} at level {level}. To which gpa does the address lead? (hexadecimal with "
+    return (f"A walk for address {gva:#x} finds {base | 0x10e3:#x} at level {level}. To which gpa does the address lead? "
+            f"(hexadecimal with "
             f"0x; 0x1000 is the PAT bit)", base | gva & size - 1)
 
 
@@ -76,13 +77,15 @@ def machine_address(rng):
 def pieces_of_a_large_page(rng):
     stride = rng.choice((512, 1024, 2048, 4096, 8192, 16384, 65536))
     count = rng.randrange(1, 4)
-    return (f"A guest's kernel maps {2 * count} MiB with large pages of 2 MiB ({count}), and reads one byte in every {stride}. The shadow is "
+    return (f"A guest's kernel maps {2 * count} MiB with large pages of 2 MiB ({count}), and reads one byte in every {stride}. The "
+            f"shadow is "
             f"empty and the mode is vtlb. How many hidden faults does that cost?", count * (2 << 20) // max(stride, PAGE))
 
 
 def pieces_filled_at_once(rng):
     stride, size = rng.choice((4, 64, 256, 1024, 4096, 8192)) << 10, rng.randrange(2, 16) * 64
-    return (f"A guest's kernel reads one byte in every {stride >> 10} KiB of the first {size} MiB of a page of 1 GiB; all of it is memory. The "
+    return (f"A guest's kernel reads one byte in every {stride >> 10} KiB of the first {size} MiB of a page of 1 GiB; all of it is "
+            f"memory. The "
             f"shadow is empty and the mode is cached. How many hidden faults does that cost?", (size << 20) // max(stride, 2 << 20))
 
 
@@ -105,15 +108,18 @@ def shadow_pages_of_a_program(rng):
     code, heap, stack = rng.randrange(2, 20), rng.randrange(200, 1800), rng.randrange(2, 9)
     pages = {0x400000 // PAGE + i for i in range(code)} | {0x10000000000 // PAGE + i for i in range(heap)}
     pages |= {0x7ffffffff000 // PAGE - 1 - i for i in range(stack)}
-    return (f"A program touches {code} pages of code from 0x400000 up, {heap} pages of heap from 0x10000000000 up and {stack} pages of stack "
+    return (f"A program touches {code} pages of code from 0x400000 up, {heap} pages of heap from 0x10000000000 up and {stack} pages "
+            f"of stack "
             f"below 0x7ffffffff000. All are 4 KiB pages. How many shadow pages does its user root have in vtlb mode, the root included?",
             tables_of(pages))
 
 
 def fan_out(rng):
     slots = rng.randrange(20, 200)
-    return (f"{slots} entries of a guest's root lead to one and the same table of level 3, which has one entry, and so on down to one page. "
-            f"The guest reads that page through each of the {slots} addresses. How many shadow pages would that take in vtlb mode, the root "
+    return (f"{slots} entries of a guest's root lead to one and the same table of level 3, which has one entry, and so on down to "
+            f"one page. "
+            f"The guest reads that page through each of the {slots} addresses. How many shadow pages would that take in vtlb mode, "
+            f"the root "
             f"included, if the pool had them?", 1 + 3 * slots)
 
 
@@ -123,43 +129,51 @@ def shadows_of_one_table(rng):
     how = "all of them reach it through directory entries with W" if not readers else (
         f"{writers} of them reach it through directory entries with W, {readers} through entries without W")
     return (f"In cached mode, {writers + readers} processes share one guest table of the last level; {how} (all other bits, and all "
-            f"levels above, are alike). Programs and the kernel use it; CR0.WP is 1, CR4.SMEP is 0, CR4.SMAP is {int(smap)}, and the kernel "
+            f"levels above, are alike). Programs and the kernel use it; CR0.WP is 1, CR4.SMEP is 0, CR4.SMAP is {int(smap)}, and "
+            f"the kernel "
             f"uses it with RFLAGS.AC set and clear. How many shadows of that table can there be at the same time?",
             modes * (2 if readers else 1))
 
 
 def switch_in_vtlb(rng):
     pages, switches = rng.randrange(8, 60), rng.randrange(20, 90)
-    return (f"By the handout's account of a context switch: two processes take turns, and each touches {pages} pages of its own in a turn, "
+    return (f"By the handout's account of a context switch: two processes take turns, and each touches {pages} pages of its own in "
+            f"a turn, "
             f"code and stack among them. How many exits do {switches} switches cost in vtlb mode?", switches * (3 + pages))
 
 
 def switch_in_cached(rng):
     pages, switches = rng.randrange(8, 60), rng.randrange(20, 90)
-    return (f"The same in cached mode, with {switches} switches and {pages} pages, when the shadows of both processes exist. How many exits?",
+    return (f"The same in cached mode, with {switches} switches and {pages} pages, when the shadows of both processes exist. How "
+            f"many exits?",
             switches * 3)
 
 
 def copies_of_a_fork(rng):
     parent, child = rng.randrange(4, 40), rng.randrange(4, 40)
-    return (f"After a fork, the child writes to {child} of the shared pages and then the parent to {parent} others and to {child // 2} of "
+    return (f"After a fork, the child writes to {child} of the shared pages and then the parent to {parent} others and to "
+            f"{child // 2} of "
             f"those that the child wrote to. Where nobody else uses the page any more, the kernel gives the right to write back "
-            f"instead of copying, which costs as many exits. By the handout's account, how many exits do these writes cost in cached mode, tables let go not counted?",
+            f"instead of copying, which costs as many exits. By the handout's account, how many exits do these writes cost in "
+            f"cached mode, tables let go not counted?",
             5 * (child + parent + child // 2))
 
 
 def bulk_change(rng):
     tables, entries = rng.randrange(2, 9), rng.randrange(50, 400)
-    return (f"In cached mode, a kernel takes W from {entries} entries in each of {tables} last-level tables, whose shadows are in use, and "
+    return (f"In cached mode, a kernel takes W from {entries} entries in each of {tables} last-level tables, whose shadows are in "
+            f"use, and "
             f"then writes CR3. How many exits does this cost until CR3 is written, that write included?", tables + 1)
 
 
 def time_of_hidden_faults(rng):
     pages, switches, cost = rng.randrange(20, 60), rng.randrange(200, 900), rng.choice((2, 20, 40))
-    return (f"An exit costs {cost} us. How many milliseconds, rounded down, do {switches} context switches spend on hidden faults alone in "
+    return (f"An exit costs {cost} us. How many milliseconds, rounded down, do {switches} context switches spend on hidden faults "
+            f"alone in "
             f"vtlb mode, if {pages} pages are touched in each turn?", switches * pages * cost // 1000)
 
 
 QUESTIONS = [walk_slots, entry_place, large_page, reserved_bits, error_code, self_map, machine_address, pieces_of_a_large_page,
-             pieces_filled_at_once, first_reads_and_writes, faults_of_demand_paging, shadow_pages_of_a_program, fan_out, shadows_of_one_table, switch_in_vtlb,
+             pieces_filled_at_once, first_reads_and_writes, faults_of_demand_paging, shadow_pages_of_a_program, fan_out,
+             shadows_of_one_table, switch_in_vtlb,
              switch_in_cached, copies_of_a_fork, bulk_change, time_of_hidden_faults]
