@@ -27,8 +27,8 @@ struct spage *shadow_get(struct vcpu *v, uint64_t key, uint32_t role, uint64_t s
 	struct spage *p = spt_find(s, key, role);
 
 	// SOLUTION 2.16
-	/* Who asks is about to reach it on a new way, where nobody can have seen what it held before the guest's stores. */
-	if (p && p->unsync) {
+	/* Who asks is about to reach it on a new way, where nobody can have seen what page tables below it held before the guest's stores. */
+	if (p && s->nunsync && role_level(role) < PT_LEVELS) {
 		shadow_sync_all(v);
 		p = spt_find(s, key, role); /* nothing may be left of it */
 	}
