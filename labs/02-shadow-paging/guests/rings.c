@@ -29,6 +29,7 @@ static void kernel_pages(void)
 			try_and_say(kind, gva, params[1]);
 			tag("again", level << 4 | kind);
 			try_and_say(kind | USER, gva, params[1]);
+			*entry_at(gva, level) |= PTE_U; /* another page may share it; rights that grow need no flush */
 		}
 	}
 }
