@@ -17,7 +17,7 @@ from html import escape
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 IMAGES = TOP / "docs/img"
-POOLS = (16, 20, 24, 28, 32, 48, 64, 96, 128, 192, 256, 500)
+POOLS = (20, 22, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256, 500)
 MODES = {"vtlb": "--shadow vtlb", "cached": "--shadow cached", "kvm": "--engine kvm"}
 WHERE = "Counted by --stats json in the test host (QEMU without hardware virtualization), one run each."
 
@@ -135,7 +135,7 @@ def draw_pool(pool):
         # Even steps for the sizes that were measured: what happens happens among the small ones.
         return left + POOLS.index(int(pages)) * (right - left) / (len(POOLS) - 1), bottom - n * (bottom - top) / most
 
-    for n in range(0, most + 1, 5000):
+    for n in range(0, most + 1, 2000):
         y = at(POOLS[0], n)[1]
         d.path([(left, y), (right, y)], stroke="#d1d5db", stroke_width=1)
         d.text(left - 14, y + 7, thousands(n), text_anchor="end", fill="#374151", font_size=20)
@@ -148,7 +148,7 @@ def draw_pool(pool):
             d.rect(x - 5, y - 5, 10, 10, fill=colour)
         d.text(right + 16, points[-1][1] + 8, mode, fill=colour, font_weight="bold")
     d.text(left + 20, top - 4, "hidden faults", font_weight="bold", fill="#374151")
-    d.text(right, bottom + 60, "shadow pages (--shadow-pages)", text_anchor="end", font_weight="bold", fill="#374151")
+    d.text(right, bottom + 60, "shadow pages (--shadow-pages); the steps are not even", text_anchor="end", font_weight="bold", fill="#374151")
     d.note(466, "The whole course kernel: 17 processes with an address space each, forks, 1024 pages in one of them.")
     d.note(492, WHERE)
     return d
