@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Every test there is. test.py [SUITE]... runs only these suites. TRAPDOOR_ALL=1 adds documentation and slides, with what they install.
+"""Every test there is. test.py [SUITE]... runs only these suites. TRAPDOOR_ALL=1 adds documentation and slides, with what they install;
+TRAPDOOR_MATRIX=1 grades mutants by all checkpoints and not only by the one that must catch them.
 
 Each suite reports one line with its counts, its whole output is in build/test/SUITE.log, and what failed is shown at the end.
 The very last line is "N passed, M failed"; the exit status is 0 when nothing failed.
@@ -116,9 +117,9 @@ def grade(lab, solution, good_status):
 
 
 def mutants(lab):
-    """One test for each mutant: it dies at the checkpoint that it names, and only there."""
+    """One test for each mutant: it dies at the checkpoint that it names; with TRAPDOOR_MATRIX=1, which takes three times as long, only there."""
     def suite(log):
-        status, output = run(log, "grader/mutants", lab, "--seed", SEED)
+        status, output = run(log, "grader/mutants", lab, "--seed", SEED, *([] if os.environ.get("TRAPDOOR_MATRIX") else ["--named"]))
         killed = len(re.findall(r"  killed by \d", output))
         wrong = len(re.findall(r"  WRONG: ", output))
         return killed, wrong or int(status != 0)
