@@ -11,8 +11,8 @@ struct spage *shadow_get(struct vcpu *v, uint64_t key, uint32_t role, uint64_t s
 	struct shadow *s = shadow_of(v);
 	struct spage *p = spt_find(s, key, role);
 
-	// TODO 2.16: a page that the guest was allowed to write may be out of date. Hint: who asks here links it in a
-	// new place, and no flush is due there before the guest uses it.
+	// TODO 2.16: a page that the guest was allowed to write may be out of date, this one or one below. Hint: who
+	// asks here links it in a new place, and no flush is due there before the guest uses it.
 	if (p)
 		return p;
 	p = spt_alloc(s, key, role);

@@ -27,13 +27,14 @@ struct spage *shadow_get(struct vcpu *v, uint64_t key, uint32_t role, uint64_t s
 	struct spage *p = spt_find(s, key, role);
 
 	// SOLUTION 2.16
-	/* Who asks is about to reach it on a new way, where nobody can have seen what page tables below it held before the guest's stores. */
+	/* Who asks is about to reach it on a new way, where nobody can have seen what page tables below it held before the guest's
+	 * stores. */
 	if (p && s->nunsync && role_level(role) < PT_LEVELS) {
 		shadow_sync_all(v);
 		p = spt_find(s, key, role); /* nothing may be left of it */
 	}
-	// STARTER 2.16: a page that the guest was allowed to write may be out of date. Hint: who asks here links it in a new
-	// place, and no flush is due there before the guest uses it.
+	// STARTER 2.16: a page that the guest was allowed to write may be out of date, this one or one below. Hint: who asks here
+	// links it in a new place, and no flush is due there before the guest uses it.
 	// END
 	if (p)
 		return p;
