@@ -148,7 +148,8 @@ def draw_pool(pool):
             d.rect(x - 5, y - 5, 10, 10, fill=colour)
         d.text(right + 16, points[-1][1] + 8, mode, fill=colour, font_weight="bold")
     d.text(left + 20, top - 4, "hidden faults", font_weight="bold", fill="#374151")
-    d.text(right, bottom + 60, "shadow pages (--shadow-pages); the steps are not even", text_anchor="end", font_weight="bold", fill="#374151")
+    d.text(right, bottom + 60, "shadow pages (--shadow-pages); the steps are not even", text_anchor="end", font_weight="bold",
+           fill="#374151")
     d.note(466, "The whole course kernel: 17 processes with an address space each, forks, 1024 pages in one of them.")
     d.note(492, WHERE)
     return d

@@ -136,8 +136,8 @@ def run(argv, root):
     p.add_argument("lab", type=int, metavar="LAB")
     p.add_argument("names", nargs="*", metavar="NAME", help="only these mutants")
     p.add_argument("--seed", type=int, default=None, metavar="N")
-    p.add_argument("--named", action="store_true", help="grade only the checkpoint that a mutant names: much quicker, and blind to what else "
-                   "it breaks")
+    p.add_argument("--named", action="store_true", help="grade only the checkpoint that a mutant names: much quicker, and "
+                   "blind to what else it breaks")
     p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="gradings at a time")
     args = p.parse_args(argv)
     lab_dir = lab_directory(root, args.lab)
