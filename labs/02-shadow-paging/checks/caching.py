@@ -341,7 +341,8 @@ def both_roots(p):
 
 
 def linked_again(p):
-    return {"top": [word(p[0], 4 + i) for i in range(4)], "elsewhere": [word(p[0], 8 + i) for i in range(4)], "above": [word(p[0], i) for i in (105, 106, 200)]}
+    return {"top": [word(p[0], 4 + i) for i in range(4)], "elsewhere": [word(p[0], 8 + i) for i in range(4)],
+            "above": [word(p[0], i) for i in (105, 106, 200)]}
 
 
 def root_at_once(p):
