@@ -117,7 +117,7 @@ def grade(lab, solution, good_status):
 
 
 def mutants(lab):
-    """One test for each mutant: it dies at the checkpoint that it names; with TRAPDOOR_MATRIX=1, which takes three times as
+    """One test for each mutant: it dies at the checkpoint that it names; with TRAPDOOR_MATRIX=1, which takes five times as
     long, only there."""
     def suite(log):
         status, output = run(log, "grader/mutants", lab, "--seed", SEED, *([] if os.environ.get("TRAPDOOR_MATRIX") else ["--named"]))

@@ -14,7 +14,7 @@ from signatures import describe_end
 from solution import compile_hv, make_parts
 from testhost import TestHost, needs_kernel
 
-HV = "/bin/hv"  # in the jail
+HV = "/bin/hv"  # in the jail; where several share a boot, each has a number behind it
 
 COMPILE_HINT = "Begin with the first error: the later ones are often its consequences. The whole output is in log/build.log."
 LINK_HINT = "Every function that the lab's headers declare must be in your files, with its own name and not static."
@@ -38,6 +38,7 @@ class Grading:
         self.ladder = Ladder(checkpoints, seed)
         self.work = os.path.join(root, "build", "grade", "lab%d" % lab, solution.tag)
         self.logs = os.path.join(self.work, "log")
+        self.hv = HV
         self.seconds = 0.0
         self.host_facts = {}
         self.errors_of_compiler = ""
@@ -52,10 +53,25 @@ class Grading:
             self.seconds = time.monotonic() - begin
 
     def _run(self):
+        hv = self._build()
+        if not hv:
+            return
+        programs = {self.hv: hv}
+        self.progress.stage("starting the test host" if self.host_name == "qemu" else "starting")
+        console = []
+        host = TestHost(self.root, programs, console.append) if self.host_name == "qemu" else NativeHost(programs)
+        try:
+            host.run(self._jobs(), self._wanted, self._done, self._started)
+        finally:
+            self._write_log("testhost", "".join(console).splitlines())
+        self.host_facts = dict(host.facts, boots=host.boots)
+
+    def _build(self):
+        """The file of hv with this solution in it, or None when all verdicts are there already: it cannot be compiled."""
         if self.solution.problems:
             self._not_built("a solution that can be compiled", "\n".join(self.solution.problems),
                             "Nothing was compiled. " + " ".join(self.solution.problems))
-            return
+            return None
         self.progress.stage("building")
         targets = {"build/guests/" + run.guest for c in self.checkpoints for run in c.runs if run.guest}
         # The frame on its own first: if that does not compile, it is not the student's fault.
@@ -69,16 +85,8 @@ class Grading:
             self.errors_of_compiler = first_errors(output)
             hint = LINK_HINT if "undefined reference" in self.errors_of_compiler else COMPILE_HINT
             self._not_built("the lab's files to compile", self.errors_of_compiler, "It does not compile.", hint)
-            return
-        programs = {HV: hv}
-        self.progress.stage("starting the test host" if self.host_name == "qemu" else "starting")
-        console = []
-        host = TestHost(self.root, programs, console.append) if self.host_name == "qemu" else NativeHost(programs)
-        try:
-            host.run(self._jobs(), self._wanted, self._done, self._started)
-        finally:
-            self._write_log("testhost", "".join(console).splitlines())
-        self.host_facts = dict(host.facts, boots=host.boots)
+            return None
+        return hv
 
     def _not_built(self, expected, seen, message, hint=None):
         head, *rest = self.checkpoints
@@ -110,6 +118,7 @@ class Grading:
                 args = run.args(params) if callable(run.args) else run.args
                 command = run.command(params) if callable(run.command) else run.command
                 argv = list(command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
+                argv[0] = self.hv if argv[0] == HV else argv[0]
                 stdin = run.stdin(params) if callable(run.stdin) else run.stdin
                 jobs.append(Job((checkpoint, run, params), argv, files, stdin, Limits(seconds=run.timeout)))
         return jobs
@@ -217,4 +226,23 @@ class Grading:
         return command + " --checkpoint %s --seed %d" % (verdict.checkpoint.id, self.seed)
 
 
-__all__ = ["Grading", "first_errors", "PASSED", "FAILED", "BLOCKED", "ERROR"]
+def run_together(root, gradings):
+    """Several gradings in one boot of the test host. Its console is in the first one's log."""
+    programs, jobs, owner, console = {}, [], {}, []
+    for number, grading in enumerate(gradings):
+        grading.hv = "%s-%d" % (HV, number)
+        hv = grading._build()
+        if not hv:
+            continue
+        programs[grading.hv] = hv
+        for job in grading._jobs():
+            owner[id(job)] = grading
+            jobs.append(job)
+    host = TestHost(root, programs, console.append)
+    try:
+        host.run(jobs, lambda job: owner[id(job)]._wanted(job), lambda job, outcome: owner[id(job)]._done(job, outcome))
+    finally:
+        gradings[0]._write_log("testhost", "".join(console).splitlines())
+
+
+__all__ = ["Grading", "run_together", "first_errors", "PASSED", "FAILED", "BLOCKED", "ERROR"]

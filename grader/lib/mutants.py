@@ -17,6 +17,7 @@ checkpoint is blocked, everything else passes. Otherwise a checkpoint is blind, 
 
 import argparse
 import concurrent.futures
+import io
 import json
 import os
 import secrets
@@ -25,11 +26,14 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 
-from ladder import load
+from grading import Grading, run_together
+from ladder import load, select
 from model import GraderError, UsageError
-from solution import lab_directory
+from report import Progress
+from solution import find_solution, lab_directory
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TOGETHER = 12  # mutants in one boot of the test host, with --named
 MARKS = {"passed": ".", "failed": "X", "blocked": "-", "error": "?"}
 
 
@@ -98,10 +102,10 @@ def apply(mutant, reference, target):
             f.write(text)
 
 
-def grade(root, lab, directory, seed, checkpoint=None):
-    """status by checkpoint id, of all checkpoints or of one."""
+def grade(root, lab, directory, seed):
+    """status by checkpoint id."""
     command = [sys.executable, os.path.join(root, "grader", "grade"), str(lab), "--solution", directory, "--seed", str(seed),
-               "--format", "json", *(["--checkpoint", checkpoint] if checkpoint else [])]
+               "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         checkpoints = json.loads(done.stdout)["checkpoints"]
@@ -121,13 +125,30 @@ def complaint(mutant, verdicts):
     return "also fails at %s" % ", ".join(others) if others else ""
 
 
-def run_one(root, lab, lab_dir, mutant, seed, named):
+def run_one(root, lab, lab_dir, mutant, seed):
+    """What grade() returns, of one mutant, in a list."""
     reference = os.path.join(root, "reference-solution", os.path.basename(lab_dir))
     with tempfile.TemporaryDirectory(prefix="mutant-") as top:
         directory = os.path.join(top, mutant.name)
         os.mkdir(directory)
         apply(mutant, reference, directory)
-        return grade(root, lab, directory, seed, mutant.kills if named else None)
+        return [grade(root, lab, directory, seed)]
+
+
+def run_named(root, lab, lab_dir, mutants, seed):
+    """The same of several, each graded by the checkpoint that it names, in one boot of the test host."""
+    reference = os.path.join(root, "reference-solution", os.path.basename(lab_dir))
+    title, checkpoints = load(lab_dir)
+    gradings = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as top:
+        for mutant in mutants:
+            directory = os.path.join(top, mutant.name)
+            os.mkdir(directory)
+            apply(mutant, reference, directory)
+            gradings.append(Grading(root, lab, title, find_solution(root, lab, directory), select(checkpoints, mutant.kills), seed, "qemu",
+                                    Progress(io.StringIO(), quiet=True)))
+        run_together(root, gradings)
+    return [{v.checkpoint.id: (v.status, v.message or "") for v in grading.verdicts} for grading in gradings]
 
 
 def run(argv, root):
@@ -155,9 +176,12 @@ def run(argv, root):
     print("%-*s  %s" % (width, "mutant", " ".join("%4s" % i for i in ids)))
     bad, killers = [], set()
     with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
-        futures = [pool.submit(run_one, root, args.lab, lab_dir, m, seed, args.named) for m in mutants]
-        for mutant, future in zip(mutants, futures):
-            verdicts = future.result()
+        if args.named:
+            groups = [mutants[i : i + TOGETHER] for i in range(0, len(mutants), TOGETHER)]
+            futures = [pool.submit(run_named, root, args.lab, lab_dir, group, seed) for group in groups]
+        else:
+            futures = [pool.submit(run_one, root, args.lab, lab_dir, m, seed) for m in mutants]
+        for mutant, verdicts in zip(mutants, (verdicts for future in futures for verdicts in future.result())):
             why = complaint(mutant, verdicts)
             cells = " ".join("%4s" % (MARKS.get(verdicts[i][0], "?") if i in verdicts else "") for i in ids)
             print("%-*s  %s  %s" % (width, mutant.name, cells, "WRONG: " + why if why else "killed by " + mutant.kills), flush=True)
