@@ -73,7 +73,7 @@ def _crash(result):
         return "hv crashed", (
             "hv itself read or wrote memory that it does not have. Usual causes: a guest address used as a pointer without "
             "guest_read() or guest_write(), a field of kvm_run read before it was mapped, an index from the guest used unchecked. "
-            "Build with SAN=1 (make hv LAB=1 SAN=1) and run the guest again: the sanitizer names the line.")
+            "Build with SAN=1 beside LAB= (make hv LAB=... SAN=1) and run the guest again: the sanitizer names the line.")
     if result.signal == signal.SIGABRT:
         return "hv aborted", "A check inside hv or the C library failed; the last lines of stderr in the log say which."
     if result.signal == signal.SIGXCPU:

@@ -178,8 +178,8 @@ def shared_verify(results, params):
 KINDS = ("mov", "mov of 4 bytes", "mov of 2 bytes and 1", "xchg", "lock cmpxchg", "lock cmpxchg16b", "lock bts and btr",
          "lock add", "xor", "rep stosq", "rep movsl", "push", "an SSE move")
 SEEN = ("A page of which there is a shadow must not be writable through any mapping: in shadow_made() those that are "
-        "there, in shadow_fill() and load_leaf() those that come. After each store that hv carries out, shadow_written() "
-        "drops what the shadows knew.")
+        "there, in shadow_fill() and where shadow_made() loads leaves those that come. After each store that hv carries out, "
+        "shadow_written() drops what the shadows knew.")
 ALL_SHADOWS = ("One page can be the table of several levels, and have several shadows. A store is about all of them: "
                "spt_next_of().")
 NO_TABLE = ("A page that is stored to again and again while nobody uses it as a table is none any more: free its shadows, "
@@ -320,10 +320,11 @@ DATA_ROUNDS, DATA_STORES = 150, 400
 
 
 def rounds_verify(result, p):
-    w, found = [word(p[0], i) for i in range(16)], {"round": [], "write": []}
+    w, found = [word(p[0], i) for i in range(16)], {"round": [], "write": [], "rights": []}
     for n in range(CHANGES):
         found["round"].append(fold((w[(n + 1) % 16], w[8] if n % 2 else FAULTED, w[n % 16], w[8])))
         found["write"].append(0 if n % 3 else FAULTED | PF_P | PF_W)
+        found["rights"].append(0 if n % 2 else FAULTED | PF_P | PF_W)
     stale = result.lines.get("stale", [])
     for n, seen in enumerate(stale):  # before the flush
         if seen not in (w[n % 16], w[(n + 1) % 16]):
@@ -384,7 +385,7 @@ CHECKPOINTS = [
         "With --shadow=cached a shadow page belongs to a guest table and outlives a switch of CR3. Address spaces share "
         "it where the guest's do, unless their ways to it differ in rights. A new one of the last level is filled at once "
         "with all that the guest has used.",
-        "shadow_child() in fill.c says what a shadow page is the shadow of; load_leaf() in cache.c makes one leaf from "
+        "shadow_child() in fill.c says what a shadow page is the shadow of; shadow_made() in cache.c makes leaves from "
         "the guest's entry.",
         runs=[guest("switching", "shared", 0, lambda rng: [ROUNDS]), guest("ways", "shared", 1, ways_params),
               guest("bits", "shared", 2, bits_params), guest("full", "shared", 3), guest("large", "shared", 4)],

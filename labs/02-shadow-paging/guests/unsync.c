@@ -34,11 +34,13 @@ static void rounds(void)
 		at(table)[0] = pages[(n + 1) % 16] | P | W | U;
 		at(table)[8] = n % 2 ? pages[8] | P | W | U : 0;
 		at(table)[16] = pages[n % 16] | P | U | (n % 3 ? W : 0);
+		at(table)[32] = pages[3] | P | U | (n % 2 ? W : 0); /* its rights alone */
 		stale = read_slot(0, 0);
 		if (n % 4 == 3) {
 			invlpg(area(0));
 			invlpg(area(0) + 8 * PAGE);
 			invlpg(area(0) + 16 * PAGE);
+			invlpg(area(0) + 32 * PAGE);
 		} else {
 			reload_cr3();
 		}
@@ -46,6 +48,7 @@ static void rounds(void)
 			sum = fold(sum, read_slot(0, 8 * k));
 		report("round", sum);
 		report("write", try_write(area(0) + 16 * PAGE, word_of(n % 16)));
+		report("rights", try_write(area(0) + 32 * PAGE, word_of(3)));
 		report("stale", stale);
 	}
 }

@@ -62,10 +62,11 @@ void shadow_child(const struct vcpu *v, const struct spage *p, unsigned level, u
 void shadow_cr3_written(struct vcpu *v);
 /* The guest executed INVLPG: the page that contains gva, whatever its size, global or not. */
 void shadow_invlpg(struct vcpu *v, uint64_t gva);
-/* The guest changed bits of CR4 or EFER that flush everything, global pages too (CR4.PGE, SMEP, SMAP), or change what entries
- * mean (EFER.NXE). */
+/* The guest changed bits of CR4 or EFER after which hv flushes everything, global pages too: CR4.PGE, SMEP and SMAP (the SDM demands it
+ * for PGE and for SMEP that is set; more is always allowed), and EFER.NXE, which changes what entries mean. (SDM vol. 3, 4.10.4.1) */
 void shadow_control_changed(struct vcpu *v, uint64_t cr4_changed, uint64_t efer_changed);
-/* The root for the guest's present mode and CR3: made if need be, and marked as used. Never NULL: the pool always yields one. */
+/* The root for the guest's present mode and CR3: made if need be. NULL, VM stopped, only while step 2.15 is
+ * not written: then the pool yields one. */
 struct spage *shadow_root(struct vcpu *v);
 
 /* --- pool.c: a bounded pool ------------------------------------------------------------------------------------------------ */
@@ -89,9 +90,9 @@ bool shadow_protected(struct shadow *s, uint64_t gfn);
 /* The guest is about to store to a protected table. true: from now on it may, and the shadow is synchronized at the next flush. false:
  * the store must be emulated. */
 bool shadow_let_write(struct vcpu *v, uint64_t gfn);
-/* Guest memory was written by hv, for an instruction of the guest's or for a device. */
+/* Guest memory was written by hv, for an instruction of the guest's or for a device. Any length, any alignment, over pages. */
 void shadow_written(struct vcpu *v, uint64_t gpa, uint64_t len);
-/* Makes shadows true again: all that the guest was allowed to write to, or those of one guest table. */
+/* Makes all shadows true again whose tables the guest was allowed to write. May free some of them. */
 void shadow_sync_all(struct vcpu *v);
 
 #endif

@@ -46,7 +46,7 @@ struct spage {
 	bool used;
 	bool unsync;      /* cached: the guest may write the table that this is the shadow of */
 	bool global;      /* vtlb, level 1: holds leaves of global pages */
-	uint8_t large;    /* vtlb, level 1: the largest guest page (level) of which it holds pieces */
+	uint8_t large;    /* vtlb, level 1: the largest guest page (level) of which it has held pieces since it was made */
 	uint8_t writes;   /* cached: stores of the guest to its table since it was last used */
 	unsigned entries; /* that are set */
 	uint64_t stamp;   /* when it was last used: see shadow_touch() */

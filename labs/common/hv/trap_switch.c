@@ -102,7 +102,10 @@ static int create_tables(struct trap_engine *e, struct vm *vm, uint64_t *cr3)
 	vm->shadow = calloc(1, sizeof *vm->shadow);
 	if (!vm->shadow || spt_create(vm->shadow, vm, (enum shadow_mode)vm->opt.shadow, e->mon + POOL_MA, vm->opt.shadow_pages))
 		return vm_stop(vm, HV_HOST, "the host has not enough memory for the shadow page tables");
-	*cr3 = vm->shadow->cr3 = shadow_root(&vm->vcpu)->ma;
+	struct spage *root = shadow_root(&vm->vcpu);
+	if (!root)
+		return -ECANCELED;
+	*cr3 = vm->shadow->cr3 = root->ma;
 	return 0;
 }
 
@@ -237,9 +240,10 @@ static int put_root(struct vcpu *v, struct trap_engine *e)
 
 	if (!s)
 		return 0;
-	uint64_t cr3 = shadow_root(v)->ma;
-	if (v->vm->stopping)
+	struct spage *root = shadow_root(v);
+	if (!root || v->vm->stopping)
 		return -ECANCELED;
+	uint64_t cr3 = root->ma;
 	if (cr3 == s->cr3 && !s->flush)
 		return 0;
 	/* Behind a kick the machine is in the guest's code, and the way to CR3 leads through the monitor. In a stub it is there already,
