@@ -188,9 +188,7 @@ bool gva_write_system(struct vcpu *v, uint64_t gva, const void *src, unsigned le
  * decoded instructions are remembered by address, and used again as long as the bytes there are the same.
  */
 #define CACHE_SLOTS 1024
-static struct cached {
-	struct insn insn;
-} cache[CACHE_SLOTS];
+static struct insn cache[CACHE_SLOTS];
 
 /* The page at gva, for fetching: its bytes in *bytes, how many in *avail. false: an exception is queued, or the VM is stopped. */
 static bool fetch_page(struct vcpu *v, uint64_t gva, const uint8_t **bytes, uint64_t *avail)
@@ -223,9 +221,9 @@ bool insn_fetch(struct vcpu *v, struct insn *insn)
 		return raise_error(v, VEC_GP, 0);
 	if (!fetch_page(v, v->rip, &bytes, &avail))
 		return false;
-	struct cached *c = &cache[(v->rip ^ v->rip >> 10) % CACHE_SLOTS];
-	if (c->insn.len && c->insn.len <= avail && !memcmp(c->insn.bytes, bytes, c->insn.len)) {
-		*insn = c->insn;
+	struct insn *c = &cache[(v->rip ^ v->rip >> 10) % CACHE_SLOTS];
+	if (c->len && c->len <= avail && !memcmp(c->bytes, bytes, c->len)) {
+		*insn = *c;
 		return true;
 	}
 	int err = insn_decode(bytes, avail, insn);
@@ -238,7 +236,7 @@ bool insn_fetch(struct vcpu *v, struct insn *insn)
 	}
 	if (err)
 		return raise_exception(v, VEC_UD);
-	c->insn = *insn;
+	*c = *insn;
 	return true;
 }
 

@@ -213,26 +213,3 @@ bool spt_write_protect(struct shadow *s, uint64_t gfn)
 	}
 	return any;
 }
-
-static void each_below(const struct shadow *s, const struct spage *p, uint64_t gva,
-		       void (*fn)(void *opaque, uint64_t gva, const struct spage *p, unsigned slot), void *opaque)
-{
-	unsigned level = role_level(p->role);
-
-	for (unsigned slot = 0; slot < PT_ENTRIES; slot++) {
-		uint64_t at = gva + slot * level_size(level);
-		if (!spt_present(s, p, slot))
-			continue;
-		if (level == PT_LEVELS && slot >= PT_ENTRIES / 2)
-			at |= 0xffff000000000000;
-		fn(opaque, at, p, slot);
-		if (level > 1)
-			each_below(s, spt_child(s, p, slot), at, fn, opaque);
-	}
-}
-
-void spt_for_each(const struct shadow *s, const struct spage *root,
-		  void (*fn)(void *opaque, uint64_t gva, const struct spage *p, unsigned slot), void *opaque)
-{
-	each_below(s, root, 0, fn, opaque);
-}

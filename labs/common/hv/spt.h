@@ -124,8 +124,4 @@ struct spage *spt_next_of(struct shadow *s, uint64_t gfn, const struct spage *p)
 /* Takes W from all leaves that map this guest page. true when there were any. */
 bool spt_write_protect(struct shadow *s, uint64_t gfn);
 
-/* Writes all shadow entries below a root to the callback, for dumps: address, level, entry, and where it lies. */
-void spt_for_each(const struct shadow *s, const struct spage *root,
-		  void (*fn)(void *opaque, uint64_t gva, const struct spage *p, unsigned slot), void *opaque);
-
 #endif
