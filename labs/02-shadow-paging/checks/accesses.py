@@ -4,8 +4,8 @@ from collections import Counter
 
 from checks import reported
 from model import VEC_GP, Failure
+from splitmix import MASK64, SplitMix64
 
-MASK64 = (1 << 64) - 1
 VEC_PF = 14
 
 # Entries, and error codes of page faults (SDM vol. 3, 4.5 and 4.7).
@@ -15,18 +15,10 @@ PF_P, PF_W, PF_U, PF_RSVD, PF_I = 1, 2, 4, 8, 16
 FRAMES, FRAME_COUNT = 24 << 20, 0x2000
 
 
-class Numbers:
+class Numbers(SplitMix64):
     """random64() and random_gva() of paging.h, from the same seed."""
 
-    def __init__(self, seed):
-        self.state = seed
-
-    def u64(self):
-        self.state = self.state + 0x9E3779B97F4A7C15 & MASK64
-        z = self.state
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & MASK64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB & MASK64
-        return z ^ z >> 31
+    u64 = SplitMix64.next
 
     def gva(self):
         r = self.u64()

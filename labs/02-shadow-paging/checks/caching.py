@@ -2,8 +2,8 @@
 
 from checks import first, printed_by_traps, reported
 from model import Checkpoint, Failure, Run
+from splitmix import MASK64, STEP, SplitMix64
 
-MASK64 = (1 << 64) - 1
 VEC_PF = 14
 FAULTED = 0xFA170000  # and the page fault's error code
 A, D = 0x20, 0x40
@@ -11,10 +11,7 @@ PF_P, PF_W, PF_U, PF_I = 1, 2, 4, 16
 
 
 def number(seed, n):
-    z = seed + (n + 1) * 0x9E3779B97F4A7C15 & MASK64
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & MASK64
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & MASK64
-    return z >> 32
+    return SplitMix64(seed + n * STEP).next() >> 32
 
 
 def word(seed, n):

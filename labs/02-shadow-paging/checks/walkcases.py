@@ -4,9 +4,9 @@ and the line that hv must print for each, by walker.py."""
 from dataclasses import dataclass
 
 import walker
+from splitmix import MASK64, SplitMix64
 from walker import FETCH, SYSTEM, USER, WRITE
 
-MASK64 = (1 << 64) - 1
 ONES = MASK64
 PAGE = 4096
 MEMORY = 2 << 20
@@ -19,20 +19,6 @@ LOOSE = walker.A | walker.D | walker.G | 0xE18 | 0x7FF << 52
 
 # What a kind has: pages and entries that are out of the ordinary; SMEP and SMAP.
 ODD, SUPERVISOR = {"large", "marks"}, {"smap", "marks"}
-
-
-class Numbers:
-    """SplitMix64 (Steele, Lea and Flood, 2014)."""
-
-    def __init__(self, state):
-        self.state = state
-
-    def next(self):
-        self.state = self.state + 0x9E3779B97F4A7C15 & MASK64
-        z = self.state
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & MASK64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB & MASK64
-        return z ^ z >> 31
 
 
 @dataclass
@@ -121,7 +107,7 @@ def draw_entry(kind, numbers, cpu, level, below):
 
 
 def make(kind, seed, number):
-    numbers = Numbers(seed << 32 | number)
+    numbers = SplitMix64(seed << 32 | number)
     cpu, access = draw_cpu(kind, numbers)
     tables, indices, gva = draw_way(kind, numbers, cpu)
     places = [tables[level] + 8 * indices[level] for level in (4, 3, 2, 1)]

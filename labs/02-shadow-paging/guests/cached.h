@@ -55,14 +55,14 @@ static inline void arena_align(uint64_t to)
 	arena_next = (arena_next + to - 1) & ~(to - 1);
 }
 
-/* 32 bits of a seed (Steele, Lea and Flood's SplitMix64; as in checks/caching.py). */
+/* 32 bits of a seed: the upper half of SplitMix64's n-th number (checks/splitmix.py). */
 static inline uint32_t number_of(uint64_t n)
 {
 	uint64_t z = params[SEED] + (n + 1) * 0x9e3779b97f4a7c15ull;
 
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
 	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-	return (uint32_t)(z >> 32);
+	return (uint32_t)((z ^ z >> 31) >> 32);
 }
 
 static inline uint64_t word_of(uint64_t n)

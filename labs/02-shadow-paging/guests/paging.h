@@ -35,7 +35,7 @@ extern volatile uint64_t params[16];
 #define EFER_NXE (1ull << 11)
 #define CR0_WP (1ull << 16)
 
-/* --- numbers from the seed: splitmix64, the same as in checks/accesses.py ------------------------------------------------ */
+/* --- numbers from the seed: SplitMix64, the same as in checks/splitmix.py ------------------------------------------------ */
 
 static uint64_t random_state;
 
