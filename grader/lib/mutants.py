@@ -18,10 +18,8 @@ checkpoint is blocked, everything else passes. Otherwise a checkpoint is blind, 
 import argparse
 import concurrent.futures
 import io
-import json
 import os
 import secrets
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -33,7 +31,7 @@ from report import Progress
 from solution import find_solution, lab_directory
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-TOGETHER = 12  # mutants in one boot of the test host, with --named
+TOGETHER = 12  # mutants in one boot of the test host
 MARKS = {"passed": ".", "failed": "X", "blocked": "-", "error": "?"}
 
 
@@ -102,18 +100,6 @@ def apply(mutant, reference, target):
             f.write(text)
 
 
-def grade(root, lab, directory, seed):
-    """status by checkpoint id."""
-    command = [sys.executable, os.path.join(root, "grader", "grade"), str(lab), "--solution", directory, "--seed", str(seed),
-               "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        checkpoints = json.loads(done.stdout)["checkpoints"]
-    except (ValueError, KeyError):
-        raise GraderError("grading %s did not work: %s" % (directory, done.stderr.strip()[-500:])) from None
-    return {c["id"]: (c["status"], c.get("message") or "") for c in checkpoints}
-
-
 def complaint(mutant, verdicts):
     """What is wrong with how a mutant died; empty when it died as it must."""
     status, message = verdicts[mutant.kills]
@@ -125,18 +111,8 @@ def complaint(mutant, verdicts):
     return "also fails at %s" % ", ".join(others) if others else ""
 
 
-def run_one(root, lab, lab_dir, mutant, seed):
-    """What grade() returns, of one mutant, in a list."""
-    reference = os.path.join(root, "reference-solution", os.path.basename(lab_dir))
-    with tempfile.TemporaryDirectory(prefix="mutant-") as top:
-        directory = os.path.join(top, mutant.name)
-        os.mkdir(directory)
-        apply(mutant, reference, directory)
-        return [grade(root, lab, directory, seed)]
-
-
-def run_named(root, lab, lab_dir, mutants, seed):
-    """The same of several, each graded by the checkpoint that it names, in one boot of the test host."""
+def run_group(root, lab, lab_dir, mutants, seed, named):
+    """Of each, (status, message) by checkpoint id. They share a boot of the test host."""
     reference = os.path.join(root, "reference-solution", os.path.basename(lab_dir))
     title, checkpoints = load(lab_dir)
     gradings = []
@@ -145,7 +121,8 @@ def run_named(root, lab, lab_dir, mutants, seed):
             directory = os.path.join(top, mutant.name)
             os.mkdir(directory)
             apply(mutant, reference, directory)
-            gradings.append(Grading(root, lab, title, find_solution(root, lab, directory), select(checkpoints, mutant.kills), seed, "qemu",
+            chosen = select(checkpoints, mutant.kills if named else None)
+            gradings.append(Grading(root, lab, title, find_solution(root, lab, directory), chosen, seed, "qemu",
                                     Progress(io.StringIO(), quiet=True)))
         run_together(root, gradings)
     return [{v.checkpoint.id: (v.status, v.message or "") for v in grading.verdicts} for grading in gradings]
@@ -176,11 +153,8 @@ def run(argv, root):
     print("%-*s  %s" % (width, "mutant", " ".join("%4s" % i for i in ids)))
     bad, killers = [], set()
     with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
-        if args.named:
-            groups = [mutants[i : i + TOGETHER] for i in range(0, len(mutants), TOGETHER)]
-            futures = [pool.submit(run_named, root, args.lab, lab_dir, group, seed) for group in groups]
-        else:
-            futures = [pool.submit(run_one, root, args.lab, lab_dir, m, seed) for m in mutants]
+        groups = [mutants[i : i + TOGETHER] for i in range(0, len(mutants), TOGETHER)]
+        futures = [pool.submit(run_group, root, args.lab, lab_dir, group, seed, args.named) for group in groups]
         for mutant, verdicts in zip(mutants, (verdicts for future in futures for verdicts in future.result())):
             why = complaint(mutant, verdicts)
             cells = " ".join("%4s" % (MARKS.get(verdicts[i][0], "?") if i in verdicts else "") for i in ids)
