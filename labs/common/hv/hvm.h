@@ -1,0 +1,149 @@
+/*
+ * The hvm engine: the guest runs in guest mode (AMD SVM) or VMX non-root operation (Intel VT-x) inside the machine, and the CPU
+ * itself leaves it when hv has asked to be asked. Two back ends, `svm` and `vmx`, tell what happened in one vocabulary, struct
+ * hvm_exit, so that everything above them is written once.
+ */
+#ifndef HV_HVM_H
+#define HV_HVM_H
+
+#include "engine.h"
+#include "machine.h"
+#include "nested.h"
+#include "vm.h"
+
+/* The machine's memory: monitor and control structures from ma 0, nested (or shadow) tables, and the guest's RAM where every
+ * size of page fits and a forgotten translation shows at once. */
+#define HVM_MONITOR_SIZE (2 * MiB)
+#define HVM_POOL_MA (2 * MiB)
+#define HVM_POOL_SIZE (2 * MiB)
+#define HVM_GUEST_MA (4 * GiB)
+
+/* Why the guest was left. */
+enum hvm_exit_kind {
+	HVM_VIOLATION,  /* nested page fault / EPT violation */
+	HVM_MISCONFIG,  /* an entry of the nested tables is not valid (NPT: reserved bit) */
+	HVM_CPUID,
+	HVM_HLT,
+	HVM_IO,         /* a port that the I/O bitmap names */
+	HVM_RDMSR, HVM_WRMSR, /* an MSR that the MSR bitmap names */
+	HVM_CR,         /* mov to a control register, clts, lmsw */
+	HVM_DR,
+	HVM_INVLPG,
+	HVM_EXCEPTION,  /* one that the exception bitmap names */
+	HVM_IRQ_WINDOW, /* the guest takes interrupts from now on */
+	HVM_NMI_WINDOW, /* the guest takes NMIs from now on */
+	HVM_PAUSE,      /* too many PAUSE instructions in a row */
+	HVM_HYPERCALL,  /* VMMCALL, VMCALL */
+	HVM_VIRT,       /* another instruction of SVM or VMX: VMRUN, VMXON, INVEPT, ... */
+	HVM_XSETBV,
+	HVM_CACHE,      /* WBINVD, INVD */
+	HVM_TASK,       /* task switch */
+	HVM_SHUTDOWN,   /* triple fault */
+	HVM_KICK,       /* hv itself wanted the CPU back (an NMI of the machine) */
+	HVM_REFUSED,    /* the CPU does not take the control structure: a bug of hv's, or of the lab's */
+	HVM_UNKNOWN,    /* nothing above: x->raw */
+	HVM_KINDS
+};
+extern const char *const hvm_exit_names[HVM_KINDS]; /* for --trace and --stats */
+
+/* An event on its way into the guest, or one whose delivery the exit interrupted. Type as both vendors encode it in bits 10:8
+ * (SDM vol. 3, 24.8.3; APM vol. 2, 15.20). */
+struct hvm_event {
+	bool valid;
+	enum { HVM_EXT_INTR = 0, HVM_NMI = 2, HVM_EXCEPTION_HW = 3, HVM_SOFT_INTR = 4, HVM_SOFT_EXCEPTION = 6 } type;
+	uint8_t vector;
+	bool has_error;
+	uint32_t error;
+	unsigned insn_len; /* software interrupts and exceptions: of the instruction that raised them (VMX wants to know) */
+};
+
+struct hvm_exit {
+	enum hvm_exit_kind kind;
+	uint64_t raw;     /* the CPU's own number: exit code (APM vol. 2, appendix C), exit reason (SDM vol. 3, appendix C) */
+	uint64_t info;    /* EXITINFO1, exit qualification: for --trace and for sentences */
+	unsigned len;     /* of the instruction, 0 when this CPU does not say: hvm_skip() then decodes it */
+	struct hvm_event interrupted; /* its delivery was under way: it must be injected again */
+	union {
+		struct {
+			uint64_t gpa;
+			unsigned access;   /* NESTED_R, W or X: what was tried */
+			unsigned allowed;  /* the rights that the tables give there, as far as the CPU says (EPT); else 0 */
+			bool in_walk;      /* the access was the CPU's own, to one of the guest's page tables */
+		} violation; /* HVM_VIOLATION, HVM_MISCONFIG (gpa only) */
+		struct {
+			uint16_t port;
+			unsigned size;     /* 1, 2, 4 */
+			bool in, string, rep;
+		} io;
+		struct {
+			uint8_t vector;
+			uint32_t error;
+			uint64_t address;  /* #PF: what goes to CR2; #DB: DR6's new bits (VMX) */
+		} exception;
+		struct {
+			unsigned number;
+			bool read;
+		} cr; /* HVM_CR, HVM_DR: the instruction at rip says the rest */
+	};
+};
+
+struct hvm;
+
+/* What svm and vmx do. All return 0, or negative with the VM stopped. */
+struct hvm_backend {
+	const char *name;                /* "svm", "vmx" */
+	const struct nested_format *format;
+	/* Does the machine have everything? One sentence for what is missing (vm_stop(HV_HOST)). Fills h->caps. Called when the vCPU is there
+	 * and has its CPUID. */
+	int (*check)(struct hvm *h);
+	/* Writes the monitor and the control structures into h->mon, puts the machine's CPU before the monitor's first instruction. The
+	 * guest's state is what vm->vcpu says. */
+	int (*create)(struct hvm *h);
+	/* Brings what of vm->vcpu changed, h->inject, the windows and a due flush into the control structure. The next machine_run() enters. */
+	int (*enter)(struct hvm *h);
+	/* Behind a machine_run() that came back with MACHINE_IO. true: the guest was left, the state that exits need is in vm->vcpu (all of it
+	 * behind fetch()), *x says why. false: it was nothing of the guest's (a stub of the monitor's); run on. */
+	bool (*left)(struct hvm *h, const struct machine_exit *m, struct hvm_exit *x);
+	/* The rest of the state into vm->vcpu: segments, tables, debug registers, MSRs. */
+	int (*fetch)(struct hvm *h);
+	void (*destroy)(struct hvm *h);
+};
+extern const struct hvm_backend hvm_svm, hvm_vmx;
+
+struct hvm {
+	struct vm *vm;
+	struct machine m;
+	const struct hvm_backend *backend;
+	void *state;            /* the back end's own */
+	uint8_t *mon;           /* monitor, control structures and tables: machine addresses from 0 */
+	struct nested nested;
+	bool shadow;            /* --shadow: nested paging is off, the CPU walks Lab 2's shadows */
+	bool fetched;           /* vm->vcpu is complete: fetch() was called since the exit */
+
+	/* Lab 3, events.c: what the next entry does. */
+	struct hvm_event inject;
+	bool irq_window, nmi_window; /* leave the guest as soon as it takes interrupts, NMIs */
+	bool nmi_pending;            /* somebody wants the guest to have an NMI */
+	bool nmi_blocked;            /* it is in an NMI handler: no second one before IRET. VMX: the CPU's own; SVM: hv watches IRET */
+
+	bool kick_wanted;        /* the machine was interrupted in the guest: force an exit */
+	bool debug_step, debug_breakpoints;
+	struct plan *plan;       /* --plan, or NULL (plan.h) */
+
+	const char *what;        /* of the present exit, for the trace */
+	char note[160];
+};
+
+static inline struct hvm *hvm_of(const struct vcpu *v) { return v->vm->engine_state; }
+
+/* All of the guest's state, if it is not there yet. 0 or negative, VM stopped. */
+int hvm_fetch(struct vcpu *v);
+/* Steps over the instruction of this exit: by x->len, or by decoding. An interrupt shadow ends, a single step's #DB is queued. 0 or
+ * negative, VM stopped. */
+int hvm_skip(struct vcpu *v, const struct hvm_exit *x);
+/* Queues an exception for the guest (v->event); events.c injects it. raise_exception() and raise_error() (gva.h) do the same. */
+
+/* A note for --trace exits about what was done with the present exit; printf style. */
+void hvm_note(struct vcpu *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif
