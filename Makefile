@@ -16,9 +16,10 @@ CPPCHECK := cppcheck
 # A student's tree has no solutions: there hv is the student's.
 LAB ?= $(if $(wildcard reference-solution),,1)
 
-LABS := 1 2
+LABS := 1 2 3
 DIR_1 := 01-trap-emulate
 DIR_2 := 02-shadow-paging
+DIR_3 := 03-ept
 
 WARN := -Wall -Wextra
 CFLAGS := -std=gnu17 -O2 -g $(WARN) -Ilabs/common/hv

@@ -39,7 +39,7 @@ struct nested_walk {
 	unsigned level;             /* of the last entry that was read */
 	uint64_t *slot[PT_LEVELS + 1];           /* the entries, by level: 4 down to `level` */
 	struct nested_entry at[PT_LEVELS + 1];   /* and what they say */
-	unsigned rights;            /* over all levels that were read */
+	unsigned rights;            /* over all levels; 0 when the walk did not come to a page */
 	uint64_t ma;                /* WALK_OK, WALK_FORBIDDEN: the translation */
 };
 
@@ -47,6 +47,13 @@ struct nested_walk {
  * are the intersection over all levels. An absent or invalid entry ends the walk where it is; missing rights are found at the end.
  * gpa is below 2^48. (SDM vol. 3, 28.3.3; APM vol. 2, 15.25.6) */
 void nested_walk(struct nested *n, uint64_t gpa, unsigned access, struct nested_walk *w);
+
+/*
+ * Stores what *e says in the entry at `slot`, of `level`, and sets n->flush when the CPU may remember something of the old entry that is
+ * not true any more. What was absent is not remembered, and an access that a remembered entry forbids is looked up in the tables again:
+ * more rights need no flush. All changes of entries go through here. (SDM vol. 3, 28.4.3.4; APM vol. 2, 5.5.3, 15.16.2)
+ */
+void nested_put(struct nested *n, uint64_t *slot, unsigned level, const struct nested_entry *e);
 
 /*
  * Maps [gpa, gpa + len) to [ma, ma + len) with these rights, in pages as large as alignment, length, the CPU (n->caps) and max_level
@@ -83,15 +90,20 @@ struct dirty_log {
 	bool on;
 	uint64_t pages;    /* of guest memory */
 	uint64_t *bitmap;  /* frame: allocated when a log is wanted first */
+	/* The frame's policy: would the guest be allowed to write to this page of 4 KiB if there was no log? */
+	bool (*may_write)(void *opaque, uint64_t gpa);
+	void *opaque;
 };
-/* Begins: clears the bitmap, takes W from everything that is mapped below gfn log->pages. 0, -ENOMEM. */
+/* While the log is on, whoever maps memory in it (exit_violation()) maps it without W, or writes to it would not be seen. */
+/* Begins: clears the bitmap, takes W from everything that is mapped below gfn log->pages, page by page as large as it is. 0, -ENOMEM. */
 int dirty_start(struct nested *n, struct dirty_log *log);
 /* The guest tried to write to gpa, which is write-protected for the log and for nothing else: notes the page, and lets it be written from now
  * on: 4 KiB, whatever size of page maps it. 0, -ENOMEM. */
 int dirty_fault(struct nested *n, struct dirty_log *log, uint64_t gpa);
 /* Copies the bitmap to out, and begins anew: the pages in it are clean and protected again. 0, -ENOMEM. */
 int dirty_fetch(struct nested *n, struct dirty_log *log, uint64_t *out);
-/* Ends: everything that the log protected may be written again (not what `may_write` refuses). */
+/* Ends: everything that is mapped below gfn log->pages may be written again, but for what log->may_write() refuses. 0, -ENOMEM (a large
+ * page of which only a part may be written had to be split). */
 int dirty_stop(struct nested *n, struct dirty_log *log);
 
 /* --- twodim.c: the two-dimensional walk ------------------------------------------------------------------------------------------ */
@@ -102,7 +114,7 @@ struct reference {
 	unsigned guest_level;  /* whose gpa is being translated: 4 to 1 a guest table's, 0 the data's */
 	unsigned level;        /* REF_NESTED: level of the nested entry */
 	uint64_t gpa, ma;      /* REF_GUEST, REF_DATA: of the entry or datum; REF_NESTED: the gpa that is being translated; the entry's ma */
-	uint64_t entry;        /* what was read */
+	uint64_t entry;        /* what was read; REF_DATA: 0 */
 };
 #define REFERENCES_MAX 25
 /*

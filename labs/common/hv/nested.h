@@ -74,6 +74,7 @@ struct nested_counts {
  */
 #define NESTED_CHANGES 512
 struct nested {
+	struct vm *vm;      /* whose tables these are; told of lab steps that are not written */
 	const struct nested_format *format;
 	struct nested_caps caps;
 	uint8_t *pool;      /* host address of the tables' memory */
@@ -85,30 +86,39 @@ struct nested {
 	/* The bookkeeping's own. */
 	unsigned used, retired_count;
 	uint16_t *free_list, *retired;
+	uint8_t *state;     /* of each page of the pool */
 	unsigned nfree;
 	unsigned nchanges;  /* NESTED_CHANGES + 1: more than were noted */
-	uint64_t *change[NESTED_CHANGES]; /* entries that were changed since the last flush */
+	uint64_t *change[NESTED_CHANGES]; /* entries that said something and were changed since the last flush */
 };
 
-/* Prepares an empty set of tables in npages (at least 4) pages of memory at pool. 0 or -ENOMEM. */
-int nested_create(struct nested *n, const struct nested_format *f, const struct nested_caps *caps, uint8_t *pool, uint64_t pool_ma,
-		  unsigned npages);
+/* Prepares an empty set of tables in npages (4 to 65535) pages of memory at pool. 0 or -ENOMEM. */
+int nested_create(struct nested *n, struct vm *vm, const struct nested_format *f, const struct nested_caps *caps, uint8_t *pool,
+		  uint64_t pool_ma, unsigned npages);
 void nested_destroy(struct nested *n);
 
-/* Can the format express these rights on this CPU? EPT: anything but W without R, X alone only with caps.exec_only. NPT: with R only. */
+/* Can a present entry express these rights on this CPU? EPT: not W without R, X alone only with caps.exec_only, and none at all is an
+ * absent entry. NPT: with R only. */
 bool nested_can(const struct nested *n, unsigned rights);
 
 /* The entry of the table at machine address table_ma. The table must be one of the pool. */
 uint64_t *nested_slot(struct nested *n, uint64_t table_ma, unsigned slot);
+/* The machine address of an entry. */
+static inline uint64_t nested_slot_ma(const struct nested *n, const uint64_t *slot)
+{
+	return n->pool_ma + (uint64_t)((const uint8_t *)slot - n->pool);
+}
 /* Is this the machine address of a page of the pool? (A damaged entry may lead anywhere.) */
 bool nested_in_pool(const struct nested *n, uint64_t ma);
-/* Stores an entry and notes the change. */
+/* Stores an entry. Notes the change when the old one was not 0: of an entry that says nothing no CPU remembers anything. */
 void nested_set(struct nested *n, uint64_t *slot, uint64_t entry);
 
 /* A zeroed table from the pool, its machine address; 0 when there is none. */
 uint64_t nested_take(struct nested *n);
+/* How many times nested_take() will give one. */
+static inline unsigned nested_left(const struct nested *n) { return n->nfree; }
 /* Tables go back in two steps: out of use now, free for something else only behind the next flush. Until then the CPU may still walk
- * through them. */
+ * through them. The caller has taken out the entry that led here. What the table still holds is cleared, by nested_set(). */
 void nested_retire(struct nested *n, uint64_t table_ma);
 /* The CPU has forgotten everything: n->flush becomes false, retired tables become free. */
 void nested_flushed(struct nested *n);
