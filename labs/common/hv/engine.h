@@ -46,7 +46,7 @@ struct engine_ops {
 	int (*set_debug)(struct vm *vm, bool single, bool breakpoints);
 };
 
-extern const struct engine_ops engine_trap, engine_kvm;
+extern const struct engine_ops engine_trap, engine_hvm, engine_kvm;
 
 /* The engine of that name, or NULL. */
 const struct engine_ops *engine_find(const char *name);

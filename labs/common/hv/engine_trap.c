@@ -181,7 +181,7 @@ static void describe(struct vcpu *v, struct trap_engine *e)
 	if (!v->vm->trace.exits)
 		return;
 	e->text[0] = 0;
-	e->note[0] = 0;
+	v->vm->trace.note[0] = 0;
 	unsigned n = gva_peek(v, v->rip, bytes, INSN_MAX);
 	if ((n && !insn_decode(bytes, n, &insn)) || patch_fetch(v, v->rip, &insn))
 		insn_text(&insn, v->rip, e->text, sizeof e->text);
@@ -212,9 +212,9 @@ static int handle_io(struct vcpu *v, struct trap_engine *e, const struct machine
 		err = handle_vector(v, e, (uint8_t)x->addr, debugger);
 	}
 	if (vm->trace.exits) {
-		if (v->event.pending && !e->note[0])
+		if (v->event.pending && !vm->trace.note[0])
 			trap_note(v, "raises %s", vector_name(v->event.vector));
-		trace_exit(vm, e->what, e->rip, e->text, "%s", e->note);
+		trace_exit(vm, e->what, e->rip, e->text, "%s", vm->trace.note);
 	}
 	return err;
 }

@@ -88,6 +88,7 @@ struct hvm_exit {
 };
 
 struct hvm;
+struct cpuid_result;
 
 /* What svm and vmx do. All return 0, or negative with the VM stopped. */
 struct hvm_backend {
@@ -106,6 +107,8 @@ struct hvm_backend {
 	bool (*left)(struct hvm *h, const struct machine_exit *m, struct hvm_exit *x);
 	/* The rest of the state into vm->vcpu: segments, tables, debug registers, MSRs. */
 	int (*fetch)(struct hvm *h);
+	/* The other way: what fetch() reads was changed in vm->vcpu by hv. Only behind fetch(). */
+	int (*store)(struct hvm *h);
 	void (*destroy)(struct hvm *h);
 };
 extern const struct hvm_backend hvm_svm, hvm_vmx;
@@ -118,20 +121,27 @@ struct hvm {
 	uint8_t *mon;           /* monitor, control structures and tables: machine addresses from 0 */
 	struct nested nested;
 	bool shadow;            /* --shadow: nested paging is off, the CPU walks Lab 2's shadows */
+	uint64_t shadow_cr3;    /* their root */
+	bool shadow_flush;      /* the CPU must forget what it knows of them */
 	bool fetched;           /* vm->vcpu is complete: fetch() was called since the exit */
 
 	/* Lab 3, events.c: what the next entry does. */
-	struct hvm_event inject;
+	struct hvm_event inject;     /* at the next entry */
+	struct hvm_event again;      /* its delivery was interrupted */
 	bool irq_window, nmi_window; /* leave the guest as soon as it takes interrupts, NMIs */
 	bool nmi_pending;            /* somebody wants the guest to have an NMI */
 	bool nmi_blocked;            /* it is in an NMI handler: no second one before IRET. VMX: the CPU's own; SVM: hv watches IRET */
 
-	bool kick_wanted;        /* the machine was interrupted in the guest: force an exit */
-	bool debug_step, debug_breakpoints;
-	struct plan *plan;       /* --plan, or NULL (plan.h) */
+	bool step;                   /* stop the guest behind one instruction: TF in the machine, #DB comes to hv */
+	bool debug_step, debug_breakpoints; /* what the debugger asked for */
+	bool forcing;                /* the machine was interrupted, an NMI is on its way to force the guest out */
 
-	const char *what;        /* of the present exit, for the trace */
-	char note[160];
+	struct dirty_log *dirty;     /* of write protection (lab3.h) */
+	struct hvm_policy *policy;   /* what the guest may do where (hvm_policy.h) */
+	struct {
+		uint64_t rip, gpa;
+		unsigned access, times;
+	} last;                      /* violation, and how often it came in a row */
 };
 
 static inline struct hvm *hvm_of(const struct vcpu *v) { return v->vm->engine_state; }
@@ -141,9 +151,34 @@ int hvm_fetch(struct vcpu *v);
 /* Steps over the instruction of this exit: by x->len, or by decoding. An interrupt shadow ends, a single step's #DB is queued. 0 or
  * negative, VM stopped. */
 int hvm_skip(struct vcpu *v, const struct hvm_exit *x);
-/* Queues an exception for the guest (v->event); events.c injects it. raise_exception() and raise_error() (gva.h) do the same. */
+/* --- the engine's own files: hvm_services.c, hvm_shadow.c ------------------------------------------------------------------- */
 
-/* A note for --trace exits about what was done with the present exit; printf style. */
-void hvm_note(struct vcpu *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A violation: the lab's exit_violation(), and an end to one that comes back for ever. */
+int hvm_violation(struct vcpu *v, const struct hvm_exit *x);
+int hvm_hypercall(struct vcpu *v, const struct hvm_exit *x);
+/* --shadow: tables, the root for the guest's present mode, their end. */
+int hvm_shadow_create(struct hvm *h);
+int hvm_shadow_root(struct vcpu *v);
+void hvm_shadow_destroy(struct hvm *h);
+int hvm_policy_create(struct hvm *h);
+void hvm_policy_destroy(struct hvm *h);
+
+/* --- for the lab's files ---------------------------------------------------------------------------------------------------- */
+
+/* The guest's rights on the page at gpa: NESTED_..., all of them unless --plan says otherwise. */
+unsigned hvm_rights(const struct hvm *h, uint64_t gpa);
+/* The level (1 to 3) of the largest page around gpa that lies within guest memory, has the same rights everywhere, is not needed
+ * in smaller pieces (--page-size, the dirty log), and where nothing is mapped yet. */
+unsigned hvm_level(struct hvm *h, uint64_t gpa);
+/* The guest did what the policy forbids: a watch reports it and lets it through, anything else stops the VM. 0 or negative, stopped. */
+int hvm_forbidden(struct vcpu *v, const struct hvm_exit *x);
+/* What the guest's CPUID answers: Lab 1's policy, and features of paging that only the trap engine has to do without. */
+struct cpuid_result hvm_cpuid(struct vcpu *v, uint32_t leaf, uint32_t subleaf);
+/* Gives control register n a value that cr_value_valid() has found right, with all that follows from it. 0 or negative, VM stopped. */
+int hvm_set_cr(struct vcpu *v, unsigned n, uint64_t value);
+/* The pool of tables is used up: everything is unmapped, and comes back on demand. 0 or negative, VM stopped. */
+int hvm_out_of_tables(struct vcpu *v);
+/* --shadow: a page fault, INVLPG. 0 or negative, VM stopped. (hvm_shadow.c) */
+int hvm_shadow_exit(struct vcpu *v, const struct hvm_exit *x);
 
 #endif

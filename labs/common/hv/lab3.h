@@ -151,7 +151,6 @@ int exit_io(struct vcpu *v, const struct hvm_exit *x);
 int exit_msr(struct vcpu *v, const struct hvm_exit *x);
 int exit_cr(struct vcpu *v, const struct hvm_exit *x);
 int exit_hlt(struct vcpu *v, const struct hvm_exit *x);
-int exit_exception(struct vcpu *v, const struct hvm_exit *x);
 
 /* --- events.c: what is injected -------------------------------------------------------------------------------------------------------- */
 

@@ -32,6 +32,7 @@ static unsigned phys_bits(const struct kvm_cpuid2 *cpuid)
 int machine_open(struct machine *m, struct vm *vm)
 {
 	*m = (struct machine){ .vm = vm, .kvm_fd = -1, .vm_fd = -1, .vcpu_fd = -1 };
+	vm->machine = m;
 	m->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (m->kvm_fd < 0) {
 		int err = errno;

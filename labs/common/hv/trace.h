@@ -31,6 +31,7 @@ struct trace {
 	/* Host time inside KVM_RUN and outside it, in ticks of the time stamp counter: on some hosts reading a clock costs as much
 	 * as a trap. The scale is found at the end, from the clock at start_ns. */
 	uint64_t guest_ticks, hv_ticks, mark_ticks, start_ticks, start_ns;
+	char note[160]; /* with --trace exits: what was done about the present exit (trap_note()) */
 	struct {
 		bool seen;
 		uint8_t vector;

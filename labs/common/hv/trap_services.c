@@ -1,6 +1,7 @@
 /*
- * What the lab's emulation code asks of the machine underneath (trapengine.h).
+ * What the labs' emulation code asks of the machine underneath (trapengine.h), whichever engine runs it.
  */
+#include "hvm.h"
 #include "trap_state.h"
 
 #include <stdarg.h>
@@ -12,6 +13,10 @@ void trap_refresh_segments(struct vcpu *v)
 	struct trap_engine *e = trap_engine_of(v);
 	struct kvm_sregs s;
 
+	if (v->vm->engine == &engine_hvm) {
+		hvm_fetch(v);
+		return;
+	}
 	/* What hv itself changed and has not yet told the machine is newer. */
 	if (e->special_changed || ioctl(e->m.vcpu_fd, KVM_GET_SREGS, &s) < 0)
 		return;
@@ -25,8 +30,18 @@ uint64_t segment_base(struct vcpu *v, unsigned sreg)
 	return v->seg[sreg].base;
 }
 
-void trap_special_changed(struct vcpu *v) { trap_engine_of(v)->special_changed = true; }
-void trap_debugregs_changed(struct vcpu *v) { trap_engine_of(v)->debugregs_changed = true; }
+/* The hvm engine brings all of the state into the control structure at each entry. */
+void trap_special_changed(struct vcpu *v)
+{
+	if (v->vm->engine == &engine_trap)
+		trap_engine_of(v)->special_changed = true;
+}
+
+void trap_debugregs_changed(struct vcpu *v)
+{
+	if (v->vm->engine == &engine_trap)
+		trap_engine_of(v)->debugregs_changed = true;
+}
 
 uint64_t trap_machine_tsc(struct vcpu *v)
 {
@@ -34,7 +49,7 @@ uint64_t trap_machine_tsc(struct vcpu *v)
 		struct kvm_msrs head;
 		struct kvm_msr_entry entry[1];
 	} msrs = { .head.nmsrs = 1, .entry[0].index = MSR_TSC };
-	ioctl(trap_engine_of(v)->m.vcpu_fd, KVM_GET_MSRS, &msrs);
+	ioctl(v->vm->machine->vcpu_fd, KVM_GET_MSRS, &msrs);
 	return msrs.entry[0].data;
 }
 
@@ -44,12 +59,12 @@ void trap_set_tsc(struct vcpu *v, uint64_t value)
 		struct kvm_msrs head;
 		struct kvm_msr_entry entry[1];
 	} msrs = { .head.nmsrs = 1, .entry[0] = { .index = MSR_TSC, .data = value } };
-	ioctl(trap_engine_of(v)->m.vcpu_fd, KVM_SET_MSRS, &msrs);
+	ioctl(v->vm->machine->vcpu_fd, KVM_SET_MSRS, &msrs);
 }
 
 struct cpuid_result trap_host_cpuid(const struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 {
-	const struct kvm_cpuid2 *c = trap_engine_of(v)->m.cpuid;
+	const struct kvm_cpuid2 *c = v->vm->machine->cpuid;
 	for (unsigned i = 0; i < c->nent; i++) {
 		const struct kvm_cpuid_entry2 *x = &c->entries[i];
 		if (x->function == leaf && (!(x->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || x->index == subleaf))
@@ -91,6 +106,6 @@ void trap_note(struct vcpu *v, const char *fmt, ...)
 		return;
 	va_list ap;
 	va_start(ap, fmt);
-	vsnprintf(trap_engine_of(v)->note, sizeof trap_engine_of(v)->note, fmt, ap);
+	vsnprintf(v->vm->trace.note, sizeof v->vm->trace.note, fmt, ap);
 	va_end(ap);
 }

@@ -45,7 +45,7 @@ struct trap_engine {
 	/* Of the present trap, for the trace. */
 	const char *what;
 	uint64_t rip;
-	char text[96], note[160];
+	char text[96];
 };
 
 static inline struct trap_engine *trap_engine_of(const struct vcpu *v) { return v->vm->engine_state; }

@@ -67,7 +67,8 @@ static int write_sregs(struct trap_engine *e, uint64_t cr3)
 }
 
 /* The guest's CPU as the boot protocol promises it (loader.h). */
-static void boot_vcpu(struct vcpu *v, const struct boot_state *boot)
+void boot_vcpu(struct vcpu *v, const struct boot_state *boot); // TEMP
+void boot_vcpu(struct vcpu *v, const struct boot_state *boot)
 {
 	struct segment data = { .selector = BOOT_DS, .attr = 0xc093, .limit = ~0u };
 

@@ -50,7 +50,7 @@ int vm_todo(struct vm *vm, const char *step, const char *hint)
 
 const struct engine_ops *engine_find(const char *name)
 {
-	static const struct engine_ops *const engines[] = { &engine_trap, &engine_kvm };
+	static const struct engine_ops *const engines[] = { &engine_trap, &engine_hvm, &engine_kvm };
 	for (unsigned i = 0; i < sizeof engines / sizeof *engines; i++)
 		if (!strcmp(engines[i]->name, name))
 			return engines[i];

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 struct engine_ops;
+struct machine;
 struct gdbstub;
 
 /* Exit statuses of the hv program. */
@@ -47,6 +48,8 @@ struct vm_options {
 	enum { DUMP_NOTHING, DUMP_GVA, DUMP_ALL } dump; /* of the page tables, at the end (dump_tables.h) */
 	uint64_t dump_gva;
 	const char *dump_html; /* file, or NULL */
+	const char *plan;      /* hvm engine: file, or NULL (plan.h) */
+	unsigned page_level;   /* hvm engine: the largest pages that nested tables use (1 to 3) */
 };
 
 struct vm {
@@ -71,6 +74,7 @@ struct vm {
 	struct vcpu vcpu;
 	const struct engine_ops *engine;
 	void *engine_state;
+	struct machine *machine; /* the engine's */
 	struct shadow *shadow; /* trap engine with --shadow=vtlb or cached, else NULL: memory is flat */
 	unsigned phys_bits;    /* width of the CPU's physical addresses (CPUID 0x80000008) */
 	struct gdbstub *gdb; /* NULL without --gdb */

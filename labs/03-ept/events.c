@@ -1,0 +1,49 @@
+/*
+ * Lab 3, checkpoints 3.13 to 3.15: what is injected, and when.
+ *
+ * The CPU delivers events into the guest by itself: it walks the guest's IDT, switches stacks, pushes the frame. hv only says which
+ * event, at the moment of the entry. One event fits into one entry, and an external interrupt may only go in when the guest takes it.
+ *
+ * Reading: APM vol. 2, 15.20, 15.21; SDM vol. 3, 26.6, 27.2.4.
+ */
+#include "lab3.h"
+
+void events_interrupted(struct vcpu *v, const struct hvm_exit *x)
+{
+	struct hvm *h = hvm_of(v);
+
+	// TODO 3.14: the exit came while an event was being delivered, and the guest has not got it. Hint: keep it in
+	// h->again; not what an instruction raised at which rip still stands.
+	(void)h;
+	if (x->interrupted.valid)
+		lab_todo(v->vm, "3.14", "events_interrupted() in events.c: an event whose delivery was interrupted");
+}
+
+/* The next event in the order of urgency; false when none can go in now. */
+static bool take_event(struct vcpu *v, struct hvm *h, struct hvm_event *e)
+{
+	// TODO 3.14: what was interrupted comes first. Hint: h->again.
+	// TODO 3.13: an exception that hv raised (v->event). Hint: struct hvm_event is the same thing for the CPU.
+	if (v->event.pending || pic_pending(&v->vm->pic)) {
+		lab_todo(v->vm, "3.13", "events.c: choose what to inject: an exception, an interrupt");
+		return false;
+	}
+	// TODO 3.15: an NMI, unless the guest is in its handler. Hint: h->nmi_pending, h->nmi_blocked; MOV SS and STI
+	// hold NMIs off too.
+	if (h->nmi_pending)
+		lab_todo(v->vm, "3.15", "events_next() in events.c: an NMI");
+	// TODO 3.13: then an interrupt that waits at the 8259, if the guest takes it now. Hint: pic_pending(),
+	// pic_acknowledge() with the lock; RFLAGS.IF and v->shadow decide.
+	(void)h, (void)e;
+	return false;
+}
+
+void events_next(struct vcpu *v)
+{
+	struct hvm *h = hvm_of(v);
+
+	h->inject.valid = false;
+	take_event(v, h, &h->inject);
+	// TODO 3.13: what could not go in now needs the interrupt window. Hint: h->irq_window.
+	// TODO 3.15: an NMI that cannot go in now needs a window of its own. Hint: h->nmi_window.
+}
