@@ -26,7 +26,7 @@ static struct insn decode(const uint8_t *code, size_t len)
 
 	memset(bytes, 0x90, sizeof bytes);
 	memcpy(bytes, code, len);
-	assert_int_equal(insn_decode(bytes, sizeof bytes, &insn), 0);
+	assert_int_equal(insn_decode(bytes, sizeof bytes, 64, &insn), 0);
 	assert_int_equal(insn.len, len);
 	assert_memory_equal(insn.bytes, code, len);
 	return insn;
@@ -253,23 +253,23 @@ static void lengths_and_errors(void **state)
 	/* Prefixes count: up to 15 bytes in all, and not one more (SDM vol. 2, 2.3.11). */
 	memset(bytes, 0x66, sizeof bytes);
 	bytes[14] = 0xed;
-	assert_int_equal(insn_decode(bytes, sizeof bytes, &insn), 0);
+	assert_int_equal(insn_decode(bytes, sizeof bytes, 64, &insn), 0);
 	assert_int_equal(insn.len, 15);
 	assert_int_equal(insn.opsize, 2);
 	bytes[14] = 0x66, bytes[15] = 0xed;
-	assert_int_equal(insn_decode(bytes, sizeof bytes, &insn), -EINVAL);
+	assert_int_equal(insn_decode(bytes, sizeof bytes, 64, &insn), -EINVAL);
 
 	/* The end of memory is not the end of the instruction. */
 	const uint8_t mov_cr[3] = { 0x0f, 0x20, 0xc0 };
-	assert_int_equal(insn_decode(mov_cr, 2, &insn), -E2BIG);
-	assert_int_equal(insn_decode(mov_cr, 0, &insn), -E2BIG);
-	assert_int_equal(insn_decode(mov_cr, 3, &insn), 0);
+	assert_int_equal(insn_decode(mov_cr, 2, 64, &insn), -E2BIG);
+	assert_int_equal(insn_decode(mov_cr, 0, 64, &insn), -E2BIG);
+	assert_int_equal(insn_decode(mov_cr, 3, 64, &insn), 0);
 
 	/* Opcodes that 64-bit mode no longer has; two of them are what a patch puts into the code. */
 	const uint8_t gone[] = { 0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0xce, 0xd6 };
 	for (unsigned i = 0; i < sizeof gone; i++) {
 		const uint8_t code[2] = { gone[i], 0x90 };
-		assert_int_equal(insn_decode(code, sizeof code, &insn), -EINVAL);
+		assert_int_equal(insn_decode(code, sizeof code, 64, &insn), -EINVAL);
 	}
 }
 

@@ -1,4 +1,4 @@
-// sources: gva.c protect.c registers.c decode.c mem.c bus.c spt.c walk.c fill.c flush.c pool.c cache.c
+// sources: gva.c segment.c legacy_walk.c protect.c registers.c decode.c mem.c bus.c spt.c walk.c fill.c flush.c pool.c cache.c
 /* What the CPU checks before it lets an instruction have a segment, a register's value or memory: the cases that the test host's
  * processor does not check, and those that the lab's guests cannot reach. */
 #include "lab1.h"

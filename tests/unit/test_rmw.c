@@ -1,4 +1,4 @@
-// sources: memory_access.c rmw.c gva.c decode.c mem.c bus.c spt.c walk.c fill.c flush.c pool.c cache.c
+// sources: memory_access.c rmw.c gva.c segment.c legacy_walk.c decode.c mem.c bus.c spt.c walk.c fill.c flush.c pool.c cache.c
 /* Instructions on memory that hv carries out for the guest, against the CPU that runs this test: the same bytes on the same memory,
  * registers and flags, which must come out equal. And what a fault leaves behind: nothing. TRAPDOOR_SEED=N fixes the operands. */
 #include "lab1.h"
@@ -252,7 +252,7 @@ static void differs(const struct code *c, const char *what, uint64_t expected, u
 	struct insn insn;
 	char text[96] = "";
 
-	if (!insn_decode(c->bytes, c->len, &insn))
+	if (!insn_decode(c->bytes, c->len, 64, &insn))
 		insn_text(&insn, CODE, text, sizeof text);
 	fail_msg("`%s`: %s is 0x%llx on the CPU and 0x%llx here", text, what, (unsigned long long)expected,
 		 (unsigned long long)seen);

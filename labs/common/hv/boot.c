@@ -39,7 +39,7 @@ void boot_memory_map(const struct guest_mem *mem, struct boot_map_entry map[BOOT
 }
 
 /*
- * The tables that 64-bit mode cannot do without. Entries have the user bit because under the trap engine the guest's
+ * The tables that 64-bit mode cannot do without; of the GDT protected mode has its share. Entries have the user bit because under the trap engine the guest's
  * kernel runs at CPL 3; to a guest at CPL 0 it makes no difference until it sets SMEP or SMAP, and then it has tables of
  * its own.
  */
@@ -47,6 +47,7 @@ void boot_tables_write(struct guest_mem *mem)
 {
 	/* Descriptors (SDM vol. 3, 3.4.5), accessed bits already set so that no CPU has to write them. */
 	uint64_t *gdt = boot_area(mem, BOOT_GDT, 6 * sizeof(*gdt));
+	gdt[BOOT_CS32 / 8] = 0x00cf9b000000ffff; /* code, D=1, flat, DPL 0 */
 	gdt[BOOT_CS / 8] = 0x00af9b000000ffff; /* code, L=1, D=0, DPL 0 */
 	gdt[BOOT_DS / 8] = 0x00cf93000000ffff; /* data, flat, DPL 0 */
 	gdt[4] = 0x0000890000000067;           /* available 64-bit TSS at 0 with the smallest limit; takes slots 4 and 5 */

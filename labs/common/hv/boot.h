@@ -1,6 +1,6 @@
 /*
  * What the loaders of all image formats share: boot data below 1 MiB, the memory map, the command line, the initrd.
- * loader.h is the public side; only loader.c, elf.c, bzimage.c, start_info.c, boot.c and acpi.c include this.
+ * loader.h is the public side; only loader.c, elf.c, bzimage.c, boot_sector.c, start_info.c, boot.c and acpi.c include this.
  *
  * Errors of all loaders: -ENOEXEC the file is not something that hv can start (wrong kind, malformed, truncated),
  * -ENOMEM it does not fit in guest memory, -E2BIG the command line is too long, or what open(2) and read(2) said.

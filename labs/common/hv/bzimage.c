@@ -105,6 +105,7 @@ static int place(const struct guest_mem *mem, const struct bzimage *bz, struct b
 			(unsigned long long)(mem->size / MiB));
 	*boot = (struct boot_state){
 		.kind = "Linux bzImage",
+		.mode = BOOT_LONG,
 		.entry = gpa + ENTRY_64,
 		.rsi = BOOT_ZERO_PAGE,
 		.load_lo = gpa,

@@ -7,14 +7,22 @@
 
 #include <Zydis/Zydis.h>
 
-static ZydisDecoder decoder;
+static ZydisDecoder decoder64, decoder32, decoder16;
 static ZydisFormatter formatter;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void init(void)
 {
-	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderInit(&decoder64, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderInit(&decoder32, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+	/* Real mode and 16-bit segments of protected mode alike: what the former refuses, the CPU has refused before hv sees it. */
+	ZydisDecoderInit(&decoder16, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
 	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_ATT);
+}
+
+static const ZydisDecoder *decoder_of(unsigned mode)
+{
+	return mode == 64 ? &decoder64 : mode == 32 ? &decoder32 : &decoder16;
 }
 
 static enum insn_op op_of(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
@@ -163,13 +171,13 @@ static struct operand operand_of(const ZydisDecodedOperand *z)
 	return o;
 }
 
-int insn_decode(const uint8_t *bytes, size_t avail, struct insn *insn)
+int insn_decode(const uint8_t *bytes, size_t avail, unsigned mode, struct insn *insn)
 {
 	ZydisDecodedInstruction z;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 
 	pthread_once(&once, init);
-	ZyanStatus st = ZydisDecoderDecodeFull(&decoder, bytes, avail < INSN_MAX ? avail : INSN_MAX, &z, ops);
+	ZyanStatus st = ZydisDecoderDecodeFull(decoder_of(mode), bytes, avail < INSN_MAX ? avail : INSN_MAX, &z, ops);
 	if (st == ZYDIS_STATUS_NO_MORE_DATA)
 		return avail < INSN_MAX ? -E2BIG : -EINVAL;
 	if (ZYAN_FAILED(st))
@@ -178,6 +186,7 @@ int insn_decode(const uint8_t *bytes, size_t avail, struct insn *insn)
 	memset(insn, 0, sizeof *insn);
 	insn->op = op_of(&z, ops);
 	insn->len = z.length;
+	insn->mode = mode;
 	insn->mnemonic = ZydisMnemonicGetString(z.mnemonic);
 	insn->opsize = z.operand_width / 8;
 	insn->addrsize = z.address_width / 8;
@@ -198,7 +207,7 @@ int insn_decode(const uint8_t *bytes, size_t avail, struct insn *insn)
 	return 0;
 }
 
-uint64_t operand_gva(struct vcpu *v, const struct insn *insn, const struct operand *o)
+uint64_t operand_offset(const struct vcpu *v, const struct insn *insn, const struct operand *o)
 {
 	uint64_t a = (uint64_t)o->disp;
 
@@ -208,11 +217,16 @@ uint64_t operand_gva(struct vcpu *v, const struct insn *insn, const struct opera
 		a += v->gpr[o->base];
 	if (o->index >= 0)
 		a += v->gpr[o->index] * o->scale;
-	if (insn->addrsize == 4)
-		a = (uint32_t)a;
-	if (o->segment == FS || o->segment == GS)
-		a += segment_base(v, o->segment);
-	return a;
+	return insn->addrsize == 8 ? a : insn->addrsize == 4 ? (uint32_t)a : (uint16_t)a;
+}
+
+uint64_t operand_gva(struct vcpu *v, const struct insn *insn, const struct operand *o)
+{
+	uint64_t a = operand_offset(v, insn, o);
+
+	if (insn->mode != 64)
+		return (uint32_t)(a + v->seg[o->segment].base);
+	return o->segment == FS || o->segment == GS ? a + segment_base(v, o->segment) : a;
 }
 
 void insn_text(const struct insn *insn, uint64_t rip, char *buf, size_t len)
@@ -222,6 +236,6 @@ void insn_text(const struct insn *insn, uint64_t rip, char *buf, size_t len)
 
 	buf[0] = 0;
 	pthread_once(&once, init);
-	if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, insn->bytes, insn->len, &z, ops)))
+	if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder_of(insn->mode), insn->bytes, insn->len, &z, ops)))
 		ZydisFormatterFormatInstruction(&formatter, &z, ops, z.operand_count_visible, buf, len, rip, NULL);
 }

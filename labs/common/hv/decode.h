@@ -45,7 +45,7 @@ struct operand {
 	uint8_t scale, segment;
 	int64_t disp;
 };
-#define OPND_RIP 16
+#define OPND_RIP 16 /* 64-bit code only */
 
 #define INSN_MAX 15
 
@@ -53,7 +53,8 @@ struct insn {
 	enum insn_op op;
 	uint8_t len;       /* bytes */
 	uint8_t opsize;    /* operand size in bytes: 1 (only in/out/ins/outs and accesses to memory), 2, 4, 8 */
-	uint8_t addrsize;  /* address size in bytes: 4 or 8 */
+	uint8_t addrsize;  /* address size in bytes: 2, 4 or 8 */
+	uint8_t mode;      /* what it was decoded as: 16, 32 or 64 */
 	bool rep;          /* any of the repeat prefixes */
 	uint8_t sreg;      /* INSN_LOAD_FAR_POINTER: which segment register */
 	struct operand dst, src; /* as in the manuals: destination first. One operand only: dst and src are the same */
@@ -61,10 +62,13 @@ struct insn {
 	const char *mnemonic; /* for counting; the string lives for ever */
 };
 
-/* Decodes 64-bit code at bytes. 0, -EINVAL (no instruction), -E2BIG (avail bytes are not enough). */
-int insn_decode(const uint8_t *bytes, size_t avail, struct insn *insn);
+/* Decodes code at bytes; mode says which: 16, 32 or 64 (insn_mode() in segment.h). 0, -EINVAL (no instruction), -E2BIG (avail bytes are
+ * not enough). */
+int insn_decode(const uint8_t *bytes, size_t avail, unsigned mode, struct insn *insn);
 
-/* The address of a memory operand, with the segment base where 64-bit mode uses one (FS, GS). */
+/* The offset of a memory operand in its segment, cut to the address size. */
+uint64_t operand_offset(const struct vcpu *v, const struct insn *insn, const struct operand *opnd);
+/* Its linear address: with the segment's base, which 64-bit mode has for FS and GS only. No limit is checked (segment.h). */
 uint64_t operand_gva(struct vcpu *v, const struct insn *insn, const struct operand *opnd);
 
 /* The instruction in AT&T syntax. Always terminated. */

@@ -1,9 +1,15 @@
-/* ELF64 images (System V ABI, chapters 4 and 5): the PT_LOAD segments go to their physical addresses. */
+/*
+ * ELF images (System V ABI, chapters 4 and 5): the PT_LOAD segments go to their physical addresses. The headers of a 32-bit file are
+ * widened when they are read, so that one set of checks serves both classes.
+ */
 #include "boot.h"
 
 #include <elf.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
+
+#define PHYS32_ENTRY 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
 
 struct elf_segment {
 	unsigned index; /* of its program header: what readelf -l would number it */
@@ -22,6 +28,7 @@ static const char *machine_name(unsigned machine)
 {
 	switch (machine) {
 	case EM_386: return "32-bit x86";
+	case EM_X86_64: return "x86-64";
 	case EM_ARM: return "32-bit Arm";
 	case EM_AARCH64: return "AArch64";
 	case EM_RISCV: return "RISC-V";
@@ -31,37 +38,91 @@ static const char *machine_name(unsigned machine)
 	}
 }
 
-/* Is this an x86-64 program that needs no relocation, with a program header table inside the file? */
+/* The file's header, in 64-bit form whatever its class. */
+static int read_header(const uint8_t *image, size_t len, Elf64_Ehdr *eh, char *err, size_t errlen)
+{
+	Elf32_Ehdr narrow;
+	bool is32 = len > EI_CLASS && image[EI_CLASS] == ELFCLASS32;
+	size_t size = is32 ? sizeof(narrow) : sizeof(*eh);
+
+	if (len < size)
+		return boot_fail(err, errlen, -ENOEXEC, "the file is truncated: %zu bytes, and the ELF header alone has %zu",
+				 len, size);
+	if (!is32) {
+		memcpy(eh, image, sizeof(*eh));
+		return 0;
+	}
+	memcpy(&narrow, image, sizeof(narrow));
+	*eh = (Elf64_Ehdr){
+		.e_type = narrow.e_type,
+		.e_machine = narrow.e_machine,
+		.e_entry = narrow.e_entry,
+		.e_phoff = narrow.e_phoff,
+		.e_phentsize = narrow.e_phentsize,
+		.e_phnum = narrow.e_phnum,
+	};
+	memcpy(eh->e_ident, narrow.e_ident, EI_NIDENT);
+	return 0;
+}
+
+static bool is_elf32(const Elf64_Ehdr *eh)
+{
+	return eh->e_ident[EI_CLASS] == ELFCLASS32;
+}
+
+/* Is this an x86 program that needs no relocation, with a program header table inside the file? */
 static int check_header(const uint8_t *image, size_t len, Elf64_Ehdr *eh, char *err, size_t errlen)
 {
-	/* The class says how the rest of the header is laid out, so it is looked at first. */
-	if (len > EI_CLASS && image[EI_CLASS] == ELFCLASS32)
-		return boot_fail(err, errlen, -ENOEXEC, "this is a 32-bit ELF file (ELF32); a guest must be ELF64");
-	if (len < sizeof(*eh))
-		return boot_fail(err, errlen, -ENOEXEC, "the file is truncated: %zu bytes, and the ELF header alone has %zu",
-				 len, sizeof(*eh));
-	memcpy(eh, image, sizeof(*eh));
-	if (eh->e_ident[EI_CLASS] != ELFCLASS64)
-		return boot_fail(err, errlen, -ENOEXEC, "ELF class %u is not ELF64", eh->e_ident[EI_CLASS]);
+	int r = read_header(image, len, eh, err, errlen);
+	if (r)
+		return r;
+	bool is32 = is_elf32(eh);
+	unsigned machine = is32 ? EM_386 : EM_X86_64;
+	size_t phsize = is32 ? sizeof(Elf32_Phdr) : sizeof(Elf64_Phdr);
+
+	if (!is32 && eh->e_ident[EI_CLASS] != ELFCLASS64)
+		return boot_fail(err, errlen, -ENOEXEC, "ELF class %u is neither ELF64 nor ELF32", eh->e_ident[EI_CLASS]);
 	if (eh->e_ident[EI_DATA] != ELFDATA2LSB)
-		return boot_fail(err, errlen, -ENOEXEC, "this is a big-endian ELF file; x86-64 is little-endian");
-	if (eh->e_machine != EM_X86_64)
+		return boot_fail(err, errlen, -ENOEXEC, "this is a big-endian ELF file; x86 is little-endian");
+	if (eh->e_machine != machine)
 		return boot_fail(err, errlen, -ENOEXEC,
-				 "this ELF file is for another architecture (%s, machine %u), not x86-64",
-				 machine_name(eh->e_machine), eh->e_machine);
+				 "this ELF file is for another architecture (%s, machine %u), not %s as an %s is here",
+				 machine_name(eh->e_machine), eh->e_machine, machine_name(machine),
+				 is32 ? "ELF32" : "ELF64");
 	if (eh->e_type == ET_DYN)
 		return boot_fail(
 			err, errlen, -ENOEXEC,
 			"this ELF file is position independent, and nothing here relocates it; link it with -no-pie");
 	if (eh->e_type != ET_EXEC)
 		return boot_fail(err, errlen, -ENOEXEC, "this ELF file is not an executable (type %u)", eh->e_type);
-	if (eh->e_phnum && eh->e_phentsize != sizeof(Elf64_Phdr))
-		return boot_fail(err, errlen, -ENOEXEC, "program headers of %u bytes; ELF64 has %zu", eh->e_phentsize,
-				 sizeof(Elf64_Phdr));
+	if (eh->e_phnum && eh->e_phentsize != phsize)
+		return boot_fail(err, errlen, -ENOEXEC, "program headers of %u bytes; %s has %zu", eh->e_phentsize,
+				 is32 ? "ELF32" : "ELF64", phsize);
 	/* The product of two 16-bit numbers fits; adding e_phoff might wrap, so it is compared by subtraction. */
 	if (eh->e_phoff > len || (uint64_t)eh->e_phnum * eh->e_phentsize > len - eh->e_phoff)
 		return boot_fail(err, errlen, -ENOEXEC, "the %u program headers lie outside the file", eh->e_phnum);
 	return 0;
+}
+
+/* One program header, in 64-bit form; check_header() has seen that it is there. */
+static Elf64_Phdr read_segment(const uint8_t *image, const Elf64_Ehdr *eh, unsigned index)
+{
+	Elf64_Phdr ph;
+	Elf32_Phdr narrow;
+
+	if (!is_elf32(eh)) {
+		memcpy(&ph, image + eh->e_phoff + index * sizeof(ph), sizeof(ph));
+		return ph;
+	}
+	memcpy(&narrow, image + eh->e_phoff + index * sizeof(narrow), sizeof(narrow));
+	return (Elf64_Phdr){
+		.p_type = narrow.p_type,
+		.p_flags = narrow.p_flags,
+		.p_offset = narrow.p_offset,
+		.p_paddr = narrow.p_paddr,
+		.p_filesz = narrow.p_filesz,
+		.p_memsz = narrow.p_memsz,
+	};
 }
 
 /* One PT_LOAD header, checked against the file and guest memory. */
@@ -98,8 +159,7 @@ static int collect_segments(const struct guest_mem *mem, const uint8_t *image, s
 	int n = 0;
 
 	for (unsigned i = 0; i < eh->e_phnum; i++) {
-		Elf64_Phdr ph;
-		memcpy(&ph, image + eh->e_phoff + i * sizeof(ph), sizeof(ph));
+		Elf64_Phdr ph = read_segment(image, eh, i);
 		if (ph.p_type != PT_LOAD || !ph.p_memsz)
 			continue;
 		if (n == ELF_SEGMENTS)
@@ -118,6 +178,49 @@ static int collect_segments(const struct guest_mem *mem, const uint8_t *image, s
 	return n;
 }
 
+/* Rounds up to the next multiple of 4, as a note's name and descriptor are padded. */
+static uint64_t padded(uint32_t size)
+{
+	return (size + 3ull) & ~3ull;
+}
+
+/*
+ * The entry that the PVH note names: owner "Xen", type 18, an address of 4 or 8 bytes (Xen's public header elfnote.h). *entry stays as it
+ * is when there is none.
+ */
+static int find_pvh_entry(const uint8_t *image, size_t len, const Elf64_Ehdr *eh, uint64_t *entry, char *err, size_t errlen)
+{
+	for (unsigned i = 0; i < eh->e_phnum; i++) {
+		Elf64_Phdr ph = read_segment(image, eh, i);
+		if (ph.p_type != PT_NOTE)
+			continue;
+		if (ph.p_offset > len || ph.p_filesz > len - ph.p_offset)
+			return boot_fail(err, errlen, -ENOEXEC,
+					 "the file is truncated: the notes in segment %u end behind its end", i);
+		const uint8_t *at = image + ph.p_offset;
+		uint64_t left = ph.p_filesz;
+		while (left) {
+			Elf32_Nhdr note; /* the same in both classes */
+			if (left < sizeof(note))
+				return boot_fail(err, errlen, -ENOEXEC, "the notes in segment %u are malformed", i);
+			memcpy(&note, at, sizeof(note));
+			uint64_t name = sizeof(note), desc = name + padded(note.n_namesz),
+				 end = desc + padded(note.n_descsz);
+			if (end > left)
+				return boot_fail(err, errlen, -ENOEXEC, "the notes in segment %u are malformed", i);
+			if (note.n_type == PHYS32_ENTRY && note.n_namesz == 4 && !memcmp(at + name, "Xen", 4) &&
+			    (note.n_descsz == 4 || note.n_descsz == 8)) {
+				*entry = 0;
+				memcpy(entry, at + desc, note.n_descsz);
+				return 0;
+			}
+			at += end;
+			left -= end;
+		}
+	}
+	return 0;
+}
+
 int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boot_state *boot, char *err, size_t errlen)
 {
 	Elf64_Ehdr eh;
@@ -129,20 +232,30 @@ int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boo
 	if (n < 0)
 		return n;
 
-	/* p_paddr decides where a segment goes; e_entry must be such an address too, since paging begins one to one. */
-	uint64_t lo = UINT64_MAX, hi = 0;
+	/* p_paddr decides where a segment goes; the entry must be such an address too, since memory begins one to one, or without paging. */
+	uint64_t lo = UINT64_MAX, hi = 0, entry = eh.e_entry;
+	if (is_elf32(&eh))
+		r = find_pvh_entry(image, len, &eh, &entry, err, errlen);
+	if (r)
+		return r;
 	int entry_inside = 0;
 	for (int i = 0; i < n; i++) {
 		lo = seg[i].lo < lo ? seg[i].lo : lo;
 		hi = seg[i].hi > hi ? seg[i].hi : hi;
-		entry_inside |= eh.e_entry >= seg[i].lo && eh.e_entry < seg[i].hi;
+		entry_inside |= entry >= seg[i].lo && entry < seg[i].hi;
 	}
 	if (!entry_inside)
 		return boot_fail(err, errlen, -ENOEXEC, "the entry point 0x%llx lies outside all segments",
-				 (unsigned long long)eh.e_entry);
+				 (unsigned long long)entry);
 
 	/* Nothing is written before everything has been checked. */
-	*boot = (struct boot_state){ .kind = "ELF64", .entry = eh.e_entry, .load_lo = lo, .load_hi = hi };
+	*boot = (struct boot_state){
+		.kind = is_elf32(&eh) ? "ELF32" : "ELF64",
+		.mode = is_elf32(&eh) ? BOOT_PROTECTED : BOOT_LONG,
+		.entry = entry,
+		.load_lo = lo,
+		.load_hi = hi,
+	};
 	for (int i = 0; i < n; i++) {
 		memcpy(seg[i].dst, seg[i].src, seg[i].filesz);
 		memset(seg[i].dst + seg[i].filesz, 0, seg[i].hi - seg[i].lo - seg[i].filesz); /* .bss */

@@ -4,6 +4,7 @@
  */
 #include "gdbstub.h"
 #include "kvm_state.h"
+#include "vm_life.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,6 +20,13 @@
  */
 #define NOT_BY_THE_CPU (~0ull)
 
+/* Where a CPU begins after a reset (SDM vol. 3, 9.1.4). */
+#define RESET_BASE 0xffff0000ull
+#define RESET_IP 0xfff0ull
+
+/* Where a trial instruction is put: boot data, which comes back as it was. */
+#define PROBE_AT BOOT_START_INFO
+
 struct kvm_engine {
 	struct machine m;
 	struct loop_timer look_timer;
@@ -28,59 +36,31 @@ struct kvm_engine {
 	bool stepping;   /* KVM single-steps, for that or to find breakpoints */
 };
 
-static int write_registers(struct kvm_engine *e, const struct boot_state *boot)
+static int put_vcpu(struct kvm_engine *e, const struct vcpu *v)
 {
-	struct kvm_segment code = {
-		.limit = ~0u, .selector = BOOT_CS, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1
-	};
-	struct kvm_segment data = code;
-	struct kvm_sregs s;
-	struct kvm_regs r = {
-		.rip = boot->entry, .rsp = BOOT_STACK, .rflags = FLAG_FIXED, .rsi = boot->rsi, .rbx = boot->rbx
-	};
-
-	if (ioctl(e->m.vcpu_fd, KVM_GET_SREGS, &s) < 0)
-		return machine_error(&e->m, "KVM_GET_SREGS");
-	data.selector = BOOT_DS;
-	data.type = 3;
-	data.l = 0;
-	data.db = 1;
-	s.cs = code;
-	s.ds = s.es = s.fs = s.gs = s.ss = data;
-	s.gdt.base = BOOT_GDT;
-	s.gdt.limit = 0x2f;
-	s.idt.base = 0;
-	s.idt.limit = 0;
-	s.cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-	s.cr3 = BOOT_PML4;
-	s.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-	s.efer = EFER_LME | EFER_LMA;
-	if (ioctl(e->m.vcpu_fd, KVM_SET_SREGS, &s) < 0)
-		return machine_error(&e->m, "KVM_SET_SREGS");
-	if (ioctl(e->m.vcpu_fd, KVM_SET_REGS, &r) < 0)
-		return machine_error(&e->m, "KVM_SET_REGS");
-	return 0;
+	return kvm_set_vcpu(&e->m, v) ? machine_error(&e->m, "KVM_SET_SREGS or KVM_SET_REGS") : 0;
 }
 
 /*
  * Does an int3 come back as an exit when KVM_SET_GUEST_DEBUG asks for it? Not on a machine that cannot intercept it (QEMU 7.2's
  * emulated SVM), and the only way to know is to try: one int3 without an IDT either exits or ends in a triple fault.
  */
-static bool probe_int3(struct vm *vm, struct kvm_engine *e, const struct boot_state *boot)
+static bool probe_int3(struct vm *vm, struct kvm_engine *e, const struct vcpu *boot)
 {
-	const uint64_t scratch = BOOT_STACK & ~0xfffull; /* nobody has used the boot stack yet */
-	const uint8_t int3 = 0xcc, zero = 0;
-	struct boot_state there = { .entry = scratch };
+	uint8_t int3 = 0xcc, before;
+	struct vcpu there = *boot;
 	struct kvm_guest_debug on = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP }, off = { 0 };
 	struct machine_exit x = { .kind = MACHINE_FAILED };
 
-	if (guest_write(&vm->mem, scratch, &int3, 1) || write_registers(e, &there) ||
+	there.rip = PROBE_AT;
+	there.idtr = (struct dtable){ 0 };
+	if (guest_read(&vm->mem, PROBE_AT, &before, 1) || guest_write(&vm->mem, PROBE_AT, &int3, 1) || put_vcpu(e, &there) ||
 	    ioctl(e->m.vcpu_fd, KVM_SET_GUEST_DEBUG, &on) < 0)
 		return false;
 	int err = machine_run(&e->m, &x);
 	ioctl(e->m.vcpu_fd, KVM_SET_GUEST_DEBUG, &off);
-	guest_write(&vm->mem, scratch, &zero, 1);
-	write_registers(e, boot);
+	guest_write(&vm->mem, PROBE_AT, &before, 1);
+	put_vcpu(e, boot);
 	return !err && x.kind == MACHINE_DEBUG;
 }
 
@@ -114,19 +94,22 @@ static void look_tick(void *opaque)
 static int kvm_create(struct vm *vm, const struct boot_state *boot)
 {
 	struct kvm_engine *e = calloc(1, sizeof *e);
+	struct vcpu v = { .vm = vm };
 
 	if (!e)
 		return -ENOMEM;
 	vm->engine_state = e;
+	vm->all_modes = true;
+	boot_vcpu(&v, boot);
 	if (machine_open(&e->m, vm) || machine_create(&e->m) || create_chips(&e->m) ||
 	    machine_add_memory(&e->m, 0, 0, vm->mem.hva, vm->mem.size) || machine_add_vcpu(&e->m))
 		return -ECANCELED;
 	machine_native_tsc(&e->m);
 	e->m.run->kvm_valid_regs = KVM_SYNC_X86_REGS;
-	if (write_registers(e, boot))
+	if (put_vcpu(e, &v))
 		return -ECANCELED;
 	if (vm->opt.gdb_port >= 0)
-		e->int3_exits = probe_int3(vm, e, boot);
+		e->int3_exits = probe_int3(vm, e, &v);
 	e->look_timer.fn = look_tick;
 	e->look_timer.opaque = vm;
 	loop_timer_set(&vm->loop, &e->look_timer, clock_ns() + LOOK_AFTER_NS);
@@ -145,18 +128,14 @@ static void kvm_destroy(struct vm *vm)
 	vm->engine_state = NULL;
 }
 
-/* Instruction text for the trace; the tables are the guest's own, so the address is translated by KVM. */
-static const char *text_at(struct vm *vm, struct kvm_engine *e, uint64_t rip, char *buf, size_t len)
+/* Instruction text, empty where there is none; the registers are fetched, which only a trace or an ending is worth. */
+static const char *text_now(struct vm *vm, struct vcpu *v, char *buf, size_t len)
 {
-	uint8_t bytes[INSN_MAX];
 	struct insn insn;
-	uint64_t gpa;
 
 	buf[0] = 0;
-	if (kvm_translate_gva(&e->m, rip, &gpa) || guest_read(&vm->mem, gpa, bytes, sizeof bytes) ||
-	    insn_decode(bytes, sizeof bytes, &insn))
-		return buf;
-	insn_text(&insn, rip, buf, len);
+	if (!vm->engine->get_state(vm, v) && vm_insn_at(vm, v, &insn))
+		insn_text(&insn, v->rip, buf, len);
 	return buf;
 }
 
@@ -164,12 +143,13 @@ static void trace_access(struct vm *vm, struct kvm_engine *e, const struct machi
 {
 	uint64_t rip = e->m.run->s.regs.regs.rip, value = 0;
 	const char *dev = bus_device_name(bus, x->addr);
+	struct vcpu v;
 	char text[96];
 
 	if (!vm->trace.exits)
 		return;
 	memcpy(&value, x->data, x->size);
-	trace_exit(vm, kind, rip, text_at(vm, e, rip, text, sizeof text), "%s 0x%llx %s 0x%llx (%s)", bus->name,
+	trace_exit(vm, kind, rip, text_now(vm, &v, text, sizeof text), "%s 0x%llx %s 0x%llx (%s)", bus->name,
 		   (unsigned long long)x->addr, x->write ? "write" : "read", (unsigned long long)value, dev ? dev : "nothing answers");
 }
 
@@ -199,18 +179,17 @@ static void handle_access(struct vm *vm, struct kvm_engine *e, const struct mach
 }
 
 /* A triple fault tells nothing by itself; the registers it left do. */
-static int explain_shutdown(struct vm *vm, struct kvm_engine *e)
+static int explain_shutdown(struct vm *vm)
 {
-	struct vcpu v;
-	char text[96] = "";
+	struct vcpu v = { .vm = vm };
+	char text[96];
 
-	if (kvm_get_vcpu(&e->m, &v))
-		return vm_stop(vm, HV_STOPPED, "triple fault");
-	if (!(v.cr0 & CR0_PE)) /* on AMD's CPUs KVM resets the processor before it says so (APM vol. 2, 15.14.3) */
+	text_now(vm, &v, text, sizeof text);
+	/* On AMD's CPUs KVM resets the processor before it says so (APM vol. 2, 15.14.3): these are a reset's CS and IP. */
+	if (!(v.cr0 & CR0_PE) && v.seg[CS].base == RESET_BASE && v.rip == RESET_IP)
 		return vm_stop(vm, HV_STOPPED,
 			       "triple fault: an exception could not be delivered, nor the double fault that followed; "
 			       "this KVM does not tell where. The trap engine does");
-	text_at(vm, e, v.rip, text, sizeof text);
 	return vm_stop(vm, HV_STOPPED,
 		       "triple fault at rip 0x%llx%s%s%s: an exception could not be delivered, nor the double fault that followed; "
 		       "IDT base 0x%llx limit 0x%x, rsp 0x%llx, cr2 0x%llx",
@@ -283,7 +262,7 @@ static enum run_result kvm_run(struct vm *vm)
 				return RUN_DEBUG;
 			break;
 		case MACHINE_SHUTDOWN:
-			explain_shutdown(vm, e);
+			explain_shutdown(vm);
 			break;
 		case MACHINE_EVENT:
 			vm_stop(vm, HV_OK, "the guest asked KVM for a reset or power-off");

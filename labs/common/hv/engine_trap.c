@@ -88,7 +88,7 @@ static void step_over_emulated(struct vcpu *v, uint64_t rip, bool tf)
 
 	if (v->event.pending || !(tf || (v->rflags & FLAG_TF)))
 		return;
-	if (insn_decode(bytes, gva_peek(v, rip, bytes, INSN_MAX), &insn) && !patch_fetch(v, rip, &insn))
+	if (insn_decode(bytes, gva_peek(v, rip, bytes, INSN_MAX), 64, &insn) && !patch_fetch(v, rip, &insn))
 		return;
 	switch (insn.op) {
 	case INSN_INT: case INSN_INT3: case INSN_INT1: /* the handler is not stepped */
@@ -183,7 +183,7 @@ static void describe(struct vcpu *v, struct trap_engine *e)
 	e->text[0] = 0;
 	v->vm->trace.note[0] = 0;
 	unsigned n = gva_peek(v, v->rip, bytes, INSN_MAX);
-	if ((n && !insn_decode(bytes, n, &insn)) || patch_fetch(v, v->rip, &insn))
+	if ((n && !insn_decode(bytes, n, 64, &insn)) || patch_fetch(v, v->rip, &insn))
 		insn_text(&insn, v->rip, e->text, sizeof e->text);
 }
 
@@ -338,6 +338,10 @@ static enum run_result trap_run(struct vm *vm)
 
 static int trap_create(struct vm *vm, const struct boot_state *boot)
 {
+	if (boot->mode != BOOT_LONG)
+		return vm_stop(vm, HV_USAGE,
+			       "%s: this %s starts in %s mode, and the trap engine runs 64-bit code only; --engine kvm and --engine hvm run it",
+			       vm->opt.image, boot->kind, boot->mode == BOOT_REAL ? "real" : "32-bit protected");
 	struct trap_engine *e = calloc(1, sizeof *e);
 
 	if (!e)

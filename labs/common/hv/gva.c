@@ -1,5 +1,7 @@
 #include "gva.h"
 #include "lab2.h"
+#include "legacy_walk.h"
+#include "segment.h"
 #include "trapengine.h"
 #include "vm.h"
 
@@ -17,6 +19,8 @@ bool raise_error(struct vcpu *v, uint8_t vector, uint32_t error)
 	v->event = (struct event){
 		.pending = true, .kind = EVENT_EXCEPTION, .vector = vector, .has_error = true, .error = error
 	};
+	if (v->vm->all_modes && !(v->cr0 & CR0_PE))
+		v->event.has_error = false;
 	return false;
 }
 
@@ -26,15 +30,27 @@ bool raise_page_fault(struct vcpu *v, uint64_t gva, uint32_t error)
 	return raise_error(v, VEC_PF, error);
 }
 
+/* Do the guest's page tables count? */
+static bool guest_paging(const struct vcpu *v)
+{
+	return v->vm->all_modes ? v->cr0 & CR0_PG : v->vm->shadow != NULL;
+}
+
+/* Are they those of the modes before long mode? Asked only when they count. */
+static bool guest_legacy(const struct vcpu *v)
+{
+	return v->vm->all_modes && legacy_paging(v);
+}
+
 int gva_translate(const struct vcpu *v, uint64_t gva, uint64_t *gpa)
 {
 	struct walk w;
 
-	if (!v->vm->shadow) {
+	if (!guest_paging(v)) {
 		*gpa = gva;
 		return gva < FLAT_LIMIT ? 0 : -EFAULT;
 	}
-	if (!canonical(gva) || guest_walk(v, gva, &w))
+	if (!canonical(gva) || (guest_legacy(v) ? legacy_walk : guest_walk)(v, gva, &w))
 		return -EFAULT;
 	*gpa = w.gpa;
 	return 0;
@@ -81,13 +97,14 @@ static bool translate_page(struct vcpu *v, uint64_t gva, unsigned access, uint64
 {
 	struct walk w;
 
-	if (!v->vm->shadow) {
+	if (!guest_paging(v)) {
 		uint32_t error = (access & ACCESS_WRITE ? PF_W : 0) | (access & ACCESS_USER ? PF_U : 0);
 		return !gva_translate(v, gva, gpa) || raise_page_fault(v, gva, error);
 	}
-	if (guest_translate(v, gva, access, &w))
+	bool legacy = guest_legacy(v);
+	if ((legacy ? legacy_translate : guest_translate)(v, gva, access, &w))
 		return raise_page_fault(v, gva, w.error);
-	walk_mark(v, &w, access);
+	(legacy ? legacy_mark : walk_mark)(v, &w, access);
 	*gpa = w.gpa;
 	return true;
 }
@@ -109,6 +126,8 @@ static bool check_gva(struct vcpu *v, uint64_t gva, unsigned len, unsigned acces
 	if ((access & ACCESS_USER) && (v->cr0 & CR0_AM) && (v->rflags & FLAG_AC) && gva % (align < 8 ? align : 8))
 		return raise_error(v, VEC_AC, 0);
 	at->first = second - gva < len ? (unsigned)(second - gva) : len;
+	if (v->vm->all_modes && !(v->efer & EFER_LMA)) /* linear addresses have 32 bits: behind the last comes 0 */
+		second = (uint32_t)second;
 	return translate_page(v, gva, access, &at->gpa[0]) && (at->first == len || translate_page(v, second, access, &at->gpa[1]));
 }
 
@@ -159,11 +178,18 @@ static bool stack_fault(struct vcpu *v)
 	return v->event.vector == VEC_GP ? raise_error(v, VEC_SS, 0) : false;
 }
 
-bool stack_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len) { return gva_read(v, gva, dst, len) || stack_fault(v); }
-
-bool stack_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len)
+bool stack_read(struct vcpu *v, uint64_t offset, void *dst, unsigned len)
 {
-	return gva_write(v, gva, src, len) || stack_fault(v);
+	uint64_t gva;
+
+	return segment_gva(v, SS, offset, len, false, &gva) && (gva_read(v, gva, dst, len) || stack_fault(v));
+}
+
+bool stack_write(struct vcpu *v, uint64_t offset, const void *src, unsigned len)
+{
+	uint64_t gva;
+
+	return segment_gva(v, SS, offset, len, true, &gva) && (gva_write(v, gva, src, len) || stack_fault(v));
 }
 
 bool gva_writable(struct vcpu *v, uint64_t gva, unsigned len)
@@ -196,9 +222,9 @@ static bool fetch_page(struct vcpu *v, uint64_t gva, const uint8_t **bytes, uint
 	struct guest_mem *mem = &v->vm->mem;
 	uint64_t gpa;
 
-	/* Flat memory, and nothing there; or an instruction that reaches over the end of memory. Without NX a CPU does not say that
+	/* Lab 1's flat memory, and nothing there; or an instruction that reaches over the end of memory. Without NX a CPU does not say that
 	 * it was a fetch (SDM vol. 3, 4.7). */
-	if (!v->vm->shadow && (gva >= FLAT_LIMIT || (gva >= mem->size && gva != v->rip)))
+	if (!v->vm->all_modes && !v->vm->shadow && (gva >= FLAT_LIMIT || (gva >= mem->size && gva != v->rip)))
 		return raise_page_fault(v, gva, (v->efer & EFER_NXE ? PF_I : 0) | (v->cpl == 3 ? PF_U : 0));
 	if (!translate_page(v, gva, ACCESS_FETCH | level_of(v), &gpa))
 		return false;
@@ -215,24 +241,25 @@ bool insn_fetch(struct vcpu *v, struct insn *insn)
 {
 	const uint8_t *bytes, *more;
 	uint8_t both[2 * INSN_MAX];
-	uint64_t avail, n;
+	uint64_t avail, n, gva = insn_gva(v);
+	unsigned mode = insn_mode(v);
 
-	if (!canonical(v->rip))
+	if (!canonical(gva))
 		return raise_error(v, VEC_GP, 0);
-	if (!fetch_page(v, v->rip, &bytes, &avail))
+	if (!fetch_page(v, gva, &bytes, &avail))
 		return false;
-	struct insn *c = &cache[(v->rip ^ v->rip >> 10) % CACHE_SLOTS];
-	if (c->len && c->len <= avail && !memcmp(c->bytes, bytes, c->len)) {
+	struct insn *c = &cache[(gva ^ gva >> 10) % CACHE_SLOTS];
+	if (c->len && c->len <= avail && c->mode == mode && !memcmp(c->bytes, bytes, c->len)) {
 		*insn = *c;
 		return true;
 	}
-	int err = insn_decode(bytes, avail, insn);
+	int err = insn_decode(bytes, avail, mode, insn);
 	if (err == -E2BIG) { /* it ends in the next page */
 		memcpy(both, bytes, avail);
-		if (!fetch_page(v, v->rip + avail, &more, &n))
+		if (!fetch_page(v, mode == 64 ? gva + avail : (uint32_t)(gva + avail), &more, &n))
 			return false;
 		memcpy(both + avail, more, INSN_MAX);
-		return !insn_decode(both, avail + INSN_MAX, insn) || raise_exception(v, VEC_UD);
+		return !insn_decode(both, avail + INSN_MAX, mode, insn) || raise_exception(v, VEC_UD);
 	}
 	if (err)
 		return raise_exception(v, VEC_UD);
@@ -256,8 +283,16 @@ void gpr_write(struct vcpu *v, unsigned reg, unsigned size, uint64_t value)
 	}
 }
 
+/* Where an operand in memory is. */
+static bool operand_place(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, bool write, uint64_t *gva)
+{
+	return segment_gva(v, o->segment, operand_offset(v, insn, o), size, write, gva);
+}
+
 bool operand_read(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, uint64_t *value)
 {
+	uint64_t gva;
+
 	*value = 0;
 	switch (o->kind) {
 	case OPND_GPR:
@@ -268,7 +303,8 @@ bool operand_read(struct vcpu *v, const struct insn *insn, const struct operand 
 		return true;
 	case OPND_MEM:
 		/* RSP and RBP as base mean the stack (SDM vol. 1, table 3-5). */
-		return (o->segment == SS ? stack_read : gva_read)(v, operand_gva(v, insn, o), value, size);
+		return operand_place(v, insn, o, size, false, &gva) &&
+		       (gva_read(v, gva, value, size) || (o->segment == SS && stack_fault(v)));
 	default:
 		return raise_exception(v, VEC_UD);
 	}
@@ -276,6 +312,8 @@ bool operand_read(struct vcpu *v, const struct insn *insn, const struct operand 
 
 bool operand_write(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, uint64_t value)
 {
+	uint64_t gva;
+
 	switch (o->kind) {
 	case OPND_GPR:
 		if (o->high8)
@@ -284,7 +322,8 @@ bool operand_write(struct vcpu *v, const struct insn *insn, const struct operand
 			gpr_write(v, o->reg, size, value);
 		return true;
 	case OPND_MEM:
-		return (o->segment == SS ? stack_write : gva_write)(v, operand_gva(v, insn, o), &value, size);
+		return operand_place(v, insn, o, size, true, &gva) &&
+		       (gva_write(v, gva, &value, size) || (o->segment == SS && stack_fault(v)));
 	default:
 		return raise_exception(v, VEC_UD);
 	}
@@ -292,9 +331,11 @@ bool operand_write(struct vcpu *v, const struct insn *insn, const struct operand
 
 bool operand_writable(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size)
 {
+	uint64_t gva;
+
 	if (o->kind != OPND_MEM)
 		return o->kind == OPND_GPR || raise_exception(v, VEC_UD);
-	return gva_writable(v, operand_gva(v, insn, o), size) || (o->segment == SS && stack_fault(v));
+	return operand_place(v, insn, o, size, true, &gva) && (gva_writable(v, gva, size) || (o->segment == SS && stack_fault(v)));
 }
 
 bool descriptor_read(struct vcpu *v, uint16_t selector, bool wide, uint8_t vector, struct descriptor *d)

@@ -1,9 +1,13 @@
 /*
  * What an emulator needs around the instruction itself: registers of every width, guest memory by guest virtual address,
- * descriptors, exceptions. All of it belongs to the trap engine; the kvm engine has the hardware for this.
+ * descriptors, exceptions. The kvm engine has KVM for this.
  *
- * Without shadow paging (Lab 1) memory is flat: the first 4 GiB of virtual addresses are the physical ones, everything above faults,
- * whatever the guest's own page tables say. With it (Lab 2) each access goes through the guest's tables as they are now.
+ * On the trap engine without shadow paging (Lab 1), and on any other while CR0.PG is 0, memory is flat: the first 4 GiB of virtual
+ * addresses are the physical ones, everything above faults, whatever the guest's own page tables say. Else each access goes through the
+ * guest's tables as they are now: Lab 2's walk in long mode, legacy_walk.h before it.
+ *
+ * A gva here is what the manuals call a linear address. What an instruction names is an offset in a segment: operand_read() and its
+ * siblings begin there (segment.h).
  */
 #ifndef HV_GVA_H
 #define HV_GVA_H
@@ -33,9 +37,9 @@ bool gva_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len);
 bool gva_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len);
 /* Would gva_write() succeed? For instructions that must know before they do something else. Nothing is written. */
 bool gva_writable(struct vcpu *v, uint64_t gva, unsigned len);
-/* The same on the stack, where an address that is not canonical is #SS(0). */
-bool stack_read(struct vcpu *v, uint64_t gva, void *dst, unsigned len);
-bool stack_write(struct vcpu *v, uint64_t gva, const void *src, unsigned len);
+/* The same on the stack, at an offset in SS, where an address that is not canonical or outside the segment is #SS(0). */
+bool stack_read(struct vcpu *v, uint64_t offset, void *dst, unsigned len);
+bool stack_write(struct vcpu *v, uint64_t offset, const void *src, unsigned len);
 /* The same as the CPU accesses its own tables (IDT, GDT, TSS, stack of a handler): as CPL 0 whatever v->cpl is. */
 bool gva_read_system(struct vcpu *v, uint64_t gva, void *dst, unsigned len);
 bool gva_write_system(struct vcpu *v, uint64_t gva, const void *src, unsigned len);
@@ -48,7 +52,8 @@ unsigned gva_peek(const struct vcpu *v, uint64_t gva, void *dst, unsigned len);
  * stopped because the guest runs where there is no memory. */
 bool insn_fetch(struct vcpu *v, struct insn *insn);
 
-/* Queue an exception for delivery; false, so that `return raise(...)` reads well in functions that return bool. */
+/* Queue an exception for delivery; false, so that `return raise(...)` reads well in functions that return bool. In real mode none has
+ * an error code (SDM vol. 3, 20.1.4). */
 bool raise_exception(struct vcpu *v, uint8_t vector);
 bool raise_error(struct vcpu *v, uint8_t vector, uint32_t error);
 bool raise_page_fault(struct vcpu *v, uint64_t gva, uint32_t error);
@@ -56,7 +61,7 @@ bool raise_page_fault(struct vcpu *v, uint64_t gva, uint32_t error);
 /* General registers with the rules of 64-bit mode: a 4-byte write clears the upper half, 1- and 2-byte writes keep the rest. */
 uint64_t gpr_read(const struct vcpu *v, unsigned reg, unsigned size);
 void gpr_write(struct vcpu *v, unsigned reg, unsigned size, uint64_t value);
-/* An operand that is a register, memory or an immediate. false when memory faulted. */
+/* An operand that is a register, memory or an immediate. false when memory faulted, or lies outside its segment. */
 bool operand_read(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, uint64_t *value);
 bool operand_write(struct vcpu *v, const struct insn *insn, const struct operand *o, unsigned size, uint64_t value);
 /* Would operand_write() succeed? If not, its fault is queued, as a write's. Nothing is written. */

@@ -15,6 +15,15 @@ static struct segment from_kvm(const struct kvm_segment *k)
 	};
 }
 
+static struct kvm_segment to_kvm(const struct segment *s)
+{
+	return (struct kvm_segment){
+		.selector = s->selector, .base = s->base, .limit = s->limit, .type = s->attr & SEG_TYPE, .s = !!(s->attr & SEG_S),
+		.dpl = (s->attr & SEG_DPL) >> 5, .present = !!(s->attr & SEG_P), .avl = s->attr >> 12 & 1, .l = !!(s->attr & SEG_L),
+		.db = !!(s->attr & SEG_DB), .g = !!(s->attr & SEG_G), .unusable = !(s->attr & SEG_P),
+	};
+}
+
 int kvm_get_vcpu(struct machine *m, struct vcpu *v)
 {
 	struct kvm_regs r;
@@ -70,8 +79,11 @@ int kvm_set_vcpu(struct machine *m, const struct vcpu *v)
 	s.cr4 = v->cr4;
 	s.cr8 = v->cr8;
 	s.efer = v->efer;
-	s.fs.base = v->seg[FS].base;
-	s.gs.base = v->seg[GS].base;
+	s.es = to_kvm(&v->seg[ES]), s.cs = to_kvm(&v->seg[CS]), s.ss = to_kvm(&v->seg[SS]);
+	s.ds = to_kvm(&v->seg[DS]), s.fs = to_kvm(&v->seg[FS]), s.gs = to_kvm(&v->seg[GS]);
+	s.ldt = to_kvm(&v->ldtr), s.tr = to_kvm(&v->tr);
+	s.gdt = (struct kvm_dtable){ .base = v->gdtr.base, .limit = v->gdtr.limit };
+	s.idt = (struct kvm_dtable){ .base = v->idtr.base, .limit = v->idtr.limit };
 	if (ioctl(m->vcpu_fd, KVM_SET_SREGS, &s) < 0 || ioctl(m->vcpu_fd, KVM_SET_REGS, &r) < 0)
 		return -errno;
 	return 0;

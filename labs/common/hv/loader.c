@@ -74,7 +74,6 @@ int boot_load(struct guest_mem *mem, const struct boot_request *req, struct boot
 	if (r)
 		return r;
 
-	boot_tables_write(mem);
 	acpi_tables_write(mem);
 	*boot = (struct boot_state){ 0 };
 	if (elf_probe(image, len)) {
@@ -83,10 +82,14 @@ int boot_load(struct guest_mem *mem, const struct boot_request *req, struct boot
 			r = start_info_write(mem, req, boot, err, errlen);
 	} else if (bzimage_probe(image, len)) {
 		r = bzimage_load(mem, image, len, req, boot, err, errlen);
+	} else if (boot_sector_probe(image, len)) {
+		r = boot_sector_load(mem, image, len, req, boot, err, errlen);
 	} else {
-		r = boot_fail(err, errlen, -ENOEXEC, "this is neither an ELF file nor a Linux bzImage");
+		r = boot_fail(err, errlen, -ENOEXEC, "this is neither an ELF file nor a Linux bzImage nor a boot sector");
 	}
 	free(image);
+	if (!r && boot->mode != BOOT_REAL) /* a boot sector has that memory to itself */
+		boot_tables_write(mem);
 	if (r)
 		name_file(req->image, err, errlen);
 	return r;

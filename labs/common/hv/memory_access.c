@@ -1,6 +1,7 @@
 #include "memory_access.h"
 #include "lab1.h"
 #include "rmw.h"
+#include "segment.h"
 
 #include <errno.h>
 
@@ -30,7 +31,7 @@ static int string_move(struct vcpu *v, const struct insn *insn)
 {
 	if (!insn->rep) {
 		if (string_element(v, insn))
-			v->rip += insn->len;
+			v->rip = insn_next(v, insn);
 		return 0;
 	}
 	/* One element per call: the guest stays interruptible, and comes back here by itself for the next one. */
@@ -40,7 +41,7 @@ static int string_move(struct vcpu *v, const struct insn *insn)
 		gpr_write(v, RCX, insn->addrsize, v->gpr[RCX] - 1);
 	}
 	if (!gpr_read(v, RCX, insn->addrsize))
-		v->rip += insn->len;
+		v->rip = insn_next(v, insn);
 	return 0;
 }
 
@@ -86,6 +87,6 @@ int memory_emulate(struct vcpu *v)
 		if (!rmw_emulate(v, &insn))
 			return 0;
 	}
-	v->rip += insn.len;
+	v->rip = insn_next(v, &insn);
 	return 0;
 }

@@ -1,7 +1,7 @@
 /*
- * Instructions that access memory which the machine does not let the guest touch, on the trap engine: a device's, or a page that hv
- * protects to see its changes. The access arrives as a page fault, and hv must do what the CPU would have done (KVM does this by
- * itself on the kvm engine).
+ * Instructions that access memory which the machine does not let the guest touch: a device's, or a page that hv protects to see its
+ * changes. The access arrives as a page fault (trap) or a violation of the nested tables (hvm), and hv must do what the CPU would have
+ * done (KVM does this by itself on the kvm engine).
  */
 #ifndef HV_MEMORY_ACCESS_H
 #define HV_MEMORY_ACCESS_H

@@ -26,7 +26,7 @@ int patch_image(struct vcpu *v, const struct boot_state *boot)
 		const uint8_t *bytes = guest_range(&vm->mem, gpa, hi - gpa);
 
 		while (gpa < hi) {
-			if (insn_decode(bytes + (gpa - boot->code[i].lo), hi - gpa, &insn)) {
+			if (insn_decode(bytes + (gpa - boot->code[i].lo), hi - gpa, 64, &insn)) {
 				gpa++; /* no instruction begins here, so it is data */
 				continue;
 			}
@@ -66,5 +66,5 @@ bool patch_fetch(struct vcpu *v, uint64_t rip, struct insn *insn)
 	if (i == n || (bytes[i] != PATCHED_PUSHF && bytes[i] != PATCHED_POPF))
 		return false;
 	bytes[i] = bytes[i] == PATCHED_PUSHF ? 0x9c : 0x9d;
-	return !insn_decode(bytes, n, insn);
+	return !insn_decode(bytes, n, 64, insn);
 }

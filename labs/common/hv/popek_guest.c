@@ -110,7 +110,7 @@ void popek_guest_write(struct guest_mem *mem, const struct popek_probe *probe, s
 	put(mem, POPEK_NEW_TABLE + 2, 0x60000, 8);
 	put(mem, POPEK_BYTE, 0x42, 1);
 	guest_write(mem, POPEK_STACK, probe->stack, sizeof probe->stack);
-	*boot = (struct boot_state){ .kind = "probe", .entry = CODE, .ncode = 1, .code[0] = { CODE, CODE + len } };
+	*boot = (struct boot_state){ .kind = "probe", .mode = BOOT_LONG, .entry = CODE, .ncode = 1, .code[0] = { CODE, CODE + len } };
 }
 
 /* A segment register as loading it from the table would leave it. */

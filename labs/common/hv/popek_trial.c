@@ -92,7 +92,7 @@ static int make_bare(struct trial *t)
 
 static int make(struct trial *t)
 {
-	static const struct boot_state boot;
+	static const struct boot_state boot = { .mode = BOOT_LONG };
 	struct vm *vm = &t->vm;
 
 	*t = (struct trial){ .vm.opt = { .engine = engine_trap.name, .mem_size = POPEK_MEM, .gdb_port = -1, .mirror_if = true } };
@@ -148,33 +148,12 @@ static int exchange_msrs(struct machine *m, struct vcpu *v, bool write)
 	return 0;
 }
 
-static struct kvm_segment to_kvm(const struct segment *s)
-{
-	return (struct kvm_segment){
-		.selector = s->selector, .base = s->base, .limit = s->limit, .type = s->attr & SEG_TYPE, .s = !!(s->attr & SEG_S),
-		.dpl = (s->attr & SEG_DPL) >> 5, .present = !!(s->attr & SEG_P), .avl = s->attr >> 12 & 1, .l = !!(s->attr & SEG_L),
-		.db = !!(s->attr & SEG_DB), .g = !!(s->attr & SEG_G),
-	};
-}
-
-/* Everything: segments and tables too, which a debugger never changes. */
 static int put_cpu(struct machine *m, struct vcpu *v)
 {
 	struct kvm_debugregs d = { .db = { v->dr[0], v->dr[1], v->dr[2], v->dr[3] }, .dr6 = v->dr[6], .dr7 = v->dr[7] };
-	struct kvm_sregs s;
 
-	if (ioctl(m->vcpu_fd, KVM_GET_SREGS, &s) < 0)
-		return machine_error(m, "KVM_GET_SREGS");
-	s.es = to_kvm(&v->seg[ES]), s.cs = to_kvm(&v->seg[CS]), s.ss = to_kvm(&v->seg[SS]);
-	s.ds = to_kvm(&v->seg[DS]), s.fs = to_kvm(&v->seg[FS]), s.gs = to_kvm(&v->seg[GS]);
-	s.ldt = to_kvm(&v->ldtr), s.tr = to_kvm(&v->tr);
-	s.gdt = (struct kvm_dtable){ .base = v->gdtr.base, .limit = v->gdtr.limit };
-	s.idt = (struct kvm_dtable){ .base = v->idtr.base, .limit = v->idtr.limit };
-	s.cr0 = v->cr0, s.cr3 = v->cr3, s.cr4 = v->cr4, s.efer = v->efer;
-	if (ioctl(m->vcpu_fd, KVM_SET_SREGS, &s) < 0)
-		return machine_error(m, "KVM_SET_SREGS");
 	if (kvm_set_vcpu(m, v))
-		return machine_error(m, "KVM_SET_REGS");
+		return machine_error(m, "KVM_SET_SREGS or KVM_SET_REGS");
 	if (ioctl(m->vcpu_fd, KVM_SET_DEBUGREGS, &d) < 0)
 		return machine_error(m, "KVM_SET_DEBUGREGS");
 	return exchange_msrs(m, v, true);

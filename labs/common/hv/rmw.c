@@ -1,5 +1,6 @@
 #include "rmw.h"
 #include "gva.h"
+#include "segment.h"
 
 #include <stdlib.h>
 
@@ -155,7 +156,7 @@ static bool compare_exchange_pair(struct vcpu *v, const struct insn *insn)
 		return false;
 	bool equal = old[0] == expected[0] && (!wide || old[1] == expected[1]);
 	const uint64_t *stored = equal ? value : old;
-	if (!(low.segment == SS ? stack_write : gva_write)(v, operand_gva(v, insn, &low), stored, wide ? 16 : 8))
+	if (!gva_write(v, operand_gva(v, insn, &low), stored, wide ? 16 : 8)) /* segment and pages were asked above */
 		return false;
 	if (!equal) {
 		gpr_write(v, RAX, wide ? 8 : 4, old[0]);
@@ -165,14 +166,26 @@ static bool compare_exchange_pair(struct vcpu *v, const struct insn *insn)
 	return true;
 }
 
+/* The offset in SS that is delta bytes from the top of the stack. */
+static uint64_t stack_offset(const struct vcpu *v, int delta)
+{
+	uint64_t offset = v->gpr[RSP] + (uint64_t)(int64_t)delta;
+
+	switch (stack_width(v)) {
+	case 8: return offset;
+	case 4: return (uint32_t)offset;
+	default: return (uint16_t)offset;
+	}
+}
+
 static bool push(struct vcpu *v, const struct insn *insn)
 {
 	unsigned n = insn->opsize;
 	uint64_t value;
 
-	if (!operand_read(v, insn, &insn->src, n, &value) || !stack_write(v, v->gpr[RSP] - n, &value, n))
+	if (!operand_read(v, insn, &insn->src, n, &value) || !stack_write(v, stack_offset(v, -(int)n), &value, n))
 		return false;
-	v->gpr[RSP] -= n;
+	gpr_write(v, RSP, stack_width(v), stack_offset(v, -(int)n));
 	return true;
 }
 
@@ -180,14 +193,14 @@ static bool push(struct vcpu *v, const struct insn *insn)
 static bool pop(struct vcpu *v, const struct insn *insn)
 {
 	unsigned n = insn->opsize;
-	uint64_t value = 0;
+	uint64_t value = 0, before = v->gpr[RSP];
 
-	if (!stack_read(v, v->gpr[RSP], &value, n))
+	if (!stack_read(v, stack_offset(v, 0), &value, n))
 		return false;
-	v->gpr[RSP] += n;
+	gpr_write(v, RSP, stack_width(v), stack_offset(v, (int)n));
 	if (operand_write(v, insn, &insn->dst, n, value))
 		return true;
-	v->gpr[RSP] -= n;
+	v->gpr[RSP] = before;
 	return false;
 }
 

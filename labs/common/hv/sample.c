@@ -1,19 +1,12 @@
 #include "sample.h"
-#include "decode.h"
+#include "vm_life.h"
 
-/* The instruction at rip when it has a REP prefix: a step is then one of its repetitions. */
-static bool repeats(struct vm *vm, uint64_t rip)
+/* Is it an instruction with a REP prefix? A step is then one of its repetitions. */
+static bool repeats(struct vm *vm, const struct vcpu *v)
 {
-	uint8_t bytes[INSN_MAX];
-	unsigned n = INSN_MAX;
 	struct insn insn;
-	uint64_t gpa;
 
-	if (vm->engine->translate(vm, rip, &gpa))
-		return false;
-	while (n && guest_read(&vm->mem, gpa, bytes, n))
-		n--;
-	return n && !insn_decode(bytes, n, &insn) && insn.rep;
+	return vm_insn_at(vm, v, &insn) && insn.rep;
 }
 
 enum run_result sample_run(struct vm *vm)
@@ -37,7 +30,7 @@ enum run_result sample_run(struct vm *vm)
 		if (result == RUN_STOPPED && vm->trace.interventions == before)
 			break;
 		vm->engine->get_state(vm, &v);
-		if (result == RUN_DEBUG && v.rip == rip && repeats(vm, rip))
+		if (result == RUN_DEBUG && v.rip == rip && repeats(vm, &v))
 			continue;
 		s->instructions++;
 		s->intervened += vm->trace.interventions != before;

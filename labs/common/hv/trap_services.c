@@ -26,7 +26,8 @@ void trap_refresh_segments(struct vcpu *v)
 
 uint64_t segment_base(struct vcpu *v, unsigned sreg)
 {
-	trap_refresh_segments(v);
+	if (!v->vm->all_modes) /* on the other engines the segments of struct vcpu are the guest's own */
+		trap_refresh_segments(v);
 	return v->seg[sreg].base;
 }
 

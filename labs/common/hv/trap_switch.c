@@ -66,33 +66,6 @@ static int write_sregs(struct trap_engine *e, uint64_t cr3)
 	return 0;
 }
 
-/* The guest's CPU as the boot protocol promises it (loader.h). */
-void boot_vcpu(struct vcpu *v, const struct boot_state *boot); // TEMP
-void boot_vcpu(struct vcpu *v, const struct boot_state *boot)
-{
-	struct segment data = { .selector = BOOT_DS, .attr = 0xc093, .limit = ~0u };
-
-	v->rip = boot->entry;
-	v->rflags = FLAG_FIXED;
-	v->gpr[RSP] = BOOT_STACK;
-	v->gpr[RSI] = boot->rsi;
-	v->gpr[RBX] = boot->rbx;
-	v->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-	v->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-	v->cr3 = BOOT_PML4;
-	v->efer = EFER_LME | EFER_LMA;
-	for (unsigned i = 0; i < 6; i++)
-		v->seg[i] = data;
-	v->seg[CS] = (struct segment){ .selector = BOOT_CS, .attr = 0xa09b, .limit = ~0u };
-	v->tr = (struct segment){ .attr = 0x8b, .limit = 0xffff };
-	v->ldtr = (struct segment){ .attr = 0x82, .limit = 0xffff };
-	v->gdtr = (struct dtable){ BOOT_GDT, 0x2f };
-	v->dr[6] = 0xffff0ff0;
-	v->dr[7] = 0x400;
-	v->msr.pat = 0x0007040600070406;
-	v->msr.misc_enable = 1;
-}
-
 /* The machine's first tables: flat, or a shadow in which there is nothing yet but the monitor. 0 or negative, VM stopped. */
 static int create_tables(struct trap_engine *e, struct vm *vm, uint64_t *cr3)
 {

@@ -1,10 +1,10 @@
 #include "vm_life.h"
-#include "decode.h"
 #include "dump_tables.h"
 #include "engine.h"
 #include "gdbstub.h"
 #include "loader.h"
 #include "sample.h"
+#include "segment.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -149,21 +149,17 @@ static int set_up(struct vm *vm, FILE **html)
 	return 0;
 }
 
-/* The instruction at a guest's rip, for people; empty when there is none to be seen. */
-static void text_at(struct vm *vm, uint64_t rip, char *buf, size_t len)
+bool vm_insn_at(struct vm *vm, const struct vcpu *v, struct insn *insn)
 {
 	uint8_t bytes[INSN_MAX];
 	unsigned n = INSN_MAX;
-	struct insn insn;
 	uint64_t gpa;
 
-	buf[0] = 0;
-	if (vm->engine->translate(vm, rip, &gpa))
-		return;
-	while (n && guest_read(&vm->mem, gpa, bytes, n))
+	if (vm->engine->translate(vm, insn_gva(v), &gpa))
+		return false;
+	while (n && guest_read(&vm->mem, gpa, bytes, n)) /* near the end of memory */
 		n--;
-	if (n && !insn_decode(bytes, n, &insn))
-		insn_text(&insn, rip, buf, len);
+	return n && !insn_decode(bytes, n, insn_mode(v), insn);
 }
 
 /* Where a guest was that did not end by itself is the first thing that somebody wants to know. */
@@ -172,12 +168,14 @@ static void say_where(struct vm *vm)
 	struct vcpu v = { .vm = vm };
 	size_t used = strlen(vm->reason), left = sizeof vm->reason - used;
 	bool outside = vm->status == HV_TIMEOUT || vm->status == HV_INTERRUPTED;
-	char text[96];
+	char text[96] = "";
+	struct insn insn;
 
 	/* A backtick: the sentence has the instruction already. */
 	if ((!outside && vm->status != HV_STOPPED) || strchr(vm->reason, '`') || vm->engine->get_state(vm, &v))
 		return;
-	text_at(vm, v.rip, text, sizeof text);
+	if (vm_insn_at(vm, &v, &insn))
+		insn_text(&insn, v.rip, text, sizeof text);
 	if (outside)
 		snprintf(vm->reason + used, left, "; it was at rip 0x%llx (`%s`), CPL %u, interrupts %s", (unsigned long long)v.rip, text,
 			 v.cpl, v.rflags & FLAG_IF ? "on" : "off");

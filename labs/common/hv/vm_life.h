@@ -4,6 +4,7 @@
 #ifndef HV_VM_LIFE_H
 #define HV_VM_LIFE_H
 
+#include "decode.h"
 #include "vm.h"
 
 #include <signal.h>
@@ -16,6 +17,9 @@ void vm_init(struct vm *vm);
 
 /* Puts the platform devices on the buses. 0 or -EINVAL (two devices on one port: a bug of ours). */
 int vm_create_devices(struct vm *vm);
+
+/* The instruction that *v, the vCPU's state of now, is at: for people, and for counting. false when there is none to be seen. */
+bool vm_insn_at(struct vm *vm, const struct vcpu *v, struct insn *insn);
 
 /* Loads the guest, runs it to its end and tears everything down. vm->opt is filled. Returns the exit status of hv; the
  * reason has been printed. */
