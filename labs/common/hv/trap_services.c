@@ -26,8 +26,7 @@ void trap_refresh_segments(struct vcpu *v)
 
 uint64_t segment_base(struct vcpu *v, unsigned sreg)
 {
-	if (!v->vm->all_modes) /* on the other engines the segments of struct vcpu are the guest's own */
-		trap_refresh_segments(v);
+	trap_refresh_segments(v);
 	return v->seg[sreg].base;
 }
 
