@@ -8,6 +8,7 @@
 #include "lab1.h"
 #include "lab2.h"
 #include "lab3.h"
+#include "segment.h"
 
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -77,7 +78,8 @@ static void describe(struct vcpu *v, char *text, size_t len)
 	unsigned n;
 
 	text[0] = 0;
-	if (v->vm->trace.exits && (n = gva_peek(v, v->rip, bytes, INSN_MAX)) && !insn_decode(bytes, n, &insn))
+	if (v->vm->trace.exits && (n = gva_peek(v, insn_gva(v), bytes, INSN_MAX)) &&
+	    !insn_decode(bytes, n, insn_mode(v), &insn))
 		insn_text(&insn, v->rip, text, len);
 }
 
@@ -153,9 +155,9 @@ static int run_guest(struct hvm *h, struct hvm_exit *x)
 		trace_leave_guest(&h->vm->trace);
 		if (err)
 			return -ECANCELED;
-		h->m.run->immediate_exit = 0; /* whoever wanted something has set what is looked at before the next entry */
 		switch (m.kind) {
 		case MACHINE_KICKED:
+			h->m.run->immediate_exit = 0; /* nowhere else: a kick that comes now must make the next run return */
 			if (force_out(h))
 				return -ECANCELED;
 			break;
@@ -210,7 +212,6 @@ static enum run_result hvm_run(struct vm *vm)
 	return RUN_STOPPED;
 }
 
-void boot_vcpu(struct vcpu *v, const struct boot_state *boot); // TEMP
 static const struct hvm_backend *choose_backend(struct hvm *h)
 {
 	struct cpuid_result svm = trap_host_cpuid(&h->vm->vcpu, 0x80000001, 0), vmx = trap_host_cpuid(&h->vm->vcpu, 1, 0);
@@ -241,6 +242,7 @@ static int hvm_create(struct vm *vm, const struct boot_state *boot)
 		return -ENOMEM;
 	vm->engine_state = h;
 	h->vm = vm;
+	vm->all_modes = true;
 	h->shadow = vm->opt.shadow != SHADOW_OFF;
 	if (machine_open(&h->m, vm) || !(h->backend = choose_backend(h)))
 		return -ECANCELED;

@@ -4,6 +4,7 @@
  */
 #include "lab1.h"
 #include "lab3.h"
+#include "segment.h"
 
 #include <stdlib.h>
 
@@ -31,6 +32,8 @@ int hvm_skip(struct vcpu *v, const struct hvm_exit *x)
 		len = insn.len;
 	}
 	v->rip += len;
+	if (insn_mode(v) != 64)
+		v->rip = (uint32_t)v->rip;
 	v->shadow = false;
 	v->rflags &= ~FLAG_RF;
 	if (v->rflags & FLAG_TF) { /* the CPU would have raised it behind the instruction */

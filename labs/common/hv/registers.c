@@ -1,5 +1,6 @@
 #include "registers.h"
 #include "gva.h"
+#include "segment.h"
 #include "trapengine.h"
 #include "vm.h"
 
@@ -18,12 +19,16 @@ uint64_t *cr_register(struct vcpu *v, unsigned n)
 bool cr_value_valid(const struct vcpu *v, unsigned n, uint64_t value)
 {
 	switch (n) {
-	case 0: /* PG cannot go while CS is a 64-bit segment, PE not while PG is there */
-		return !(value >> 32) && (value & CR0_PG) && (value & CR0_PE) && (!(value & CR0_NW) || (value & CR0_CD));
+	case 0: /* PG cannot go while CS is a 64-bit segment, PE not while PG is there, and long mode needs PAE (SDM vol. 3, 4.1.2) */
+		if ((value >> 32) || ((value & CR0_PG) && !(value & CR0_PE)) || ((value & CR0_NW) && !(value & CR0_CD)))
+			return false;
+		if (!(value & CR0_PG))
+			return insn_mode(v) != 64;
+		return (v->cr0 & CR0_PG) || !(v->efer & EFER_LME) || (v->cr4 & CR4_PAE);
 	case 3:
-		return !(value >> (v->vm->shadow ? v->vm->phys_bits : 52));
+		return !(value >> (v->vm->shadow || v->vm->all_modes ? v->vm->phys_bits : 52));
 	case 4:
-		return !(value & ~trap_cr4_allowed(v)) && (value & CR4_PAE);
+		return !(value & ~trap_cr4_allowed(v)) && ((value & CR4_PAE) || !(v->efer & EFER_LMA));
 	case 8:
 		return !(value >> 4);
 	default:
@@ -73,7 +78,7 @@ bool msr_value_valid(const struct vcpu *v, uint32_t index, uint64_t value)
 {
 	switch (index) {
 	case MSR_EFER:
-		return !(value & ~(uint64_t)TRAP_EFER_ALLOWED) && !((value ^ v->efer) & EFER_LME);
+		return !(value & ~(uint64_t)TRAP_EFER_ALLOWED) && (!((value ^ v->efer) & EFER_LME) || !(v->cr0 & CR0_PG));
 	case MSR_PAT:
 		return pat_valid(value);
 	case MSR_LSTAR: case MSR_CSTAR: case MSR_FS_BASE: case MSR_GS_BASE: case MSR_KERNEL_GS_BASE:

@@ -9,7 +9,7 @@
 /* The guest's control register n; NULL when there is none of this number. */
 uint64_t *cr_register(struct vcpu *v, unsigned n);
 
-/* Would a mov to control register n take this value, at CPL 0 in 64-bit mode? What it refuses is #GP(0): reserved bits, paging
+/* Would a mov to control register n take this value, at CPL 0 in the guest's present mode? What it refuses is #GP(0): reserved bits, paging
  * without protection, features that this CPU does not have, leaving 64-bit mode. (SDM vol. 3, 2.5 and 9.8.5.4; APM vol. 2, 3.1) */
 bool cr_value_valid(const struct vcpu *v, unsigned n, uint64_t value);
 

@@ -77,7 +77,7 @@ uint64_t trap_cr4_allowed(const struct vcpu *v)
 {
 	uint64_t allowed = CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 
-	if (v->vm->shadow) {
+	if (v->vm->shadow || v->vm->engine == &engine_hvm) {
 		uint32_t ebx = trap_host_cpuid(v, 7, 0).ebx;
 		allowed |= (ebx & CPUID7_SMEP ? CR4_SMEP : 0) | (ebx & CPUID7_SMAP ? CR4_SMAP : 0);
 	}
