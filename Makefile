@@ -184,8 +184,10 @@ listed = $(patsubst %,$(2)/%.o,$(basename $(file <labs/common/guest/$(1).list)))
 runtime := $(call listed,runtime,build/guests/obj)
 kernel := $(filter-out $(runtime) $(call listed,paged,build/guests/obj),$(call objects,labs/common/guest,build/guests/obj))
 paged := $(filter-out $(call listed,flat,build/guests/paged),$(call objects,labs/common/guest,build/guests/paged))
-# Each lab's guests: every source is one image.
-lab_images = $(patsubst build/guests/lab$(1)/obj/%.o,build/guests/lab$(1)/%.elf,$(call objects,labs/$(DIR_$(1))/guests,build/guests/lab$(1)/obj))
+# Each lab's guests: every source is one image. NAME.boot.S is a boot sector, NAME.bin; NAME.32.c begins in 32-bit protected mode.
+lab_objects = $(call objects,labs/$(DIR_$(1))/guests,build/guests/lab$(1)/obj)
+lab_images = $(patsubst build/guests/lab$(1)/obj/%,build/guests/lab$(1)/%,$(patsubst %.o,%.elf,$(patsubst %.32.o,%.o,\
+	$(patsubst %.boot.o,%.bin,$(lab_objects)))))
 
 guests: tools build/guests/kernel.elf build/guests/paging.elf build/guests/initrd.cpio $(foreach n,$(LABS),$(call lab_images,$(n))) ## the course kernels, the test guests, a RAM disk
 	@:
@@ -201,7 +203,13 @@ build/guests/paged/%.o: labs/common/guest/%.c Makefile
 	$(build_guest_object)
 build/guests/paged/%.o: labs/common/guest/%.S Makefile
 	$(build_guest_object)
+build/guests/m32/%.o: GUEST_CFLAGS += -m32
+build/guests/m32/%.o: labs/common/guest/m32/%.S Makefile
+	$(build_guest_object)
+build/guests/m32/%.o: labs/common/guest/%.c Makefile
+	$(build_guest_object)
 define lab_guest_rules
+build/guests/lab$(1)/obj/%.32.o: GUEST_CFLAGS += -m32
 build/guests/lab$(1)/obj/%.o: labs/$(DIR_$(1))/guests/%.c Makefile
 	$$(build_guest_object)
 build/guests/lab$(1)/obj/%.o: labs/$(DIR_$(1))/guests/%.S Makefile
@@ -209,6 +217,12 @@ build/guests/lab$(1)/obj/%.o: labs/$(DIR_$(1))/guests/%.S Makefile
 build/guests/lab$(1)/%.elf: build/guests/lab$(1)/obj/%.o build/guests/libguest.a labs/common/guest/guest.ld
 	@echo "  LD   $$@"
 	@$$(CC) $$(GUEST_LDFLAGS) -o $$@ $$(filter %.o %.a,$$^)
+build/guests/lab$(1)/%.elf: build/guests/lab$(1)/obj/%.32.o build/guests/m32/start.o build/guests/m32/dbg.o labs/common/guest/guest.ld
+	@echo "  LD   $$@"
+	@$$(CC) -m32 $$(GUEST_LDFLAGS) -o $$@ $$(filter %.o,$$^)
+build/guests/lab$(1)/%.bin: build/guests/lab$(1)/obj/%.boot.o
+	@echo "  LD   $$@"
+	@$$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-Ttext=0x7c00,--oformat=binary -o $$@ $$<
 endef
 $(foreach n,$(LABS),$(eval $(call lab_guest_rules,$(n))))
 
@@ -262,4 +276,4 @@ $(foreach t,$(notdir $(unit_tests)),$(eval $(call unit_rule,$(t))))
 
 -include tests/vm/vm.mk
 
--include $(wildcard $(pre)frame/*.d $(out)/*.d $(baseout)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/paged/*.d build/guests/lab*/obj/*.d)
+-include $(wildcard $(pre)frame/*.d $(out)/*.d $(baseout)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/paged/*.d build/guests/m32/*.d build/guests/lab*/obj/*.d)
