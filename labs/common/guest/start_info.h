@@ -23,7 +23,7 @@ static inline const char *start_info_cmdline(const struct hvm_start_info *info)
 {
 	if (info->magic != HVM_START_MAGIC || !info->cmdline)
 		return "";
-	return (const char *)info->cmdline;
+	return (const char *)(uintptr_t)info->cmdline;
 }
 
 #endif
