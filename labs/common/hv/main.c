@@ -3,6 +3,7 @@
  */
 #include "engine.h"
 #include "gva.h"
+#include "nested_command.h"
 #include "popek.h"
 #include "report.h"
 #include "spt.h"
@@ -26,9 +27,11 @@ static void usage(FILE *out)
 		"       hv report\n"
 		"       hv popek [options]\n"
 		"       hv walk [options]\n"
+		"       hv nested [FILE]\n"
 		"run: runs a guest, an ELF64 image of the course or a Linux bzImage. report: prints the table of checkpoint 1.21,\n"
 		"which says of each sensitive instruction whether it traps. popek: tries out what Popek and Goldberg's theorem says\n"
-		"of this x86; see hv popek --help. walk: walks page tables that are made up; see hv walk --help.\n\n"
+		"of this x86; see hv popek --help. walk: walks page tables that are made up; see hv walk --help.\n"
+		"nested: works on nested page tables as a script says; see hv nested --help.\n\n"
 		"  --engine trap|kvm   how guest code is run (default: trap)\n"
 		"      trap              %s\n"
 		"      kvm               %s\n"
@@ -242,6 +245,8 @@ int main(int argc, char **argv)
 		return popek_main(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "walk"))
 		return walk_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "nested"))
+		return nested_main(argc - 1, argv + 1);
 	if (argc < 2 || strcmp(argv[1], "run")) {
 		if (argc < 2)
 			bad("%s", "a command is missing: hv run [options] IMAGE");
