@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 to=build/testhost
-modules="irqbypass ccp kvm kvm-amd"
+modules="irqbypass ccp kvm kvm-amd kvm-intel"
 tmp=
 trap 'rm -rf "$to.new" $tmp' EXIT
 
@@ -44,7 +44,7 @@ if [ -n "${TESTHOST_KERNEL:-}${TESTHOST_MODULES:-}" ]; then
 	take "$TESTHOST_KERNEL" "$TESTHOST_MODULES"
 	exit 0
 fi
-[ -f $to/vmlinuz ] && [ -f $to/modules/kvm-amd.ko ] && exit 0
+[ -f $to/vmlinuz ] && [ -f $to/modules/kvm-amd.ko ] && [ -f $to/modules/kvm-intel.ko ] && exit 0
 
 command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 ||
 	fail "The test host's kernel is fetched with apt-get, which this machine does not have. $elsewhere"
