@@ -12,7 +12,7 @@ from model import Failure, GraderError, RunResult
 from native import NativeHost
 from signatures import describe_end
 from solution import compile_hv, make_parts
-from testhost import TestHost, needs_kernel
+from testhost import QemuHost, needs_kernel
 
 HV = "/bin/hv"  # in the jail; where several share a boot, each has a number behind it
 
@@ -59,7 +59,7 @@ class Grading:
         programs = {self.hv: hv}
         self.progress.stage("starting the test host" if self.host_name == "qemu" else "starting")
         console = []
-        host = TestHost(self.root, programs, console.append) if self.host_name == "qemu" else NativeHost(programs)
+        host = QemuHost(self.root, programs, console.append) if self.host_name == "qemu" else NativeHost(programs)
         try:
             host.run(self._jobs(), self._wanted, self._done, self._started)
         finally:
@@ -238,7 +238,7 @@ def run_together(root, gradings):
         for job in grading._jobs():
             owner[id(job)] = grading
             jobs.append(job)
-    host = TestHost(root, programs, console.append)
+    host = QemuHost(root, programs, console.append)
     try:
         host.run(jobs, lambda job: owner[id(job)]._wanted(job), lambda job, outcome: owner[id(job)]._done(job, outcome))
     finally:

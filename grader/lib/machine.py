@@ -1,7 +1,8 @@
-"""One boot of the QEMU test host: starting it, reading its records, ending it."""
+"""One boot of a test host: starting it, reading its records, ending it. QEMU's is here, Bochs' in bochs.py."""
 
 import ctypes
 import os
+import platform
 import resource
 import select
 import shutil
@@ -36,59 +37,80 @@ class HostRefused(GraderError):
     """The test host itself says that it cannot work."""
 
 
+def find_compiler():
+    """The C compiler for x86-64, which the test hosts are."""
+    name = "gcc" if platform.machine() in ("x86_64", "AMD64") else "x86_64-linux-gnu-gcc"
+    compiler = shutil.which(name)
+    if not compiler:
+        raise GraderError("No C compiler for x86-64 was found (%s)." % name)
+    return compiler
+
+
 def _child_setup():
-    """QEMU ends with the grader, however that ends, and cannot fill the disk."""
+    """The emulator ends with the grader, however that ends, and cannot fill the disk."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (CONSOLE_LIMIT, CONSOLE_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class Machine:
-    """A running test host. Use it as a context manager."""
+    """A running test host. Use it as a context manager. Each kind says how it is started and how bytes get in and out; its files
+    are in self._dir, and what the guest's kernel says goes to the file `console` there."""
 
-    def __init__(self, kernel, initrd):
-        self._qemu = shutil.which("qemu-system-x86_64")
-        if not self._qemu:
-            raise GraderError("qemu-system-x86_64 is not installed (Debian and Ubuntu: apt install qemu-system-x86).")
-        self._kernel, self._initrd = kernel, initrd
+    program = ""  # the emulator's name, in sentences
+
+    def __init__(self):
         self._buffer = b""
-        self.log = ""  # console and QEMU's messages, once the machine has ended
+        self.log = ""  # console and the emulator's messages, once the machine has ended
+
+    def _start(self, messages):
+        """Starts it with messages, a file, for what the emulator says. Returns the process."""
+        raise NotImplementedError
+
+    def _receive_from(self):
+        """What select() waits for."""
+        raise NotImplementedError
+
+    def _receive(self):
+        """Some bytes that are there; none when the other end is gone."""
+        raise NotImplementedError
+
+    def _send(self, data):
+        raise NotImplementedError
+
+    def _close(self):
+        """Closes the channel."""
+        raise NotImplementedError
+
+    def _cause_of_death(self, log):
+        """A HostDied when the log tells why it died, or None."""
+        raise NotImplementedError
+
+    def _spawn(self, command, messages, pass_fds, stdin=subprocess.DEVNULL, env=None):
+        return subprocess.Popen(command, stdin=stdin, stdout=messages, stderr=messages, pass_fds=pass_fds, env=env,
+                                preexec_fn=_child_setup, start_new_session=True)
 
     def __enter__(self):
         self._dir = tempfile.mkdtemp(prefix="trapdoor-")
-        self._console = os.path.join(self._dir, "console")
-        self._messages = os.path.join(self._dir, "messages")
-        initrd = os.path.join(self._dir, "initrd")
-        with open(initrd, "wb") as f:
-            f.write(self._initrd)
-        # The channel has no name in the file system, so nobody else on this machine can be at its other end.
-        self._channel, theirs = socket.socketpair()
-        command = [
-            self._qemu, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB), "-nodefaults", "-no-user-config",
-            "-nic", "none", "-vga", "none", "-display", "none", "-no-reboot",
-            "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-            "-kernel", self._kernel, "-initrd", initrd, "-append", APPEND,
-            "-serial", "file:" + self._console,
-            "-chardev", "socket,id=results,fd=%d" % theirs.fileno(), "-serial", "chardev:results",
-        ]
-        with open(self._messages, "wb") as messages:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, pass_fds=[theirs.fileno()],
-                preexec_fn=_child_setup, start_new_session=True,
-            )
-        theirs.close()
+        try:
+            with open(os.path.join(self._dir, "messages"), "wb") as messages:
+                self._process = self._start(messages)
+        except BaseException:
+            shutil.rmtree(self._dir, ignore_errors=True)
+            raise
         return self
 
     def __exit__(self, *_):
         self._process.kill()
         self._process.wait()
-        self._channel.close()
+        self._close()
         self.log = self._read_log()
         shutil.rmtree(self._dir, ignore_errors=True)
 
     def _read_log(self):
         parts = []
-        for path in (self._messages, self._console):
+        for name in ("messages", "console"):
+            path = os.path.join(self._dir, name)
             try:
                 with open(path, "rb") as f:
                     f.seek(max(0, os.path.getsize(path) - 65536))
@@ -103,23 +125,23 @@ class Machine:
         except subprocess.TimeoutExpired:
             status = None
         log = self._read_log()
-        known = "qemu_mutex_iothread_locked" in log
+        known = self._cause_of_death(log)
         if known:
-            return HostDied("QEMU aborted in its own code (qemu_mutex_iothread_locked, a fault of QEMU 7.2)", True)
+            return known
         if "Kernel panic" in log:
             return HostDied("the test host's kernel panicked")
         last = log.strip().splitlines()[-1:] or ["no message"]
         if status:
-            return HostDied("QEMU ended with status %d (%s)" % (status, last[0]))
+            return HostDied("%s ended with status %d (%s)" % (self.program, status, last[0]))
         return HostDied("the test host ended (%s)" % last[0])
 
     def _fill(self, wanted, deadline):
         while len(self._buffer) < wanted:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._channel], [], [], left)[0]:
+            if left <= 0 or not select.select([self._receive_from()], [], [], left)[0]:
                 raise HostDied("the test host fell silent")
             try:
-                data = self._channel.recv(1 << 16)
+                data = self._receive()
             except ConnectionError:
                 data = b""
             if not data:
@@ -145,6 +167,50 @@ class Machine:
 
     def answer(self, byte):
         try:
-            self._channel.sendall(byte)
+            self._send(byte)
         except OSError:
             raise self._died() from None
+
+
+class QemuMachine(Machine):
+    program = "QEMU"
+
+    def __init__(self, kernel, initrd):
+        super().__init__()
+        self._qemu = shutil.which("qemu-system-x86_64")
+        if not self._qemu:
+            raise GraderError("qemu-system-x86_64 is not installed (Debian and Ubuntu: apt install qemu-system-x86).")
+        self._kernel, self._initrd = kernel, initrd
+
+    def _start(self, messages):
+        initrd = os.path.join(self._dir, "initrd")
+        with open(initrd, "wb") as f:
+            f.write(self._initrd)
+        # The channel has no name in the file system, so nobody else on this machine can be at its other end.
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            return self._spawn([
+                self._qemu, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB), "-nodefaults", "-no-user-config",
+                "-nic", "none", "-vga", "none", "-display", "none", "-no-reboot",
+                "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+                "-kernel", self._kernel, "-initrd", initrd, "-append", APPEND,
+                "-serial", "file:" + os.path.join(self._dir, "console"),
+                "-chardev", "socket,id=results,fd=%d" % theirs.fileno(), "-serial", "chardev:results",
+            ], messages, [theirs.fileno()])
+
+    def _receive_from(self):
+        return self._channel
+
+    def _receive(self):
+        return self._channel.recv(1 << 16)
+
+    def _send(self, data):
+        self._channel.sendall(data)
+
+    def _close(self):
+        self._channel.close()
+
+    def _cause_of_death(self, log):
+        if "qemu_mutex_iothread_locked" in log:
+            return HostDied("QEMU aborted in its own code (qemu_mutex_iothread_locked, a fault of QEMU 7.2)", True)
+        return None

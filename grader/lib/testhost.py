@@ -1,19 +1,19 @@
-"""The QEMU test host: runs jobs in as few boots as possible and goes on when it dies under one of them.
+"""The test hosts: run jobs in as few boots as possible and go on when the host dies under one of them.
 
 Each boot gets an initramfs with the runner (grader/testhost), the KVM modules, the program under test, and the jobs that are
 still to be done.
 """
 
 import os
-import platform
 import shutil
 import struct
 import subprocess
 
+from bochs import BochsMachine
 from elf import libraries
 from initramfs import Initramfs
 from jobs import CAPTURE, NOMINAL_BOOT_MS, Outcome
-from machine import BOOT_SECONDS, HostDied, HostRefused, Machine
+from machine import BOOT_SECONDS, HostDied, HostRefused, QemuMachine, find_compiler
 from model import Capture, GraderError, Witness, parse_witness
 
 FIRST_UID = 2000  # each job of a boot is a user of its own
@@ -21,7 +21,9 @@ SILENCE_SECONDS = 60  # beyond the job's own limit
 BOOT_ATTEMPTS = 3
 KNOWN_FAULT_ATTEMPTS = 4
 
-RUNNER_SOURCES = ("runner.c", "job.c", "witness.c", "channel.c")
+# Programs of the grader's own that run in the test host, from grader/testhost.
+RUNNER = ("runner", "runner.c", "job.c", "witness.c", "channel.c")
+TELL = ("tell", "tell.c", "channel.c")
 
 
 def needs_kernel(root):
@@ -29,18 +31,15 @@ def needs_kernel(root):
     return bool(os.environ.get("TESTHOST_KERNEL")) or not os.path.exists(os.path.join(root, "build", "testhost", "vmlinuz"))
 
 
-def build_runner(root):
-    """Compiles the runner when it is missing or old. Returns its path."""
+def build_program(root, name, *sources):
+    """Compiles a program for the test host when it is missing or old. Returns its path."""
     source = os.path.join(root, "grader", "testhost")
-    target = os.path.join(root, "build", "grade", "runner")
-    inputs = [os.path.join(source, name) for name in RUNNER_SOURCES]
+    target = os.path.join(root, "build", "grade", name)
+    inputs = [os.path.join(source, file) for file in sources]
     newest = max(os.path.getmtime(p) for p in inputs + [os.path.join(source, "runner.h")])
     if os.path.exists(target) and os.path.getmtime(target) >= newest:
         return target
-    native = platform.machine() in ("x86_64", "AMD64")
-    compiler = shutil.which("gcc" if native else "x86_64-linux-gnu-gcc")
-    if not compiler:
-        raise GraderError("No C compiler for x86-64 was found (%s)." % ("gcc" if native else "x86_64-linux-gnu-gcc"))
+    compiler = find_compiler()
     os.makedirs(os.path.dirname(target), exist_ok=True)
     temporary = "%s.%d" % (target, os.getpid())
     done = subprocess.run(
@@ -48,9 +47,31 @@ def build_runner(root):
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
     )
     if done.returncode:
-        raise GraderError("The test host's runner could not be compiled:\n" + done.stderr[:2000])
+        raise GraderError("The test host's %s could not be compiled:\n" % name + done.stderr[:2000])
     os.replace(temporary, target)
     return target
+
+
+def stripped_modules(testhost, names, cache):
+    """(file name, path) of those of the kernel's modules that there are, without symbols, type information and signature: checking
+    a signature takes longer in an emulated machine than all else that loading a module does. testhost: build/testhost. cache: where
+    they are kept."""
+    strip = shutil.which(os.path.basename(find_compiler()).replace("gcc", "strip"))
+    found = []
+    for name in names:
+        source = os.path.join(testhost, "modules", name + ".ko")
+        target = os.path.join(cache, name + ".ko")
+        if not os.path.exists(source):
+            continue
+        if strip and not (os.path.exists(target) and os.path.getmtime(target) >= os.path.getmtime(source)):
+            os.makedirs(cache, exist_ok=True)
+            temporary = "%s.%d" % (target, os.getpid())
+            done = subprocess.run([strip, "--strip-unneeded", "-R", ".BTF", "-R", ".comment", "-o", temporary, source],
+                                  stdin=subprocess.DEVNULL, capture_output=True)
+            if not done.returncode:
+                os.replace(temporary, target)
+        found.append((name + ".ko", target if os.path.exists(target) else source))
+    return found
 
 
 def _plan(jobs):
@@ -82,28 +103,38 @@ class TestHost:
     """programs: path in the jail -> file here. log(text) receives what the boots said on their consoles."""
 
     has_witness = True
-    name = "qemu"
+    name = ""
+    modules = ()  # of the kernel, as far as it has them
+    patience = 1  # of the host's seconds, how many the guest's clock may need for one of its own
 
     def __init__(self, root, programs, log=lambda text: None):
+        self._root = root
         self._dir = os.path.join(root, "build", "testhost")
-        if not os.path.exists(os.path.join(self._dir, "vmlinuz")):
+        if not os.path.exists(self._kernel):
             raise GraderError("The test host's kernel is missing (build/testhost/vmlinuz). Run: make testhost")
         self._log = log
         self._programs = dict(programs)
         for path in programs.values():
             self._programs.update(libraries(path))
-        self._runner = build_runner(root)
+        self._runner = build_program(root, *RUNNER)
         self.boots = 0
         self.facts = {}
         self.machine = None  # of the present boot
+
+    @property
+    def _kernel(self):
+        return os.path.join(self._dir, "vmlinuz")
+
+    def _machine(self, initrd):
+        """A Machine that will boot with this initramfs."""
+        raise NotImplementedError
 
     def _initrd(self, jobs):
         ramfs = Initramfs()
         ramfs.copy("/init", self._runner, 0o755)
         ramfs.character_device("/dev/console", 5, 1)
-        modules = os.path.join(self._dir, "modules")
-        for name in sorted(os.listdir(modules)):
-            ramfs.copy("/modules/" + name, os.path.join(modules, name))
+        for name, path in stripped_modules(self._dir, self.modules, os.path.join(self._root, "build", "grade", "modules")):
+            ramfs.copy("/modules/" + name, path)
         for path, source in self._programs.items():
             ramfs.copy("/jail" + path, source, 0o755)
         ramfs.file("/plan", _plan(jobs), 0o600)
@@ -153,7 +184,7 @@ class TestHost:
     def _boot(self, jobs, wanted, done, started):
         """One boot. Returns (finished jobs, the job that was running or None, HostDied or None)."""
         finished, running, death = [], None, None
-        machine = self.machine = Machine(os.path.join(self._dir, "vmlinuz"), self._initrd(jobs))
+        machine = self.machine = self._machine(self._initrd(jobs))
         self.boots += 1
         try:
             with machine:
@@ -175,7 +206,7 @@ class TestHost:
                     running = job
                     started(job)
                     machine.answer(b"g")
-                    outcome, base = self._outcome(machine, wall_ms / 1000 + SILENCE_SECONDS, base)
+                    outcome, base = self._outcome(machine, wall_ms / 1000 * self.patience + SILENCE_SECONDS, base)
                     running = None
                     finished.append(job)
                     done(job, outcome)
@@ -223,3 +254,27 @@ class TestHost:
             outcome.grader_trouble = "the program could not be started in the test host (%s: %s)" % (
                 facts["setup_what"], os.strerror(number["setup_errno"]))
         return outcome, base
+
+
+class QemuHost(TestHost):
+    """QEMU without acceleration: an AMD processor with SVM and nested paging."""
+
+    name = "qemu"
+    modules = ("irqbypass", "ccp", "kvm", "kvm-amd")
+
+    def _machine(self, initrd):
+        return QemuMachine(self._kernel, initrd)
+
+
+class BochsHost(TestHost):
+    """Bochs: an Intel processor with VMX and EPT."""
+
+    name = "bochs"
+    modules = ("irqbypass", "kvm", "kvm-intel")
+    patience = 10  # its clock counts instructions, however long they take
+
+    def _machine(self, initrd):
+        return BochsMachine(self._root, self._kernel, initrd)
+
+
+HOSTS = {host.name: host for host in (QemuHost, BochsHost)}

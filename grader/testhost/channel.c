@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/io.h>
 #include <sys/reboot.h>
 #include <termios.h>
 #include <unistd.h>
@@ -14,12 +15,25 @@
 #define PORT "/dev/ttyS1"
 static const char mark[4] = { 'T', 'D', 'R', '1' };
 
+/*
+ * In Bochs records leave by the parallel port instead: 10000 instructions per byte are a serial port's price there, and five
+ * this one's. The kernel hands over what it does not know of its command line as the environment of process 1.
+ */
+#define KIND "channel"
+#define LPT 0x378
+#define LPT_CONTROL (LPT + 2)
+#define LPT_READY 0x0c  /* printer selected, not being initialized */
+#define LPT_STROBE 0x01 /* goes up when a byte is there to be taken (IEEE 1284-2000, compatibility mode) */
+
 static int port = -1;
+static bool parallel;
 
 void channel_open(void)
 {
+	const char *kind = getenv(KIND);
 	struct termios t;
 
+	parallel = kind && !strcmp(kind, "parallel");
 	port = open(PORT, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (port < 0 || tcgetattr(port, &t) < 0) {
 		fprintf(stderr, "runner: cannot open %s: %s\n", PORT, strerror(errno));
@@ -31,10 +45,30 @@ void channel_open(void)
 	tcsetattr(port, TCSANOW, &t);
 }
 
+/* The right to use the ports is inherited by children, so it is given back at once. */
+static void put_parallel(const char *p, size_t len)
+{
+	if (ioperm(LPT, 3, 1) < 0) {
+		fprintf(stderr, "runner: no access to the parallel port: %s\n", strerror(errno));
+		reboot(RB_AUTOBOOT);
+		exit(1);
+	}
+	for (; len; len--, p++) {
+		outb(*p, LPT);
+		outb(LPT_READY | LPT_STROBE, LPT_CONTROL);
+		outb(LPT_READY, LPT_CONTROL);
+	}
+	ioperm(LPT, 3, 0);
+}
+
 static void put(const void *data, size_t len)
 {
 	const char *p = data;
 
+	if (parallel) {
+		put_parallel(data, len);
+		return;
+	}
 	while (len) {
 		ssize_t n = write(port, p, len);
 

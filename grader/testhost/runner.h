@@ -1,9 +1,9 @@
 /*
- * The grader's half inside the QEMU test host: process 1 there, started by the kernel from the initramfs.
+ * The grader's half inside a test host: process 1 there, started by the kernel from the initramfs.
  *
  * It takes a plan (a text file that the grader packed beside it), runs the plan's jobs one after the other as ordinary
- * users who own nothing, and reports what happened on the second serial port, which only root can open. Programs of
- * students run here and nowhere else.
+ * users who own nothing, and reports what happened on a port that only root can use. Programs of students run here and
+ * nowhere else.
  */
 #ifndef GRADER_RUNNER_H
 #define GRADER_RUNNER_H
@@ -35,7 +35,7 @@ struct job {
 	size_t used;
 };
 
-/* --- channel.c: records to the grader over ttyS1 --- */
+/* --- channel.c: records to the grader --- */
 
 /* Opens the port in raw mode. Ends the test host when that fails: nobody could be told. */
 void channel_open(void);

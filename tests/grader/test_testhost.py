@@ -6,7 +6,7 @@ from support import FIXTURES, TOP, TempDir, compile_c, needs_testhost
 
 from jobs import Job, Limits
 from model import GraderError
-from testhost import TestHost
+from testhost import QemuHost
 
 LIMITS = Limits(seconds=2, grace=0, disk_kib=2048, file_kib=1024, processes=16)
 
@@ -31,7 +31,7 @@ class Attacks(TempDir):
         jobs = [job(mode) for mode in modes]
         jobs.append(job("echo", "7", stdin=b"hello\n\xff\x1b[31m\n"))
         cls.outcomes = {}
-        host = TestHost(str(TOP), {"/bin/attack": program})
+        host = QemuHost(str(TOP), {"/bin/attack": program})
         host.run(jobs, lambda job: True, lambda job, outcome: cls.outcomes.__setitem__(job.key[0], outcome))
         cls.boots = host.boots
 
@@ -102,7 +102,7 @@ class Witnessed(TempDir):
     def test_counts_what_virtual_machines_do(self):
         honest = compile_c(FIXTURES / "standin.c", self.dir / "honest", "-static", '-DLINES="abcab"', "-DTEXT=1")
         decoy = compile_c(FIXTURES / "standin.c", self.dir / "decoy", "-static", '-DLINES="abcab"', "-DTRAPS=7")
-        host = TestHost(str(TOP), {"/bin/honest": honest, "/bin/decoy": decoy})
+        host = QemuHost(str(TOP), {"/bin/honest": honest, "/bin/decoy": decoy})
         seen = {}
         jobs = [Job(name, ["/bin/" + name]) for name in ("honest", "decoy")]
         jobs.append(Job("again", ["/bin/honest"]))
@@ -123,7 +123,7 @@ class Death(TempDir):
         super().setUp()
         program = compile_c(FIXTURES / "attack.c", self.dir / "attack", "-static")
         self.log = []
-        self.host = TestHost(str(TOP), {"/bin/attack": program}, self.log.append)
+        self.host = QemuHost(str(TOP), {"/bin/attack": program}, self.log.append)
         self.outcomes = {}
 
     def run_jobs(self, deaths):
