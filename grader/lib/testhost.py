@@ -52,6 +52,10 @@ def build_program(root, name, *sources):
     return target
 
 
+# Of a module: type information, the tables with which stack traces are made, and where functions could be traced.
+SECTIONS = (".BTF", ".comment", ".orc_unwind", ".orc_unwind_ip", "__mcount_loc")
+
+
 def stripped_modules(testhost, names, cache):
     """(file name, path) of those of the kernel's modules that there are, without symbols, type information and signature: checking
     a signature takes longer in an emulated machine than all else that loading a module does. testhost: build/testhost. cache: where
@@ -66,7 +70,7 @@ def stripped_modules(testhost, names, cache):
         if strip and not (os.path.exists(target) and os.path.getmtime(target) >= os.path.getmtime(source)):
             os.makedirs(cache, exist_ok=True)
             temporary = "%s.%d" % (target, os.getpid())
-            done = subprocess.run([strip, "--strip-unneeded", "-R", ".BTF", "-R", ".comment", "-o", temporary, source],
+            done = subprocess.run([strip, "--strip-unneeded", *("-R" + section for section in SECTIONS), "-o", temporary, source],
                                   stdin=subprocess.DEVNULL, capture_output=True)
             if not done.returncode:
                 os.replace(temporary, target)
