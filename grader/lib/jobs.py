@@ -9,7 +9,7 @@ CAPTURE = 128 * 1024  # bytes kept of each output stream
 
 # The boot of the test host takes this long, to the point where the first job could start, on the machine that the
 # limits were made for. A slower machine multiplies all limits by what it takes longer.
-NOMINAL_BOOT_MS = 2000
+NOMINAL_BOOT_MS = 1500
 
 
 @dataclass
