@@ -9,6 +9,7 @@ import sys
 
 from escape import visible
 from grading import Grading
+from hosts import NAMES, Hosts
 from ladder import load, select
 from model import GraderError, UsageError
 from report import Progress, complain, json_text, summary, text_report, write_atomically
@@ -49,8 +50,9 @@ def parser():
     p.add_argument("--checkpoint", metavar="ID", help="only this one, without those it depends on")
     p.add_argument("--seed", metavar="N", type=number(0, (1 << 63) - 1, "a number for a seed"), help="replay the values of an earlier run")
     p.add_argument("--format", choices=("text", "json"), default="text")
-    p.add_argument("--host", choices=("qemu", "native"), default="qemu",
-                   help="where hv runs: in the QEMU test host (default), or directly on this machine's /dev/kvm, for practice")
+    p.add_argument("--host", choices=NAMES,
+                   help="where hv runs: only in the QEMU test host (AMD), only in the Bochs test host (Intel), or directly on this "
+                   "machine's /dev/kvm, for practice. Default: the test hosts that the lab's checkpoints ask for")
     p.add_argument("--output", metavar="FILE", help="write the report there, in the format of --format")
     p.add_argument("--verbose", action="store_true", help="show what each run printed")
     return p
@@ -68,13 +70,16 @@ def check_output(path):
 def run(argv, root, stdout):
     args = parser().parse_args(argv)
     title, checkpoints = load(lab_directory(root, args.lab))
+    hosts = Hosts(checkpoints, args.host)
     checkpoints = select(checkpoints, args.checkpoint)
+    if not any(hosts.pairs(c) for c in checkpoints):
+        raise (UsageError if args.host else GraderError)(" ".join(hosts.not_checked(checkpoints)))
     check_output(args.output)
     solution = find_solution(root, args.lab, args.solution)
     seed = secrets.randbelow(1 << 31) if args.seed is None else args.seed
     to_stdout = args.format == "json" and not args.output
     progress = Progress(stdout, quiet=to_stdout, verbose=args.verbose)
-    grading = Grading(root, args.lab, title, solution, checkpoints, seed, args.host, progress)
+    grading = Grading(root, args.lab, title, solution, checkpoints, seed, hosts, progress)
     # Two gradings of the same solution would write the same logs.
     with open(os.path.join(grading.work, ".lock"), "w", encoding="ascii") as lock:
         try:

@@ -1,18 +1,18 @@
 """One grading from beginning to end: build, boot, judge, write the logs."""
 
 import os
+import threading
 import time
 from glob import glob
 
 from elf import patch_params
 from escape import block, visible
 from jobs import Job, Limits
-from ladder import BLOCKED, ERROR, FAILED, PASSED, Ladder, make_params
-from model import Failure, GraderError, RunResult
-from native import NativeHost
+from hosts import make_host, needed_targets
+from ladder import BLOCKED, ERROR, FAILED, NOT_CHECKED, PASSED, Ladder, make_params
+from model import NATIVE, QEMU, Failure, GraderError, RunResult
 from signatures import describe_end
 from solution import compile_hv, make_parts
-from testhost import QemuHost, needs_kernel
 
 HV = "/bin/hv"  # in the jail; where several share a boot, each has a number behind it
 
@@ -30,17 +30,18 @@ def first_errors(output, lines=12):
 
 
 class Grading:
-    """options: the parsed command line. progress: told what happens, see report.py."""
+    """hosts: a Hosts. progress: told what happens, see report.py."""
 
-    def __init__(self, root, lab, title, solution, checkpoints, seed, host, progress):
+    def __init__(self, root, lab, title, solution, checkpoints, seed, hosts, progress):
         self.root, self.lab, self.title, self.solution = root, lab, title, solution
-        self.checkpoints, self.seed, self.host_name, self.progress = checkpoints, seed, host, progress
-        self.ladder = Ladder(checkpoints, seed)
+        self.checkpoints, self.seed, self.hosts, self.progress = checkpoints, seed, hosts, progress
+        self.ladder = Ladder(checkpoints, seed, hosts.pairs)
+        self._lock = threading.Lock()  # hosts that run side by side report to one ladder
         self.work = os.path.join(root, "build", "grade", "lab%d" % lab, solution.tag)
         self.logs = os.path.join(self.work, "log")
         self.hv = HV
         self.seconds = 0.0
-        self.host_facts = {}
+        self.host_facts = {}  # of each host, by its name
         self.errors_of_compiler = ""
         self._images = {}  # (checkpoint id, run name) -> guest with its numbers, as it was booted
         os.makedirs(self.logs, exist_ok=True)
@@ -56,15 +57,9 @@ class Grading:
         hv = self._build()
         if not hv:
             return
-        programs = {self.hv: hv}
-        self.progress.stage("starting the test host" if self.host_name == "qemu" else "starting")
-        console = []
-        host = QemuHost(self.root, programs, console.append) if self.host_name == "qemu" else NativeHost(programs)
-        try:
-            host.run(self._jobs(), self._wanted, self._done, self._started)
-        finally:
-            self._write_log("testhost", "".join(console).splitlines())
-        self.host_facts = dict(host.facts, boots=host.boots)
+        names = [name for name in self.hosts.names if any(self.hosts.runs(c, name) for c in self.checkpoints)]
+        self.progress.stage("starting" if names == [NATIVE] else "starting the test host%s" % ("s" if len(names) > 1 else ""))
+        run_hosts(self.root, {self.hv: hv}, {name: self._jobs(name) for name in names}, lambda job: self)
 
     def _build(self):
         """The file of hv with this solution in it, or None when all verdicts are there already: it cannot be compiled."""
@@ -76,8 +71,7 @@ class Grading:
         targets = {"build/guests/" + run.guest for c in self.checkpoints for run in c.runs if run.guest}
         # The frame on its own first: if that does not compile, it is not the student's fault.
         targets |= {"build/frame/%s.o" % os.path.basename(name)[:-2] for name in glob(os.path.join(self.root, "labs/common/hv/*.c"))}
-        if self.host_name == "qemu" and needs_kernel(self.root):
-            targets.add("testhost")
+        targets |= needed_targets(self.root, self.hosts.names)
         make_parts(self.root, sorted(targets))
         hv, output = compile_hv(self.root, self.solution, self.work)
         self._write_log("build", output.splitlines())
@@ -89,12 +83,13 @@ class Grading:
         return hv
 
     def _not_built(self, expected, seen, message, hint=None):
-        head, *rest = self.checkpoints
+        head, *rest = [c for c in self.checkpoints if self.ladder.verdicts[c.id].status != NOT_CHECKED]
         self.ladder.fail(head, Failure(expected, seen, hint), message)
-        self._judged(head)
         for checkpoint in rest:
             self.ladder.block(checkpoint, head.id)
-            self.ladder.verdicts[checkpoint.id].message = "blocked: nothing could be compiled"
+        for checkpoint in self.ladder.settle():
+            if checkpoint in rest:
+                self.ladder.verdicts[checkpoint.id].message = "blocked: nothing could be compiled"
             self._judged(checkpoint)
 
     def _guest(self, name):
@@ -104,10 +99,10 @@ class Grading:
         except OSError as e:
             raise GraderError("The test guest build/guests/%s cannot be read: %s." % (name, e.strerror)) from None
 
-    def _jobs(self):
+    def _jobs(self, host):
         jobs = []
         for checkpoint in self.checkpoints:
-            for run in checkpoint.runs:
+            for run in self.hosts.runs(checkpoint, host):
                 params = make_params(checkpoint, run, self.seed)
                 files = {}
                 if run.guest:
@@ -120,35 +115,45 @@ class Grading:
                 argv = list(command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
                 argv[0] = self.hv if argv[0] == HV else argv[0]
                 stdin = run.stdin(params) if callable(run.stdin) else run.stdin
-                jobs.append(Job((checkpoint, run, params), argv, files, stdin, Limits(seconds=run.timeout)))
+                jobs.append(Job((checkpoint, run, params, host), argv, files, stdin, Limits(seconds=run.timeout)))
         return jobs
 
-    def _wanted(self, job):
-        checkpoint = job.key[0]
-        if self.ladder.verdicts[checkpoint.id].status:
+    def wanted(self, job):
+        with self._lock:
+            checkpoint = job.key[0]
+            if self.ladder.verdicts[checkpoint.id].status:
+                return False
+            blocker = self.ladder.blocker(checkpoint)
+            if not blocker:
+                return True
+            self.ladder.block(checkpoint, blocker)
+            self._settle()
             return False
-        blocker = self.ladder.blocker(checkpoint)
-        if not blocker:
-            return True
-        self.ladder.block(checkpoint, blocker)
-        self._judged(checkpoint)
-        return False
 
-    def _started(self, job):
-        checkpoint, run, _ = job.key
-        self.progress.stage("%s %s" % (checkpoint.id, run.name))
+    def started(self, job):
+        checkpoint, run, _, host = job.key
+        with self._lock:
+            self.progress.stage("%s %s%s" % (checkpoint.id, run.name, " on " + host if len(self.hosts.names) > 1 else ""))
 
-    def _done(self, job, outcome):
-        checkpoint, run, params = job.key
-        if outcome.grader_trouble:
-            self.ladder.error(checkpoint, outcome.grader_trouble)
-            self._judged(checkpoint)
-            return
-        result = RunResult(
-            run.name, outcome.code, outcome.signal, outcome.timed_out, outcome.stdout, outcome.stderr, outcome.witness, params,
-            outcome.wall_ms, outcome.cpu_ms, outcome.maxrss_kib, outcome.left, outcome.host_trouble, tuple(job.argv),
-        )
-        if self.ladder.add(checkpoint, run, result):
+    def done(self, job, outcome):
+        checkpoint, run, params, host = job.key
+        with self._lock:
+            if outcome.grader_trouble:
+                self.ladder.error(checkpoint, outcome.grader_trouble)
+            else:
+                self.ladder.add(checkpoint, run, RunResult(
+                    run.name, outcome.code, outcome.signal, outcome.timed_out, outcome.stdout, outcome.stderr, outcome.witness, params,
+                    outcome.wall_ms, outcome.cpu_ms, outcome.maxrss_kib, outcome.left, outcome.host_trouble, tuple(job.argv), host,
+                ))
+            self._settle()
+
+    def host_ended(self, host, console):
+        with self._lock:
+            self.host_facts[host.name] = dict(host.facts, boots=host.boots)
+            self._write_log("testhost" if host.name == QEMU else "testhost-" + host.name, "".join(console).splitlines())
+
+    def _settle(self):
+        for checkpoint in self.ladder.settle():
             self._judged(checkpoint)
 
     def _judged(self, checkpoint):
@@ -173,7 +178,7 @@ class Grading:
         lines = ["checkpoint %s: %s" % (c.id, c.title), "status: %s" % verdict.status, "seed: %d" % self.seed]
         if verdict.message:
             lines += ["message:"] + block(verdict.message, 200)
-        for name, r in verdict.results.items():
+        for name, r in verdict.labelled():
             lines += ["", "run %s: %s" % (name, " ".join(r.command)), "  %s" % describe_end(r)]
             lines.append("  %d ms, of which computing %d ms; %d KiB; %d processes left behind" %
                          (r.wall_ms, r.cpu_ms, r.maxrss_kib, r.left))
@@ -205,7 +210,11 @@ class Grading:
 
     @property
     def max_score(self):
-        return sum(c.points for c in self.checkpoints)
+        return sum(v.max_points for v in self.verdicts)
+
+    @property
+    def not_checked(self):
+        return self.hosts.not_checked(self.checkpoints)
 
     def exit_status(self):
         """0 all passed, 1 something failed, 3 something could not be judged."""
@@ -221,28 +230,59 @@ class Grading:
         command = "./grader/grade %d" % self.lab
         if self.solution.label != "labs":
             command += " --solution " + solution
-        if self.host_name != "qemu":
-            command += " --host " + self.host_name
+        if self.hosts.asked or (len(verdict.hosts) > 1 and verdict.result):
+            command += " --host " + (self.hosts.asked or verdict.result.host)
         return command + " --checkpoint %s --seed %d" % (verdict.checkpoint.id, self.seed)
 
 
+def run_hosts(root, programs, jobs, owner):
+    """Runs jobs, host's name -> list, on their hosts at the same time. owner(job) is the Grading that a job belongs to."""
+    hosts, troubles = [], []
+
+    def run(host, console):
+        try:
+            host.run(jobs[host.name], lambda job: owner(job).wanted(job), lambda job, outcome: owner(job).done(job, outcome),
+                     lambda job: owner(job).started(job))
+        except BaseException as trouble:
+            troubles.append(trouble)
+            for other, _ in hosts:  # what they find out would not be reported
+                other.stop()
+        finally:
+            for grading in {id(g): g for g in map(owner, jobs[host.name])}.values():
+                grading.host_ended(host, console)
+
+    for name in jobs:
+        console = []
+        hosts.append((make_host(name, root, programs, console.append), console))
+    threads = [threading.Thread(target=run, args=pair) for pair in hosts[1:]]
+    try:
+        for thread in threads:
+            thread.start()
+        for pair in hosts[:1]:
+            run(*pair)  # here, because an interrupt arrives in the main thread
+        for thread in threads:
+            thread.join()
+    finally:
+        for host, _ in hosts:
+            host.stop()
+    if troubles:
+        raise troubles[0]
+
+
 def run_together(root, gradings):
-    """Several gradings in one boot of the test host. Its console is in the first one's log."""
-    programs, jobs, owner, console = {}, [], {}, []
+    """Several gradings of the same hosts, in one boot of each."""
+    programs, jobs, owner = {}, {}, {}
     for number, grading in enumerate(gradings):
         grading.hv = "%s-%d" % (HV, number)
         hv = grading._build()
         if not hv:
             continue
         programs[grading.hv] = hv
-        for job in grading._jobs():
-            owner[id(job)] = grading
-            jobs.append(job)
-    host = QemuHost(root, programs, console.append)
-    try:
-        host.run(jobs, lambda job: owner[id(job)]._wanted(job), lambda job, outcome: owner[id(job)]._done(job, outcome))
-    finally:
-        gradings[0]._write_log("testhost", "".join(console).splitlines())
+        for name in grading.hosts.names:
+            for job in grading._jobs(name):
+                owner[id(job)] = grading
+                jobs.setdefault(name, []).append(job)
+    run_hosts(root, programs, jobs, lambda job: owner[id(job)])
 
 
-__all__ = ["Grading", "run_together", "first_errors", "PASSED", "FAILED", "BLOCKED", "ERROR"]
+__all__ = ["Grading", "run_together", "first_errors", "PASSED", "FAILED", "BLOCKED", "ERROR", "NOT_CHECKED"]

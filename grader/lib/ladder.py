@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from escape import visible
-from model import HV_GUEST_FAILED, HV_HOST, HV_OK, HV_STOPPED, HV_TODO, HV_USAGE, PARAMS, Checkpoint, Failure, GraderError, UsageError
+from model import BOCHS, HV_GUEST_FAILED, HV_HOST, HV_OK, HV_STOPPED, HV_TODO, HV_USAGE, PARAMS, QEMU, Checkpoint, Failure, GraderError, UsageError
 from signatures import describe_end
 
 PASSED, FAILED, BLOCKED, ERROR = "passed", "failed", "blocked", "error"
+NOT_CHECKED = "not checked"  # none of its runs is for a host that is there: it counts neither way
 
 
 def load(lab_dir):
@@ -43,6 +44,8 @@ def check_ladder(checkpoints):
         names = [run.name for run in c.runs]
         if not names or len(set(names)) != len(names):
             raise GraderError("checkpoints.py: the runs of %s need different names" % c.id)
+        if any(not run.hosts or not set(run.hosts) <= {QEMU, BOCHS} for run in c.runs):
+            raise GraderError("checkpoints.py: a run of %s names a host that there is not, or none" % c.id)
         if not (c.title and c.requirement and c.hint and c.points > 0):
             raise GraderError("checkpoints.py: %s needs a title, points, a requirement and a hint" % c.id)
         seen.add(c.id)
@@ -73,11 +76,12 @@ class Verdict:
     """What became of a checkpoint."""
 
     checkpoint: Checkpoint
+    hosts: tuple = (QEMU,)  # on which it has runs
     status: str = ""
     failure: Optional[Failure] = None
     message: str = ""  # one sentence
     result: object = None  # the run that the message is about
-    results: dict = field(default_factory=dict)
+    results: dict = field(default_factory=dict)  # host, name of the run -> RunResult
     log: str = ""  # path below the root
     guest: str = ""  # the failed run's guest with its numbers: path below the root
 
@@ -85,25 +89,62 @@ class Verdict:
     def points(self):
         return self.checkpoint.points if self.status == PASSED else 0
 
+    @property
+    def max_points(self):
+        return self.checkpoint.points if self.status != NOT_CHECKED else 0
+
+    def labelled(self):
+        """(what to call the run, its result) of all results."""
+        return [(name if len(self.hosts) == 1 else "%s on %s" % (name, host), r) for (host, name), r in self.results.items()]
+
 
 class Ladder:
-    """Verdicts of the selected checkpoints, as their runs come in."""
+    """Verdicts of the selected checkpoints, as their runs come in.
 
-    def __init__(self, checkpoints, seed):
+    pairs(checkpoint) gives the (host, run) that are made. Hosts run side by side, so a checkpoint may be decided before one that
+    it depends on; it is settled, and nothing changes any more, when all before it in the ladder are.
+    """
+
+    def __init__(self, checkpoints, seed, pairs=lambda checkpoint: [(QEMU, run) for run in checkpoint.runs]):
         self.seed = seed
-        self.verdicts = {c.id: Verdict(c) for c in checkpoints}
+        self._pairs = {c.id: pairs(c) for c in checkpoints}
+        self.verdicts = {c.id: Verdict(c, tuple(dict.fromkeys(host for host, _ in self._pairs[c.id]))) for c in checkpoints}
+        for verdict in self.verdicts.values():
+            if not verdict.hosts:
+                verdict.status = NOT_CHECKED
+        self._unsettled = list(checkpoints)
 
     def blocker(self, checkpoint):
-        """The selected checkpoint, already judged, that keeps this one from being tried."""
+        """The selected checkpoint that failed or will not be tried, and so keeps this one from being tried."""
         for name in checkpoint.depends:
             other = self.verdicts.get(name)
-            if other and other.status in (FAILED, BLOCKED, ERROR):
+            if not other:
+                continue
+            if other.status in (FAILED, BLOCKED, ERROR):
                 return name
+            deeper = self.blocker(other.checkpoint)
+            if deeper:
+                return deeper if other.status == NOT_CHECKED else name
         return None
 
+    def settle(self):
+        """Yields the checkpoints whose verdicts are final now, in the order of the ladder, each once."""
+        while self._unsettled:
+            checkpoint = self._unsettled[0]
+            verdict = self.verdicts[checkpoint.id]
+            blocker = verdict.status != NOT_CHECKED and self.blocker(checkpoint)
+            if blocker:
+                self.block(checkpoint, blocker)
+            if not verdict.status:
+                return
+            del self._unsettled[0]
+            yield checkpoint
+
     def block(self, checkpoint, name):
-        self.verdicts[checkpoint.id].status = BLOCKED
-        self.verdicts[checkpoint.id].message = "blocked by %s" % name
+        """Whatever its runs showed: without the other one that proves nothing."""
+        verdict = self.verdicts[checkpoint.id]
+        verdict.status, verdict.failure, verdict.result = BLOCKED, None, None
+        verdict.message = "blocked by %s" % name
 
     def error(self, checkpoint, sentence):
         self.verdicts[checkpoint.id].status = ERROR
@@ -117,26 +158,29 @@ class Ladder:
     def add(self, checkpoint, run, result):
         """Takes a run's result. Judges the checkpoint when it was the last or nothing can save it; returns True then."""
         verdict = self.verdicts[checkpoint.id]
-        verdict.results[run.name] = result
+        verdict.results[result.host, run.name] = result
+        if verdict.status:
+            return False  # another host's runs have decided it
         failure = _ended_wrongly(run, result) or (run.vm and _never_ran(result))
         if failure:
             self.fail(checkpoint, failure, result=result)
             return True
-        if len(verdict.results) < len(checkpoint.runs):
-            return False
-        self._judge(checkpoint, verdict)
-        return True
+        results = {name: r for (host, name), r in verdict.results.items() if host == result.host}
+        if len(results) == sum(host == result.host for host, _ in self._pairs[checkpoint.id]):
+            self._judge(checkpoint, verdict, results)
+        return bool(verdict.status)
 
-    def _judge(self, checkpoint, verdict):
+    def _judge(self, checkpoint, verdict, results):
+        """All runs on one host are there. The last host that has nothing against the checkpoint lets it pass."""
         try:
-            failure = checkpoint.verify(verdict.results, {name: r.params for name, r in verdict.results.items()})
+            failure = checkpoint.verify(results, {name: r.params for name, r in results.items()})
         except Exception:
             self.error(checkpoint, "the grader's own check failed:\n" + traceback.format_exc())
             return
-        if failure is None:
+        if failure:
+            self.fail(checkpoint, failure, result=results.get(failure.run) or next(iter(results.values())))
+        elif len(verdict.results) == len(self._pairs[checkpoint.id]):
             verdict.status, verdict.message = PASSED, ""
-        else:
-            self.fail(checkpoint, failure, result=verdict.results[failure.run or checkpoint.runs[0].name])
 
 
 def _ended_wrongly(run, result):

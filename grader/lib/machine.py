@@ -68,6 +68,7 @@ class Machine:
     program = ""  # the emulator's name, in sentences
 
     def __init__(self):
+        self._process = None
         self._buffer = b""
         self.log = ""  # console and the emulator's messages, once the machine has ended
 
@@ -108,8 +109,12 @@ class Machine:
             raise
         return self
 
+    def kill(self):
+        if self._process:
+            self._process.kill()
+
     def __exit__(self, *_):
-        self._process.kill()
+        self.kill()
         self._process.wait()
         self._close()
         self.log = self._read_log()

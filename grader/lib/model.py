@@ -12,6 +12,8 @@ HV_TIMEOUT = 124
 
 VEC_GP = 13  # port that the trap engine's stub for #GP writes to, and so what the witness counts
 
+QEMU, BOCHS, NATIVE = "qemu", "bochs", "native"  # hosts that a run can be run on
+
 PARAMS = 16  # volatile uint64_t params[16] in every test guest
 
 _LINE = re.compile(rb"^([A-Za-z0-9_.]{1,40})=([0-9a-f]{1,16})$")
@@ -25,6 +27,7 @@ class Run:
     args: options of hv; or a function of the params that makes them, and then nothing is patched.
     stdin: bytes, or a function of the params. timeout: seconds on the machine the limits were made for; hv is told to give up
     then. ends: the exit statuses of hv with which the guest may have ended; None means that verify() looks at it.
+    hosts: the test hosts that it is run on, each with the same numbers: QEMU's processor has SVM, Bochs' has VMX.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Run:
     ends: Optional[Sequence[int]] = (HV_OK,)
     command: Union[Sequence[str], Callable] = ()  # instead of `hv run`; or a function of the params that makes it
     vm: bool = True  # a virtual machine runs in it, and the witness must have seen it
+    hosts: Sequence[str] = (QEMU,)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Checkpoint:
     """One rung of the ladder.
 
     requirement: what the student's code must do, one or two sentences. hint: shown with a failure unless the failure has a
-    better one. verify(results, params): results and params are dicts by the run's name; None, or a Failure.
+    better one. verify(results, params): results and params are dicts by the run's name; None, or a Failure. It is called once for
+    each host that has a part in this, with the results of the runs there (RunResult.host); all must pass.
     """
 
     id: str
@@ -155,6 +160,7 @@ class RunResult:
     left: int = 0  # processes that outlived the program
     host_trouble: str = ""  # the test host died; set only when that is the run's result
     command: Sequence[str] = ()
+    host: str = QEMU  # where it ran
 
     @property
     def output(self):

@@ -25,14 +25,15 @@ import tempfile
 from dataclasses import dataclass, field
 
 from grading import Grading, run_together
+from hosts import Hosts
 from ladder import load, select
-from model import GraderError, UsageError
+from model import BOCHS, QEMU, GraderError, UsageError
 from report import Progress
 from solution import find_solution, lab_directory
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TOGETHER = 12  # mutants in one boot of the test host
-MARKS = {"passed": ".", "failed": "X", "blocked": "-", "error": "?"}
+MARKS = {"passed": ".", "failed": "X", "blocked": "-", "error": "?", "not checked": ""}
 
 
 @dataclass
@@ -111,10 +112,11 @@ def complaint(mutant, verdicts):
     return "also fails at %s" % ", ".join(others) if others else ""
 
 
-def run_group(root, lab, lab_dir, mutants, seed, named):
-    """Of each, (status, message) by checkpoint id. They share a boot of the test host."""
+def run_group(root, lab, lab_dir, mutants, seed, named, host):
+    """Of each, (status, message) by checkpoint id. They share a boot of each test host."""
     reference = os.path.join(root, "reference-solution", os.path.basename(lab_dir))
     title, checkpoints = load(lab_dir)
+    hosts = Hosts(checkpoints, host)
     gradings = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as top:
         for mutant in mutants:
@@ -122,7 +124,7 @@ def run_group(root, lab, lab_dir, mutants, seed, named):
             os.mkdir(directory)
             apply(mutant, reference, directory)
             chosen = select(checkpoints, mutant.kills if named else None)
-            gradings.append(Grading(root, lab, title, find_solution(root, lab, directory), chosen, seed, "qemu",
+            gradings.append(Grading(root, lab, title, find_solution(root, lab, directory), chosen, seed, hosts,
                                     Progress(io.StringIO(), quiet=True)))
         run_together(root, gradings)
     return [{v.checkpoint.id: (v.status, v.message or "") for v in grading.verdicts} for grading in gradings]
@@ -137,6 +139,7 @@ def run(argv, root):
     p.add_argument("--named", action="store_true", help="grade only the checkpoint that a mutant names: much quicker, and "
                    "blind to what else it breaks")
     p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="gradings at a time")
+    p.add_argument("--host", choices=(QEMU, BOCHS), help="only what is run there (default: all that the checkpoints ask for)")
     args = p.parse_args(argv)
     lab_dir = lab_directory(root, args.lab)
     _, checkpoints = load(lab_dir)
@@ -154,7 +157,7 @@ def run(argv, root):
     bad, killers = [], set()
     with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
         groups = [mutants[i : i + TOGETHER] for i in range(0, len(mutants), TOGETHER)]
-        futures = [pool.submit(run_group, root, args.lab, lab_dir, group, seed, args.named) for group in groups]
+        futures = [pool.submit(run_group, root, args.lab, lab_dir, group, seed, args.named, args.host) for group in groups]
         for mutant, verdicts in zip(mutants, (verdicts for future in futures for verdicts in future.result())):
             why = complaint(mutant, verdicts)
             cells = " ".join("%4s" % (MARKS.get(verdicts[i][0], "?") if i in verdicts else "") for i in ids)

@@ -7,7 +7,8 @@ import tempfile
 import textwrap
 
 from escape import block, compare, visible
-from ladder import BLOCKED, ERROR, FAILED, PASSED
+from hosts import TITLES
+from ladder import BLOCKED, ERROR, FAILED, NOT_CHECKED, PASSED
 from signatures import NOT_WRITTEN, recognise
 
 WIDTH = 96
@@ -27,6 +28,8 @@ class Style:
 
 def verdict_line(verdict, style):
     c = verdict.checkpoint
+    if verdict.status == NOT_CHECKED:
+        return "%-5s %-14s  %s" % (c.id, verdict.status, c.title)
     points = "%d/%d" % (verdict.points, c.points)
     line = "%-5s %s  %5s  %s" % (c.id, style.paint(verdict.status, "%-7s" % verdict.status), points, c.title)
     if verdict.status == BLOCKED:
@@ -74,7 +77,7 @@ class Progress:
 
 def run_lines(verdict):
     lines = []
-    for name, r in verdict.results.items():
+    for name, r in verdict.labelled():
         counted = ", %d exits counted by the kernel" % r.witness.exits if r.witness else ""
         lines.append("        run %s: %d ms%s" % (name, r.wall_ms, counted))
         lines += block(r.stdout.data, 12, 120, "        | ")
@@ -113,6 +116,8 @@ def explain(grading, verdict, style):
     else:
         if result and len(c.runs) > 1:
             lines += _wrap("in run", result.name)
+        if result and len(verdict.hosts) > 1:
+            lines += _wrap("on", TITLES[result.host])
         if failure.exact:
             lines += ["  " + line for line in compare(failure.expected, failure.seen)]
         else:
@@ -142,13 +147,14 @@ def summary(grading, style):
             if v.status == ERROR and v is not first:
                 lines += ["  %s could not be judged: %s" % (v.checkpoint.id, visible(v.message, 300))]
     lines.append("")
-    count = sum(v.status == PASSED for v in verdicts)
+    count, checked = sum(v.status == PASSED for v in verdicts), sum(v.status != NOT_CHECKED for v in verdicts)
     lines.append("Lab %d, %s: %d of %d checkpoints passed, %d of %d points, %.1f s, seed %d." % (
-        grading.lab, grading.title, count, len(verdicts), grading.score, grading.max_score, grading.seconds, grading.seed))
-    if grading.host_name == "native":
+        grading.lab, grading.title, count, checked, grading.score, grading.max_score, grading.seconds, grading.seed))
+    lines += grading.not_checked
+    if not grading.hosts.have_witness:
         lines.append("Practice run on this machine's own /dev/kvm: without the test host nobody counted the VM's exits, so this is "
                      "no proof.")
-        if count < len(verdicts):
+        if count < checked:
             lines.append("Confirm a failure in the test host (--host qemu): a /dev/kvm that is made of software may differ from a CPU.")
     if any(v.status == ERROR for v in verdicts):
         lines.append("The grader could not judge everything. That is not the fault of the solution and costs no points: grade again.")
@@ -161,9 +167,9 @@ def as_json(grading):
         c, found = v.checkpoint, recognise(v.result) if v.result else None
         hint = (v.failure.hint or c.hint) if v.failure else ""
         entry = {
-            "id": c.id, "title": c.title, "status": v.status, "points": v.points, "max_points": c.points,
+            "id": c.id, "title": c.title, "status": v.status, "points": v.points, "max_points": v.max_points,
             "requirement": c.requirement, "message": v.message, "hint": hint, "log": v.log, "guest": v.guest, "replay": grading.replay(v),
-            "depends": list(c.depends),
+            "depends": list(c.depends), "hosts": list(v.hosts),
         }
         if v.failure:
             entry["expected"], entry["seen"] = visible(v.failure.expected, 4000), visible(v.failure.seen, 4000)
@@ -172,8 +178,10 @@ def as_json(grading):
         checkpoints.append(entry)
     return {
         "lab": grading.lab, "title": grading.title, "seed": grading.seed, "score": grading.score, "max_score": grading.max_score,
-        "seconds": round(grading.seconds, 1), "solution": visible(grading.solution.label, 300), "host": grading.host_name,
-        "witness": grading.host_name == "qemu", "test_host": grading.host_facts, "checkpoints": checkpoints,
+        "seconds": round(grading.seconds, 1), "solution": visible(grading.solution.label, 300), "host": str(grading.hosts),
+        "witness": grading.hosts.have_witness, "test_host": grading.host_facts.get(grading.hosts.names[0], {}),
+        "test_hosts": grading.host_facts,
+        "not_checked": grading.not_checked, "checkpoints": checkpoints,
     }
 
 

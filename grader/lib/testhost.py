@@ -26,11 +26,6 @@ RUNNER = ("runner", "runner.c", "job.c", "witness.c", "channel.c")
 TELL = ("tell", "tell.c", "channel.c")
 
 
-def needs_kernel(root):
-    """True when `make testhost` has something to do: there is no kernel yet, or the user names one."""
-    return bool(os.environ.get("TESTHOST_KERNEL")) or not os.path.exists(os.path.join(root, "build", "testhost", "vmlinuz"))
-
-
 def build_program(root, name, *sources):
     """Compiles a program for the test host when it is missing or old. Returns its path."""
     source = os.path.join(root, "grader", "testhost")
@@ -124,6 +119,7 @@ class TestHost:
         self.boots = 0
         self.facts = {}
         self.machine = None  # of the present boot
+        self._stopped = False
 
     @property
     def _kernel(self):
@@ -151,18 +147,24 @@ class TestHost:
                 ramfs.file("/input/%d" % i, job.stdin)
         return ramfs.bytes()
 
+    def stop(self):
+        """Ends what runs, from another thread; run() returns soon."""
+        self._stopped = True
+        if self.machine:
+            self.machine.kill()
+
     def run(self, jobs, wanted, done, started=lambda job: None):
         """Runs all jobs for which wanted(job), asked right before its turn, is true. Calls done(job, outcome) after each.
         A job under which the host dies is run once more, alone, before the host's death counts as its outcome."""
         pending, deaths = list(jobs), {}
         boot_failures, known_faults = 0, 0
         alone = False
-        while pending:
+        while pending and not self._stopped:
             batch = pending[:1] if alone else pending
             finished, running, death = self._boot(batch, wanted, done, started)
             pending = [job for job in pending if job not in finished]
             alone = False
-            if not death:
+            if not death or self._stopped:
                 continue
             self._log("The test host died: %s\n" % death)
             if running is None:
@@ -192,6 +194,8 @@ class TestHost:
         self.boots += 1
         try:
             with machine:
+                if self._stopped:  # before there was anything to kill
+                    raise HostDied("the test host was stopped")
                 kind, payload = machine.read(BOOT_SECONDS)
                 if kind != "H":
                     raise HostDied("the test host began with a record of kind %s" % kind)
