@@ -65,7 +65,7 @@ int exit_violation(struct vcpu *v, const struct hvm_exit *x)
 	if (h->dirty->on)
 		return lab_todo(v->vm, "3.19", "exit_violation() in exits.c: a violation while the dirty log is on");
 	// TODO 3.11: the guest touches this page for the first time: map it; or it is there with fewer rights than it
-	// may have. Hint: nested_walk() tells the two apart; hvm_level() says how large a page may be, HVM_GUEST_MA is
+	// may have. Hint: nested_walk() tells the two apart; hvm_level() says how large a page may be, h->guest_ma is
 	// the machine address of gpa 0.
 	int err = 0;
 	(void)rights;

@@ -206,12 +206,12 @@ int exit_violation(struct vcpu *v, const struct hvm_exit *x)
 	if (w.end == WALK_ABSENT) {
 		level = hvm_level(h, gpa);
 		base = gpa & ~(level_size(level) - 1);
-		err = nested_map(&h->nested, base, HVM_GUEST_MA + base, level_size(level), rights, TYPE_WB, level);
+		err = nested_map(&h->nested, base, h->guest_ma + base, level_size(level), rights, TYPE_WB, level);
 	} else {
 		err = nested_protect(&h->nested, base, PAGE, rights);
 	}
 	// STARTER 3.11: the guest touches this page for the first time: map it; or it is there with fewer rights than it may have. Hint:
-	// nested_walk() tells the two apart; hvm_level() says how large a page may be, HVM_GUEST_MA is the machine address of gpa 0.
+	// nested_walk() tells the two apart; hvm_level() says how large a page may be, h->guest_ma is the machine address of gpa 0.
 	//	int err = 0;
 	//	(void)rights;
 	//	return lab_todo(v->vm, "3.11", "exit_violation() in exits.c: memory on demand");

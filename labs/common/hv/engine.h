@@ -41,6 +41,8 @@ struct engine_ops {
 	/* Guest memory was written by somebody else than the guest: a debugger, a device. NULL where nothing depends on it. Called with the
 	 * vCPU not running. */
 	void (*memory_written)(struct vm *vm, uint64_t gpa, uint64_t len);
+	/* What the engine has to say in --stats json, each item with a comma before it. NULL where there is nothing. */
+	void (*stats)(struct vm *vm, FILE *out);
 	/* single: stop after one instruction. Breakpoints are int3 bytes that the stub keeps in guest memory; guest_debug
 	 * says that there are some, so that a #BP belongs to the debugger first. */
 	int (*set_debug)(struct vm *vm, bool single, bool breakpoints);

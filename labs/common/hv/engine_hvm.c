@@ -5,9 +5,11 @@
  */
 #include "gdbstub.h"
 #include "hvm_monitor.h"
+#include "hvm_policy.h"
 #include "lab1.h"
 #include "lab2.h"
 #include "lab3.h"
+#include "plan.h"
 #include "segment.h"
 
 #include <stdlib.h>
@@ -89,6 +91,8 @@ static bool step_over(struct vcpu *v, struct hvm *h, const struct hvm_exit *x, b
 	if (x->kind != HVM_EXCEPTION || x->exception.vector != VEC_DB || !h->step)
 		return false;
 	h->step = false;
+	if (h->passing)
+		policy_passed(h);
 	*debugger = h->debug_step || (h->debug_breakpoints && gdbstub_has_breakpoint(v->vm, v->rip));
 	return true;
 }
@@ -107,6 +111,8 @@ static int handle_exit(struct vcpu *v, struct hvm *h, const struct hvm_exit *x, 
 	vm->trace.note[0] = 0;
 	if (x->kind != HVM_VIOLATION)
 		h->last.times = 0;
+	if (h->passing && !h->step && x->kind != HVM_VIOLATION && policy_passed(h))
+		return -ECANCELED;
 	events_interrupted(v, x);
 	int err = vm->stopping ? -ECANCELED : step_over(v, h, x, debugger) ? 0 : handle(v, x);
 	if (vm->trace.exits) {
@@ -198,10 +204,13 @@ static enum run_result hvm_run(struct vm *vm)
 				break;
 			continue;
 		}
-		events_next(v);
+		/* An instruction that is let through a watch is alone with it: an event would leave TF in the guest's frame. */
+		h->inject.valid = h->irq_window = h->nmi_window = false;
+		if (!h->passing || h->again.valid)
+			events_next(v);
 		if (h->inject.valid)
 			vm->trace.delivered[h->inject.vector]++;
-		h->step = h->debug_step || h->debug_breakpoints;
+		h->step = h->debug_step || h->debug_breakpoints || (h->passing && !h->inject.valid);
 		if (vm->stopping || (h->shadow && hvm_shadow_root(v)) || h->backend->enter(h) || run_guest(h, &x))
 			break;
 		if (handle_exit(v, h, &x, &debugger))
@@ -234,6 +243,23 @@ static int create_tables(struct hvm *h)
 		       ? vm_stop(h->vm, HV_HOST, "the host has not enough memory for the nested page tables") : 0;
 }
 
+/* What belongs to the tables and is not in them: policy, dirty log, plan. */
+static int create_policy(struct hvm *h)
+{
+	struct vm *vm = h->vm;
+
+	h->policy = calloc(1, sizeof *h->policy);
+	h->dirty = calloc(1, sizeof *h->dirty);
+	if (!h->policy || !h->dirty)
+		return vm_stop(vm, HV_HOST, "the host has not enough memory");
+	h->policy->vm = vm;
+	*h->dirty = (struct dirty_log){ .pages = vm->mem.size / PAGE, .may_write = policy_may_write, .opaque = h->policy };
+	h->dirty->bitmap = calloc(h->dirty->pages / 64 + 1, 8);
+	if (!h->dirty->bitmap)
+		return vm_stop(vm, HV_HOST, "the host has not enough memory for the dirty log");
+	return vm->opt.plan ? plan_read(h, vm->opt.plan) : 0;
+}
+
 static int hvm_create(struct vm *vm, const struct boot_state *boot)
 {
 	struct hvm *h = calloc(1, sizeof *h);
@@ -253,13 +279,13 @@ static int hvm_create(struct vm *vm, const struct boot_state *boot)
 	}
 	boot_vcpu(&vm->vcpu, boot);
 	h->fetched = true;
-	uint64_t guest_ma = h->shadow ? GUEST_MA : HVM_GUEST_MA;
+	h->guest_ma = h->shadow ? GUEST_MA : HVM_GUEST_MA;
 	if (machine_create(&h->m) || machine_add_memory(&h->m, 0, 0, h->mon, HVM_MONITOR_SIZE + HVM_POOL_SIZE) ||
-	    machine_add_memory(&h->m, 1, guest_ma, vm->mem.hva, vm->mem.size) || machine_add_vcpu(&h->m))
+	    machine_add_memory(&h->m, 1, h->guest_ma, vm->mem.hva, vm->mem.size) || machine_add_vcpu(&h->m))
 		return -ECANCELED;
 	machine_native_tsc(&h->m);
 	h->m.run->kvm_valid_regs = KVM_SYNC_X86_REGS;
-	if (h->backend->check(h) || create_tables(h) || hvm_policy_create(h))
+	if (h->backend->check(h) || create_tables(h) || create_policy(h))
 		return -ECANCELED;
 	return h->backend->create(h);
 }
@@ -273,8 +299,12 @@ static void hvm_destroy(struct vm *vm)
 	if (h->state)
 		h->backend->destroy(h);
 	machine_close(&h->m);
-	hvm_policy_destroy(h);
 	nested_destroy(&h->nested);
+	if (h->dirty)
+		free(h->dirty->bitmap);
+	free(h->dirty);
+	free(h->policy);
+	plan_free(h->plan);
 	hvm_shadow_destroy(h);
 	if (h->mon)
 		munmap(h->mon, HVM_MONITOR_SIZE + HVM_POOL_SIZE);
@@ -337,5 +367,6 @@ const struct engine_ops engine_hvm = {
 	.set_state = hvm_set_state,
 	.translate = hvm_translate,
 	.memory_written = hvm_memory_written,
+	.stats = plan_json,
 	.set_debug = hvm_set_debug,
 };

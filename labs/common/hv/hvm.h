@@ -18,6 +18,9 @@
 #define HVM_POOL_SIZE (2 * MiB)
 #define HVM_GUEST_MA (4 * GiB)
 
+/* Hypercalls: number in RAX, argument in RBX; the result comes in RAX, -ENOSYS for a number that is none. */
+#define HVM_CALL_STAGE 1 /* "I have come to stage RBX": see plan.h */
+
 /* Why the guest was left. */
 enum hvm_exit_kind {
 	HVM_VIOLATION,  /* nested page fault / EPT violation */
@@ -118,6 +121,7 @@ struct hvm {
 	struct machine m;
 	const struct hvm_backend *backend;
 	void *state;            /* the back end's own */
+	uint64_t guest_ma;      /* machine address of gpa 0 */
 	uint8_t *mon;           /* monitor, control structures and tables: machine addresses from 0 */
 	struct nested nested;
 	bool shadow;            /* --shadow: nested paging is off, the CPU walks Lab 2's shadows */
@@ -137,7 +141,9 @@ struct hvm {
 	bool forcing;                /* the machine was interrupted, an NMI is on its way to force the guest out */
 
 	struct dirty_log *dirty;     /* of write protection (lab3.h) */
-	struct hvm_policy *policy;   /* what the guest may do where (hvm_policy.h) */
+	struct policy *policy;       /* what the guest may do where (hvm_policy.h) */
+	struct plan *plan;           /* --plan, or NULL (plan.h) */
+	bool passing;                /* one instruction is let through a watch */
 	struct {
 		uint64_t rip, gpa;
 		unsigned access, times;
@@ -160,8 +166,6 @@ int hvm_hypercall(struct vcpu *v, const struct hvm_exit *x);
 int hvm_shadow_create(struct hvm *h);
 int hvm_shadow_root(struct vcpu *v);
 void hvm_shadow_destroy(struct hvm *h);
-int hvm_policy_create(struct hvm *h);
-void hvm_policy_destroy(struct hvm *h);
 
 /* --- for the lab's files ---------------------------------------------------------------------------------------------------- */
 

@@ -3,10 +3,10 @@
  * guest's CPU has.
  */
 #include "lab1.h"
+#include "hvm_policy.h"
 #include "lab3.h"
+#include "plan.h"
 #include "segment.h"
-
-#include <stdlib.h>
 
 /* The same violation comes back so often only if what was mapped does not allow the access. */
 #define SAME_VIOLATION_MAX 32
@@ -79,26 +79,35 @@ struct cpuid_result hvm_cpuid(struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 
 int hvm_hypercall(struct vcpu *v, const struct hvm_exit *x)
 {
-	(void)x;
-	raise_exception(v, VEC_UD);
-	return 0;
+	uint64_t number = v->gpr[RAX];
+
+	trap_note(v, "hypercall %llu (0x%llx)", (unsigned long long)number, (unsigned long long)v->gpr[RBX]);
+	v->gpr[RAX] = number == HVM_CALL_STAGE ? 0 : (uint64_t)-ENOSYS;
+	if (hvm_skip(v, x))
+		return -ECANCELED;
+	return number == HVM_CALL_STAGE && hvm_of(v)->plan ? plan_stage(v, v->gpr[RBX]) : 0;
 }
-unsigned hvm_rights(const struct hvm *h, uint64_t gpa) { (void)h, (void)gpa; return NESTED_RWX; }
+
 unsigned hvm_level(struct hvm *h, uint64_t gpa)
 {
 	struct nested_walk w;
-	uint64_t size = h->vm->mem.size;
+	unsigned level = h->vm->opt.page_level ? h->vm->opt.page_level : 2;
+
 	nested_walk(&h->nested, gpa, 0, &w);
-	for (unsigned level = w.level < h->vm->opt.page_level ? w.level : h->vm->opt.page_level; level > 1; level--) {
+	if (h->dirty->on)
+		level = 1;
+	if (level > w.level)
+		level = w.level;
+	if ((level == 3 && !h->nested.caps.page_1g) || (level == 2 && !h->nested.caps.page_2m))
+		level--;
+	for (; level > 1; level--) {
 		uint64_t base = gpa & ~(level_size(level) - 1);
-		if (base + level_size(level) <= size)
-			return level;
+		if (base + level_size(level) <= h->vm->mem.size && policy_uniform(h->policy, base, level_size(level)))
+			break;
 	}
-	return 1;
+	return level;
 }
-int hvm_forbidden(struct vcpu *v, const struct hvm_exit *x) { (void)v, (void)x; return -1; }
-int hvm_policy_create(struct hvm *h) { h->dirty = calloc(1, sizeof *h->dirty); if (!h->vm->opt.page_level) h->vm->opt.page_level=2; return 0; }
-void hvm_policy_destroy(struct hvm *h) { (void)h; }
+
 int hvm_set_cr(struct vcpu *v, unsigned n, uint64_t value)
 {
 	*cr_register(v, n) = value;

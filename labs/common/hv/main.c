@@ -32,8 +32,10 @@ static void usage(FILE *out)
 		"which says of each sensitive instruction whether it traps. popek: tries out what Popek and Goldberg's theorem says\n"
 		"of this x86; see hv popek --help. walk: walks page tables that are made up; see hv walk --help.\n"
 		"nested: works on nested page tables as a script says; see hv nested --help.\n\n"
-		"  --engine trap|kvm   how guest code is run (default: trap)\n"
+		"  --engine trap|hvm|kvm\n"
+		"                      how guest code is run (default: trap)\n"
 		"      trap              %s\n"
+		"      hvm               %s\n"
 		"      kvm               %s\n"
 		"  --mem SIZE          guest memory, with K, M or G (default: 64M; from 2M to 3G)\n"
 		"  --initrd FILE       initial RAM disk\n"
@@ -48,8 +50,12 @@ static void usage(FILE *out)
 		"  --patch on|off      trap engine: make pushf and popf of an ELF64 image trap (default: off)\n"
 		"  --shadow off|vtlb|cached\n"
 		"                      trap engine: memory is flat (off, the default), or the guest's page tables are shadowed, by\n"
-		"                      shadows that a flush empties (vtlb) or that outlive it (cached)\n"
+		"                      shadows that a flush empties (vtlb) or that outlive it (cached); hvm engine: the same instead of\n"
+		"                      nested page tables\n"
 		"  --shadow-pages N    shadow page tables at most (from 20 to 500; default: 500)\n"
+		"  --page-size 4K|2M|1G\n"
+		"                      hvm engine: the largest pages that nested tables map on demand (default: 2M)\n"
+		"  --plan FILE         hvm engine: what hv does with the nested tables when the guest comes to a stage (plan.h)\n"
 		"  --dump-tables GVA|all\n"
 		"                      at the end, on stderr: the guest's page tables, their shadows and machine addresses side by side,\n"
 		"                      the way of one address or all that is mapped\n"
@@ -57,7 +63,7 @@ static void usage(FILE *out)
 		"On a terminal Ctrl-A x leaves, Ctrl-A a sends Ctrl-A.\n"
 		"Exit status: 0 the guest ended well, 1 it ended with an exit code, 2 wrong usage or file, 3 the host lacks\n"
 		"something, 4 the guest had to be stopped, 5 a lab step is not written, 124 timeout, 130 interrupted.\n",
-		engine_trap.what, engine_kvm.what);
+		engine_trap.what, engine_hvm.what, engine_kvm.what);
 }
 
 /* One sentence and the exit status for wrong usage. */
@@ -155,16 +161,29 @@ static int parse_dump(const char *s, struct vm_options *o)
 	return canonical(o->dump_gva) ? 0 : bad("--dump-tables: %s is not canonical (bits 63 to 47 differ), no tables can map it", s);
 }
 
+static int parse_page_size(const char *s, unsigned *level)
+{
+	static const char *const names[] = { "4K", "2M", "1G" };
+
+	for (unsigned i = 0; i < 3; i++)
+		if (!strcmp(s, names[i])) {
+			*level = i + 1;
+			return 0;
+		}
+	return bad("--page-size takes 4K, 2M or 1G, not \"%s\"", s);
+}
+
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE,
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE, PLAN, PAGE_SIZE,
 	       HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
 		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
 		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH },
-		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "help", 0, 0, HELP }, { 0 }
+		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "plan", 1, 0, PLAN }, { "page-size", 1, 0, PAGE_SIZE },
+		 { "help", 0, 0, HELP }, { 0 }
 	};
 	int c, err = 0;
 
@@ -174,7 +193,7 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		case ENGINE:
 			o->engine = optarg;
 			if (!engine_find(optarg))
-				err = bad("there is no engine \"%s\": it is trap or kvm", optarg);
+				err = bad("there is no engine \"%s\": it is trap, hvm or kvm", optarg);
 			break;
 		case MEM: err = parse_size(optarg, &o->mem_size); break;
 		case INITRD: o->initrd = optarg; break;
@@ -199,6 +218,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		case HASH: o->hash_memory = true; break;
 		case DUMP: err = parse_dump(optarg, o); break;
 		case PAGE_FILE: o->dump_html = optarg; break;
+		case PLAN: o->plan = optarg; break;
+		case PAGE_SIZE: err = parse_page_size(optarg, &o->page_level); break;
 		case HELP: usage(stdout); exit(HV_OK);
 		case ':': err = bad("%s needs a value", argv[optind - 1]); break;
 		default: err = bad("there is no option %s", argv[optind - 1]);
@@ -218,8 +239,12 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		return bad("%s", "--dump-html shows what --dump-tables asks for, which is missing");
 	if (o->sample_steps && o->gdb_port >= 0)
 		return bad("%s", "--sample-steps and --gdb both want to single-step the guest: one of them only");
-	if (o->shadow && strcmp(o->engine, engine_trap.name))
-		return bad("--shadow is for the trap engine: in the %s engine the CPU walks the guest's tables itself", o->engine);
+	if (o->shadow && !strcmp(o->engine, engine_kvm.name))
+		return bad("--shadow is for the trap and hvm engines: in the %s engine the CPU walks the guest's tables itself", o->engine);
+	if ((o->plan || o->page_level) && strcmp(o->engine, engine_hvm.name))
+		return bad("%s is for the hvm engine, which has nested page tables", o->plan ? "--plan" : "--page-size");
+	if ((o->plan || o->page_level) && o->shadow)
+		return bad("%s is about nested page tables, which --shadow does without", o->plan ? "--plan" : "--page-size");
 	if (o->patch && strcmp(o->engine, engine_trap.name))
 		return bad("--patch on is for the trap engine: in the %s engine popf needs no patch", o->engine);
 	return 0;

@@ -177,6 +177,8 @@ void trace_json(struct vm *vm, FILE *out)
 			(unsigned long long)vm->sample.intervened);
 	if (vm->shadow)
 		shadow_json(vm->shadow, out);
+	if (vm->engine->stats && vm->engine_state)
+		vm->engine->stats(vm, out);
 	if (vm->opt.hash_memory && vm->mem.hva) {
 		fputs(",\"memory\":", out);
 		memhash_json(&vm->mem, out);

@@ -49,7 +49,7 @@ struct vm_options {
 	uint64_t dump_gva;
 	const char *dump_html; /* file, or NULL */
 	const char *plan;      /* hvm engine: file, or NULL (plan.h) */
-	unsigned page_level;   /* hvm engine: the largest pages that nested tables use (1 to 3) */
+	unsigned page_level;   /* hvm engine: the largest pages that nested tables use (1 to 3), 0: not said */
 };
 
 struct vm {
