@@ -149,7 +149,15 @@ class Refusals(unittest.TestCase):
             self.image_refused("truncated|outside the file|neither", whole[:length])
 
     def test_elf32(self):
-        self.image_refused("32-bit ELF", elf(bits=1))
+        self.image_refused("not 32-bit x86", elf(bits=1))  # a 64-bit machine's
+        self.image_refused("not x86-64", elf(machine=3))
+
+    def test_boot_sector(self):
+        sector = b"\xf4" * 510 + b"\x55\xaa"
+        self.image_refused("is followed by a disk", sector + bytes(1 << 20))
+        self.image_refused("neither an ELF file nor", sector[:511])
+        self.refused("neither a command line nor", "run", "--append", "x", self.file("sector", sector))
+        self.refused("starts in real mode, and the trap engine", "run", "--engine", "trap", self.file("sector", sector))
 
     def test_big_endian(self):
         self.image_refused("big-endian", elf(data=2))

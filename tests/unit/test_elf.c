@@ -1,6 +1,7 @@
-// sources: elf.c boot_sector.c loader.c boot.c start_info.c bzimage.c acpi.c mem.c
+// sources: elf.c boot_sector.c boot_vcpu.c loader.c boot.c start_info.c bzimage.c acpi.c mem.c
 /* The ELF loader and boot_load(): every way in which a file can be wrong, and what a guest finds when it is right. */
 #include "loader.h"
+#include "vcpu.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -95,6 +96,7 @@ static void test_loads(void **state)
 	memset(guest_range(&mem, DATA, 0x2000), 0xff, 0x2000);
 	assert_int_equal(elf_load(&mem, (uint8_t *)&image, sizeof(image), &boot, err, sizeof(err)), 0);
 	assert_string_equal(boot.kind, "ELF64");
+	assert_int_equal(boot.mode, BOOT_LONG);
 	assert_int_equal(boot.entry, CODE + 4);
 	assert_int_equal(boot.load_lo, CODE);
 	assert_int_equal(boot.load_hi, DATA + 0x1000);
@@ -131,12 +133,16 @@ static void test_truncated_segment(void **state)
 	refused(-ENOEXEC, "truncated: segment 1");
 }
 
-static void test_elf32(void **state)
+static void test_elf32_of_another_kind(void **state)
 {
 	(void)state;
-	image.eh.e_ident[EI_CLASS] = ELFCLASS32;
-	refused(-ENOEXEC, "32-bit");
-	refused_len(52, -ENOEXEC, "32-bit"); /* a whole ELF32 header: shorter than an ELF64 one, yet not truncated */
+	image.eh.e_ident[EI_CLASS] = ELFCLASS32; /* x32: a 64-bit program with 32-bit pointers */
+	refused(-ENOEXEC, "x86-64, machine 62), not 32-bit x86");
+	refused_len(52, -ENOEXEC, "32-bit x86"); /* a whole ELF32 header: shorter than an ELF64 one, yet not truncated */
+	refused_len(51, -ENOEXEC, "truncated: 51 bytes, and the ELF header alone has 52");
+	image.eh.e_ident[EI_CLASS] = ELFCLASS64;
+	image.eh.e_machine = EM_386;
+	refused(-ENOEXEC, "32-bit x86, machine 3), not x86-64");
 }
 
 static void test_bad_class(void **state)
@@ -281,6 +287,205 @@ static void test_too_many_segments(void **state)
 	assert_non_null(strstr(err, "more than 64"));
 }
 
+/* --- 32-bit images ------------------------------------------------------------------------------------------------------ */
+
+/* The same with 32 bits, and a PVH note that names another entry. */
+static struct image32 {
+	Elf32_Ehdr eh;
+	Elf32_Phdr ph[3];
+	struct {
+		Elf32_Nhdr head;
+		char name[4];
+		uint32_t entry;
+	} note[2];
+	uint8_t code[16], data[16];
+} image32;
+
+static Elf32_Phdr segment32(uint32_t type, uint32_t offset, uint32_t paddr, uint32_t size)
+{
+	return (Elf32_Phdr){ .p_type = type, .p_offset = offset, .p_vaddr = 0xc0000000 + paddr, .p_paddr = paddr, .p_filesz = size,
+			     .p_memsz = size, .p_flags = PF_R | PF_X };
+}
+
+static int setup32(void **state)
+{
+	image32 = (struct image32){
+		.eh = { .e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS32, ELFDATA2LSB, EV_CURRENT },
+			.e_type = ET_EXEC, .e_machine = EM_386, .e_entry = CODE + 4, .e_phoff = offsetof(struct image32, ph),
+			.e_phentsize = sizeof(Elf32_Phdr), .e_phnum = 3 },
+		.ph = { segment32(PT_NOTE, offsetof(struct image32, note), 0, sizeof(image32.note)),
+			segment32(PT_LOAD, offsetof(struct image32, code), CODE, sizeof(image32.code)),
+			segment32(PT_LOAD, offsetof(struct image32, data), DATA, sizeof(image32.data)) },
+		.note = { { { 4, 4, 1 }, "GNU", 7 }, { { 4, 4, 18 }, "Xen", CODE + 8 } },
+	};
+	image32.ph[2].p_memsz = 0x1000;
+	memset(image32.code, 0xc0, sizeof(image32.code));
+	memset(image32.data, 0xda, sizeof(image32.data));
+	return setup(state);
+}
+
+static int load32(size_t len)
+{
+	uint8_t *copy = malloc(len ? len : 1);
+	memcpy(copy, &image32, len);
+	int r = elf_load(&mem, copy, len, &boot, err, sizeof(err));
+	free(copy);
+	return r;
+}
+
+static void refused32(size_t len, int error, const char *cause)
+{
+	assert_int_equal(load32(len), error);
+	if (!strstr(err, cause))
+		fail_msg("'%s' does not say '%s'", err, cause);
+	assert_int_equal(*(uint8_t *)guest_range(&mem, CODE, 1), 0);
+}
+
+static void test_loads32(void **state)
+{
+	(void)state;
+	memset(guest_range(&mem, DATA, 0x2000), 0xff, 0x2000);
+	assert_int_equal(load32(sizeof(image32)), 0);
+	assert_string_equal(boot.kind, "ELF32");
+	assert_int_equal(boot.mode, BOOT_PROTECTED);
+	assert_int_equal(boot.entry, CODE + 8);
+	assert_int_equal(boot.load_lo, CODE);
+	assert_int_equal(boot.load_hi, DATA + 0x1000);
+	assert_int_equal(boot.ncode, 2);
+	assert_memory_equal(guest_range(&mem, CODE, 16), image32.code, 16);
+	assert_memory_equal(guest_range(&mem, DATA, 16), image32.data, 16);
+	assert_int_equal(*(uint8_t *)guest_range(&mem, DATA + 0xfff, 1), 0); /* .bss */
+	assert_int_equal(*(uint8_t *)guest_range(&mem, DATA + 0x1000, 1), 0xff);
+
+	image32.note[1].name[0] = 'Z'; /* somebody else's note: the header's entry counts */
+	assert_int_equal(load32(sizeof(image32)), 0);
+	assert_int_equal(boot.entry, CODE + 4);
+	memcpy(image32.note[1].name, "Xen", 4);
+	image32.note[1].head.n_type = 17;
+	assert_int_equal(load32(sizeof(image32)), 0);
+	assert_int_equal(boot.entry, CODE + 4);
+}
+
+static void test_bad_elf32(void **state)
+{
+	(void)state;
+	for (size_t len = 5; len < sizeof(image32.eh); len++)
+		refused32(len, -ENOEXEC, "truncated");
+	refused32(sizeof(image32) - 1, -ENOEXEC, "truncated: segment 2");
+	image32.eh.e_phoff = UINT32_MAX;
+	refused32(sizeof(image32), -ENOEXEC, "program headers lie outside");
+	image32.eh.e_phoff = offsetof(struct image32, ph);
+	image32.eh.e_phentsize = sizeof(Elf64_Phdr);
+	refused32(sizeof(image32), -ENOEXEC, "program headers of 56 bytes; ELF32 has 32");
+	image32.eh.e_phentsize = sizeof(Elf32_Phdr);
+	image32.ph[2].p_paddr = UINT32_MAX - 0xffe;
+	refused32(sizeof(image32), -ENOMEM, "outside guest memory");
+	image32.ph[2].p_paddr = CODE;
+	refused32(sizeof(image32), -ENOEXEC, "overlap");
+	image32.ph[2].p_paddr = 0x7c00;
+	refused32(sizeof(image32), -ENOEXEC, "below 1 MiB");
+	image32.ph[2].p_paddr = DATA;
+	image32.note[1].entry = CODE + 16;
+	refused32(sizeof(image32), -ENOEXEC, "entry point 0x100010 lies outside");
+}
+
+static void test_malformed_notes(void **state)
+{
+	(void)state;
+	image32.ph[0].p_filesz = sizeof(image32);
+	refused32(sizeof(image32), -ENOEXEC, "the notes in segment 0 end behind its end");
+	image32.ph[0].p_filesz = sizeof(image32.note) - 1;
+	refused32(sizeof(image32), -ENOEXEC, "notes in segment 0 are malformed");
+	image32.ph[0].p_filesz = sizeof(image32.note[0]) + 5; /* not even a note's header */
+	refused32(sizeof(image32), -ENOEXEC, "malformed");
+	image32.ph[0].p_filesz = sizeof(image32.note);
+	image32.note[0].head.n_namesz = UINT32_MAX; /* plus what pads it, more than 32 bits hold */
+	refused32(sizeof(image32), -ENOEXEC, "malformed");
+	image32.note[0].head.n_namesz = 4;
+	image32.note[0].head.n_descsz = UINT32_MAX - 2;
+	refused32(sizeof(image32), -ENOEXEC, "malformed");
+}
+
+/* Whatever a byte of the headers is, the loader ends with an answer and, if it loads, with an entry in what it loaded. */
+static void test_damaged_elf32(void **state)
+{
+	struct image32 good = image32;
+
+	(void)state;
+	for (size_t at = 4; at < offsetof(struct image32, code); at++)
+		for (unsigned byte = 0; byte < 256; byte++) {
+			image32 = good;
+			((uint8_t *)&image32)[at] = (uint8_t)byte;
+			int r = load32(sizeof(image32));
+			assert_true(r == 0 || r == -ENOEXEC || r == -ENOMEM);
+			if (!r)
+				assert_true(boot.load_lo <= boot.entry && boot.entry < boot.load_hi);
+		}
+}
+
+/* --- boot sectors ------------------------------------------------------------------------------------------------------- */
+
+static uint8_t sector[BOOT_SECTOR_MAX + 1];
+
+static int load_sector(size_t len, const struct boot_request *req)
+{
+	uint8_t *copy = malloc(len);
+
+	sector[510] = 0x55, sector[511] = 0xaa;
+	memcpy(copy, sector, len);
+	int r = boot_sector_load(&mem, copy, len, req, &boot, err, sizeof(err));
+	free(copy);
+	return r;
+}
+
+static void test_boot_sector(void **state)
+{
+	static const size_t lengths[] = { 512, 513, 1024, BOOT_SECTOR_MAX };
+	struct boot_request req = { .append = "" };
+
+	(void)state;
+	memset(sector, 0xb5, sizeof(sector));
+	for (unsigned i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+		memset(guest_range(&mem, 0, 1 * MiB), 0xff, 1 * MiB);
+		assert_int_equal(load_sector(lengths[i], &req), 0);
+		assert_string_equal(boot.kind, "boot sector");
+		assert_int_equal(boot.mode, BOOT_REAL);
+		assert_int_equal(boot.entry, 0x7c00);
+		assert_int_equal(boot.rdx, 0x80);
+		assert_int_equal(boot.load_hi, 0x7c00 + lengths[i]);
+		assert_memory_equal(guest_range(&mem, 0x7c00, lengths[i]), sector, lengths[i]);
+		assert_int_equal(*(uint8_t *)guest_range(&mem, 0x7c00 + lengths[i], 1), 0xff);
+		/* Every vector leads to an IRET. */
+		for (unsigned vector = 0; vector < 256; vector++) {
+			uint16_t at[2];
+			guest_read(&mem, 4 * vector, at, sizeof(at));
+			assert_int_equal(*(uint8_t *)guest_range(&mem, at[1] * 16 + at[0], 1), 0xcf);
+		}
+	}
+}
+
+static void test_bad_boot_sector(void **state)
+{
+	struct boot_request req = { 0 };
+
+	(void)state;
+	assert_int_equal(load_sector(511, &req), -ENOEXEC);
+	assert_false(boot_sector_probe(sector, 511));
+	assert_true(boot_sector_probe(sector, 512));
+	assert_int_equal(load_sector(BOOT_SECTOR_MAX + 1, &req), -ENOEXEC);
+	assert_non_null(strstr(err, "the file has 32769 bytes, at most 32768 are loaded"));
+	req.append = "quiet";
+	assert_int_equal(load_sector(512, &req), -ENOEXEC);
+	assert_non_null(strstr(err, "neither a command line nor an initrd"));
+	req = (struct boot_request){ .initrd = "initrd" };
+	assert_int_equal(load_sector(512, &req), -ENOEXEC);
+	for (unsigned at = 0; at < 4; at++)
+		assert_int_equal(*(uint32_t *)guest_range(&mem, 4 * at, 4), 0);
+	assert_int_equal(*(uint8_t *)guest_range(&mem, 0x7c00, 1), 0);
+	sector[511] = 0xab;
+	assert_false(boot_sector_probe(sector, 512));
+}
+
 /* --- boot_load(): files, and what a guest finds at RBX ------------------------------------------------------------------- */
 
 static char path[] = "/tmp/hv-test-elf-XXXXXX", initrd_path[] = "/tmp/hv-test-initrd-XXXXXX";
@@ -299,6 +504,13 @@ static uint64_t get(uint64_t gpa, unsigned size)
 	uint64_t value = 0;
 	assert_int_equal(guest_read(&mem, gpa, &value, size), 0);
 	return value;
+}
+
+static void file_refused(const struct boot_request *req, int error, const char *cause)
+{
+	assert_int_equal(boot_load(&mem, req, &boot, err, sizeof(err)), error);
+	if (!strstr(err, cause))
+		fail_msg("'%s' does not say '%s'", err, cause);
 }
 
 static void test_start_info(void **state)
@@ -342,6 +554,61 @@ static void test_start_info(void **state)
 	}
 }
 
+/* What boot_load() makes of the other kinds, and which registers they begin with. */
+static void test_start_of_the_other_kinds(void **state)
+{
+	struct boot_request req = { .image = path, .append = "x" };
+	struct vcpu v;
+
+	(void)state;
+	write_file(path, &image32, sizeof(image32));
+	assert_int_equal(boot_load(&mem, &req, &boot, err, sizeof(err)), 0);
+	unlink(path);
+	assert_int_equal(boot.rbx, BOOT_START_INFO);
+	assert_int_equal(get(boot.rbx, 4), 0x336ec578);
+	boot_vcpu(&v, &boot);
+	assert_int_equal(v.rip, CODE + 8);
+	assert_int_equal(v.gpr[RBX], BOOT_START_INFO);
+	assert_int_equal(v.cr0, CR0_PE | CR0_ET);
+	assert_int_equal(v.cr4 | v.efer | v.cr3, 0);
+	assert_int_equal(v.rflags, FLAG_FIXED);
+	/* The hidden parts are what the table says. */
+	for (unsigned i = 0; i < 6; i++) {
+		uint64_t d = get(v.gdtr.base + v.seg[i].selector, 8);
+		assert_int_equal(d >> 40 & 0xf0ff, v.seg[i].attr);
+		assert_int_equal(v.seg[i].base, 0);
+		assert_int_equal(v.seg[i].limit, 0xffffffff);
+	}
+	assert_int_equal(v.seg[CS].attr & (SEG_DB | SEG_L), SEG_DB);
+
+	/* A bzImage has 55 AA where a boot sector has it: its own probe wins. */
+	memset(sector, 0, sizeof(sector));
+	sector[510] = 0x55, sector[511] = 0xaa;
+	memcpy(sector + 0x202, "HdrS", 4);
+	write_file(path, sector, 1024);
+	file_refused(&req, -ENOEXEC, "this kernel is too old");
+	memset(sector + 0x202, 0, 4);
+	write_file(path, sector, 1024);
+	file_refused(&req, -ENOEXEC, "neither a command line");
+	req.append = NULL;
+	memset(guest_range(&mem, 0, SIZE), 0, SIZE);
+	assert_int_equal(boot_load(&mem, &req, &boot, err, sizeof(err)), 0);
+	unlink(path);
+	assert_int_equal(get(BOOT_PML4, 8), 0); /* its memory is its own */
+	assert_memory_equal(guest_range(&mem, BOOT_ACPI, 8), "RSD PTR ", 8);
+	boot_vcpu(&v, &boot);
+	assert_int_equal(v.rip, 0x7c00);
+	assert_int_equal(v.gpr[RSP], 0x7c00);
+	assert_int_equal(v.gpr[RDX], 0x80);
+	assert_int_equal(v.cr0, CR0_ET);
+	assert_int_equal(v.idtr.limit, 0x3ff);
+	for (unsigned i = 0; i < 6; i++) {
+		assert_int_equal(v.seg[i].selector | v.seg[i].base, 0);
+		assert_int_equal(v.seg[i].limit, 0xffff);
+		assert_int_equal(v.seg[i].attr, i == CS ? 0x9b : 0x93);
+	}
+}
+
 static void test_boot_tables(void **state)
 {
 	(void)state;
@@ -365,13 +632,6 @@ static void test_boot_tables(void **state)
 	assert_int_equal(get(BOOT_GDT + 0x20 + 5, 1), 0x89);
 }
 
-static void file_refused(const struct boot_request *req, int error, const char *cause)
-{
-	assert_int_equal(boot_load(&mem, req, &boot, err, sizeof(err)), error);
-	if (!strstr(err, cause))
-		fail_msg("'%s' does not say '%s'", err, cause);
-}
-
 static void test_bad_files(void **state)
 {
 	struct boot_request req = { .image = "/nonexistent/image" };
@@ -389,7 +649,7 @@ static void test_bad_files(void **state)
 	file_refused(&req, -EFBIG, "larger than the largest guest memory");
 	unlink(path);
 	write_file(path, "#!/bin/sh\n", 10);
-	file_refused(&req, -ENOEXEC, "neither an ELF file nor a Linux bzImage");
+	file_refused(&req, -ENOEXEC, "neither an ELF file nor a Linux bzImage nor a boot sector");
 	assert_memory_equal(err, path, strlen(path)); /* the sentence begins with the file's name */
 	unlink(path);
 	assert_int_equal(mkfifo(path, 0600), 0);
@@ -422,6 +682,7 @@ static void test_bad_initrd_and_command_line(void **state)
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST32(f) cmocka_unit_test_setup_teardown(f, setup32, teardown)
 
 int main(void)
 {
@@ -430,7 +691,7 @@ int main(void)
 		TEST(test_probe),
 		TEST(test_truncated_header),
 		TEST(test_truncated_segment),
-		TEST(test_elf32),
+		TEST(test_elf32_of_another_kind),
 		TEST(test_bad_class),
 		TEST(test_other_architecture),
 		TEST(test_big_endian),
@@ -444,7 +705,14 @@ int main(void)
 		TEST(test_entry_outside),
 		TEST(test_no_segment),
 		TEST(test_too_many_segments),
+		TEST32(test_loads32),
+		TEST32(test_bad_elf32),
+		TEST32(test_malformed_notes),
+		TEST32(test_damaged_elf32),
+		TEST(test_boot_sector),
+		TEST(test_bad_boot_sector),
 		TEST(test_start_info),
+		TEST32(test_start_of_the_other_kinds),
 		TEST(test_boot_tables),
 		TEST(test_bad_files),
 		TEST(test_bad_initrd_and_command_line),
