@@ -43,7 +43,7 @@
 #define BOOT_IVT_LIMIT 0x3ff /* the real-mode interrupt vectors begin at 0 */
 #define BOOT_SECTOR 0x7c00
 #define BOOT_SECTOR_MAX 0x8000u
-#define BOOT_IRET 0xfff53
+#define BOOT_IRET 0xfff53u
 
 struct boot_request {
 	const char *image;   /* file names */
