@@ -1,4 +1,4 @@
-"""The little that the grader must know about ELF files: where `params` lies in a guest, and what hv needs to be started.
+"""The little that the grader must know about ELF files and boot sectors: where a guest's parameters lie, and what hv needs to be started.
 
 hv is never executed to find that out (as ldd might): what it consists of comes from a student.
 """
@@ -14,14 +14,15 @@ DT_NEEDED, DT_STRTAB = 1, 5
 
 
 class Elf:
-    """A little-endian ELF64 file, read whole."""
+    """A little-endian ELF file of 64 or 32 bits, read whole."""
 
     def __init__(self, data, name):
         self.data, self.name = data, name
-        if data[:6] != b"\x7fELF\x02\x01" or len(data) < 64:
-            raise GraderError("%s is not a 64-bit ELF file." % name)
-        (self.phoff, self.shoff) = struct.unpack_from("<QQ", data, 32)
-        (self.phentsize, self.phnum, self.shentsize, self.shnum, self.shstrndx) = struct.unpack_from("<5H", data, 54)
+        if data[:6] not in (b"\x7fELF\x02\x01", b"\x7fELF\x01\x01") or len(data) < 64:
+            raise GraderError("%s is not an ELF file." % name)
+        self.wide = data[4] == 2
+        self.phoff, self.shoff = struct.unpack_from("<QQ" if self.wide else "<II", data, 32 if self.wide else 28)
+        (self.phentsize, self.phnum, self.shentsize, self.shnum, self.shstrndx) = struct.unpack_from("<5H", data, 54 if self.wide else 42)
 
     def _unpack(self, fmt, offset):
         try:
@@ -31,10 +32,12 @@ class Elf:
 
     def sections(self):
         """(name offset, type, flags, address, offset, size, link) of each section."""
-        return [self._unpack("<IIQQQQI", self.shoff + i * self.shentsize) for i in range(self.shnum)]
+        return [self._unpack("<IIQQQQI" if self.wide else "<7I", self.shoff + i * self.shentsize) for i in range(self.shnum)]
 
     def segments(self):
-        """(type, flags, offset, vaddr, paddr, filesz, memsz) of each segment."""
+        """(type, flags, offset, vaddr, paddr, filesz, memsz) of each segment of a 64-bit file."""
+        if not self.wide:
+            raise GraderError("%s is not a 64-bit ELF file." % self.name)
         return [self._unpack("<IIQQQQQ", self.phoff + i * self.phentsize) for i in range(self.phnum)]
 
     def string(self, offset):
@@ -48,8 +51,11 @@ class Elf:
             if kind != 2:  # SHT_SYMTAB
                 continue
             strings = sections[link][4]
-            for at in range(offset, offset + size, 24):
-                st_name, _, _, shndx, value, st_size = self._unpack("<IBBHQQ", at)
+            for at in range(offset, offset + size, 24 if self.wide else 16):
+                if self.wide:
+                    st_name, _, _, shndx, value, st_size = self._unpack("<IBBHQQ", at)
+                else:
+                    st_name, value, st_size, _, _, shndx = self._unpack("<IIIBBH", at)
                 if st_name and self.string(strings + st_name) == name:
                     return value, shndx, st_size
         return None
@@ -70,10 +76,23 @@ class Elf:
         return [self.string(base + n) for n in names], interp
 
 
+# A boot sector has room for four parameters, right before the signature.
+SECTOR, SECTOR_PARAMS = 512, 4
+
+
+def _patch_sector(image, values, name):
+    if len(values) > SECTOR_PARAMS:
+        raise GraderError("%s: a boot sector has %d params" % (name, SECTOR_PARAMS))
+    padded = list(values) + [0] * (SECTOR_PARAMS - len(values))
+    return image[: SECTOR - 2 - 8 * SECTOR_PARAMS] + struct.pack("<%dQ" % SECTOR_PARAMS, *padded) + image[SECTOR - 2 :]
+
+
 def patch_params(image, values, name="guest"):
-    """A copy of a guest's ELF image with these 64-bit values in its array `params`."""
+    """A copy of a guest's image with these 64-bit values in its array `params`, or where a boot sector has its parameters."""
     if len(values) > PARAMS or any(not 0 <= v < 1 << 64 for v in values):
         raise GraderError("%s: params are at most %d numbers of 64 bits" % (name, PARAMS))
+    if image[:4] != b"\x7fELF" and image[SECTOR - 2 : SECTOR] == b"\x55\xaa":
+        return _patch_sector(image, values, name)
     elf = Elf(image, name)
     found = elf.symbol("params")
     if not found:

@@ -45,6 +45,27 @@ class Params(TempDir):
     def test_fewer_values_are_padded(self):
         self.assertIn(struct.pack("<16Q", 5, *[0] * 15), patch_params(self.guest(), [5]))
 
+    def test_32_bit_guests(self):
+        (self.dir / "n.c").write_text(GUEST % PARAMS_LINE)
+        compile_c(self.dir / "n.c", self.dir / "n", "-m32", "-ffreestanding", "-nostdlib", "-static", "-no-pie")
+        image = (self.dir / "n").read_bytes()
+        self.assertEqual(image[4], 1)
+        values = [random.Random(2).getrandbits(64) for _ in range(PARAMS)]
+        patched = patch_params(image, values)
+        where = patched.find(struct.pack("<16Q", *values))
+        self.assertGreater(where, 0)
+        self.assertEqual(patched[:where] + bytes(8 * PARAMS) + patched[where + 8 * PARAMS :], image)
+        with self.assertRaises(GraderError):
+            libraries(self.dir / "n")
+
+    def test_boot_sectors(self):
+        sector = bytes(range(256)) * 2
+        sector = sector[:510] + b"\x55\xaa"
+        patched = patch_params(sector + b"more", [1, 2, 3])
+        self.assertEqual(patched, sector[:478] + struct.pack("<4Q", 1, 2, 3, 0) + b"\x55\xaa" + b"more")
+        with self.assertRaises(GraderError):
+            patch_params(sector, [1] * 5)
+
     def test_refuses(self):
         image = self.guest()
         for bad in (b"", b"\x7fELF", b"text", image[:200], image[: len(image) // 2]):
