@@ -42,8 +42,10 @@ int vmx_controls(struct vmx *s)
 	if (!err)
 		err = vmx_control(s, VMCS_ENTRY_CONTROLS, ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER);
 	vmx_write(s, VMCS_EXCEPTIONS, s->h->shadow ? 1u << VEC_PF : 0);
-	vmx_write(s, VMCS_PAUSE_GAP, 128);
-	vmx_write(s, VMCS_PAUSE_WINDOW, 4096);
+	if (proc2 & PROC2_PAUSE_LOOP) {
+		vmx_write(s, VMCS_PAUSE_GAP, 128);
+		vmx_write(s, VMCS_PAUSE_WINDOW, 4096);
+	}
 	/* Bits of CR0 and CR4 that the guest does not own: it reads what hv says they are, and is left when it wants another value. VMX
 	 * needs NE and VMXE set, which the guest does not see. (SDM vol. 3, 24.6.6) */
 	vmx_write(s, VMCS_CR0_MASK, cr0);
