@@ -10,7 +10,7 @@ from typing import Callable, Optional, Sequence, Union
 HV_OK, HV_GUEST_FAILED, HV_USAGE, HV_HOST, HV_STOPPED, HV_TODO = 0, 1, 2, 3, 4, 5
 HV_TIMEOUT = 124
 
-VEC_GP = 13  # port that the trap engine's stub for #GP writes to, and so what the witness counts
+VEC_UD, VEC_GP = 6, 13  # ports that the trap engine's stubs for #UD and #GP write to, and so what the witness counts
 
 QEMU, BOCHS, NATIVE = "qemu", "bochs", "native"  # hosts that a run can be run on
 
