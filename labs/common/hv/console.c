@@ -243,7 +243,8 @@ void console_flush(struct console *con)
 	con->sending = false;
 }
 
-void console_write(struct console *con, const uint8_t *data, size_t len)
+/* Puts bytes into the buffer, making room as often as need be. */
+static void collect(struct console *con, const uint8_t *data, size_t len)
 {
 	for (size_t i = 0; i < len; i++) {
 		while (con->nout == sizeof con->out) {
@@ -257,10 +258,24 @@ void console_write(struct console *con, const uint8_t *data, size_t len)
 			poll(NULL, 0, 1);
 			pthread_mutex_lock(con->loop->lock);
 		}
-		if (!con->nout)
+		if (!con->nout && !con->whole_lines)
 			loop_timer_set(con->loop, &con->flush_timer, clock_ns() + FLUSH_NS);
 		con->out[con->nout++] = data[i];
 		if (data[i] == '\n')
 			console_flush(con);
+	}
+}
+
+void console_write(struct console *con, const uint8_t *data, size_t len)
+{
+	if (!con->prefix) {
+		collect(con, data, len);
+		return;
+	}
+	for (size_t i = 0; i < len; i++) {
+		if (!con->in_line)
+			collect(con, (const uint8_t *)con->prefix, strlen(con->prefix));
+		con->in_line = data[i] != '\n';
+		collect(con, data + i, 1);
 	}
 }

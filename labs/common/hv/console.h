@@ -33,6 +33,9 @@ struct console {
 	void *receive_opaque;
 	void (*quit)(void *opaque); /* Ctrl-A x was typed */
 	void *quit_opaque;
+	const char *prefix;         /* begins each line of output, or NULL */
+	bool whole_lines;           /* the output is shared: nothing is passed on before its line ends, if it fits */
+	bool in_line;               /* the prefix of the present line is written */
 	uint8_t pending[256]; /* read but not yet taken by the receiver */
 	size_t npending;
 	uint8_t out[CONSOLE_OUT]; /* written by the guest, not yet passed on */

@@ -279,9 +279,10 @@ static int hvm_create(struct vm *vm, const struct boot_state *boot)
 	}
 	boot_vcpu(&vm->vcpu, boot);
 	h->fetched = true;
-	h->guest_ma = h->shadow ? GUEST_MA : HVM_GUEST_MA;
+	uint64_t first = h->shadow ? GUEST_MA : HVM_GUEST_MA, all = vm->neighbour.block ? 2 * vm->mem.size : vm->mem.size;
+	h->guest_ma = first + vm->neighbour.index * vm->mem.size;
 	if (machine_create(&h->m) || machine_add_memory(&h->m, 0, 0, h->mon, HVM_MONITOR_SIZE + HVM_POOL_SIZE) ||
-	    machine_add_memory(&h->m, 1, h->guest_ma, vm->mem.hva, vm->mem.size) || machine_add_vcpu(&h->m))
+	    machine_add_memory(&h->m, 1, first, vm->mem.hva - (h->guest_ma - first), all) || machine_add_vcpu(&h->m))
 		return -ECANCELED;
 	machine_native_tsc(&h->m);
 	h->m.run->kvm_valid_regs = KVM_SYNC_X86_REGS;

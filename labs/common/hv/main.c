@@ -3,6 +3,7 @@
  */
 #include "engine.h"
 #include "gva.h"
+#include "neighbour.h"
 #include "nested_command.h"
 #include "popek.h"
 #include "report.h"
@@ -56,6 +57,7 @@ static void usage(FILE *out)
 		"  --page-size 4K|2M|1G\n"
 		"                      hvm engine: the largest pages that nested tables map on demand (default: 2M)\n"
 		"  --plan FILE         hvm engine: what hv does with the nested tables when the guest comes to a stage (plan.h)\n"
+		"  --neighbour IMAGE   hvm engine: a second VM in the same machine, with its memory right behind; its lines begin with 2|\n"
 		"  --dump-tables GVA|all\n"
 		"                      at the end, on stderr: the guest's page tables, their shadows and machine addresses side by side,\n"
 		"                      the way of one address or all that is mapped\n"
@@ -175,14 +177,14 @@ static int parse_page_size(const char *s, unsigned *level)
 
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE, PLAN, PAGE_SIZE,
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE, PLAN, PAGE_SIZE, NEIGHBOUR,
 	       HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
 		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
 		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH },
-		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "plan", 1, 0, PLAN }, { "page-size", 1, 0, PAGE_SIZE },
+		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "plan", 1, 0, PLAN }, { "page-size", 1, 0, PAGE_SIZE }, { "neighbour", 1, 0, NEIGHBOUR },
 		 { "help", 0, 0, HELP }, { 0 }
 	};
 	int c, err = 0;
@@ -218,6 +220,7 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		case HASH: o->hash_memory = true; break;
 		case DUMP: err = parse_dump(optarg, o); break;
 		case PAGE_FILE: o->dump_html = optarg; break;
+		case NEIGHBOUR: o->neighbour = optarg; break;
 		case PLAN: o->plan = optarg; break;
 		case PAGE_SIZE: err = parse_page_size(optarg, &o->page_level); break;
 		case HELP: usage(stdout); exit(HV_OK);
@@ -243,6 +246,10 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		return bad("--shadow is for the trap and hvm engines: in the %s engine the CPU walks the guest's tables itself", o->engine);
 	if ((o->plan || o->page_level) && strcmp(o->engine, engine_hvm.name))
 		return bad("%s is for the hvm engine, which has nested page tables", o->plan ? "--plan" : "--page-size");
+	if (o->neighbour && strcmp(o->engine, engine_hvm.name))
+		return bad("%s", "--neighbour is for the hvm engine: its nested tables are what keeps two guests apart");
+	if (o->neighbour && (o->gdb_port >= 0 || o->shadow))
+		return bad("--neighbour does not go with %s", o->shadow ? "--shadow" : "--gdb");
 	if ((o->plan || o->page_level) && o->shadow)
 		return bad("%s is about nested page tables, which --shadow does without", o->plan ? "--plan" : "--page-size");
 	if (o->patch && strcmp(o->engine, engine_trap.name))
@@ -281,5 +288,10 @@ int main(int argc, char **argv)
 	}
 	if (parse(argc - 1, argv + 1, &vm.opt))
 		return HV_USAGE;
-	return vm_main(&vm);
+	if (vm.opt.neighbour) {
+		int status = neighbour_start(&vm);
+		if (status)
+			return status;
+	}
+	return neighbour_end(&vm, vm_main(&vm));
 }

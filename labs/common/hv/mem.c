@@ -27,6 +27,14 @@ int guest_mem_create(struct guest_mem *mem, uint64_t size)
 	return 0;
 }
 
+int guest_mem_share(uint8_t **block, uint64_t size, unsigned guests)
+{
+	if (size < MEM_MIN || size > MEM_MAX || size % (4 * KiB))
+		return -EINVAL;
+	*block = mmap(NULL, size * guests, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return *block == MAP_FAILED ? -ENOMEM : 0;
+}
+
 void guest_mem_destroy(struct guest_mem *mem)
 {
 	if (mem->hva)

@@ -29,6 +29,8 @@ struct guest_mem {
 /* Reserves zeroed memory for a guest. 0, -EINVAL (size out of MEM_MIN..MEM_MAX or not a multiple of 4 KiB), -ENOMEM. */
 int guest_mem_create(struct guest_mem *mem, uint64_t size);
 void guest_mem_destroy(struct guest_mem *mem);
+/* The same for several guests in one block, which processes share after fork(): guest i's memory begins at *block + i * size. */
+int guest_mem_share(uint8_t **block, uint64_t size, unsigned guests);
 
 /* The host address of [gpa, gpa + len), or NULL when any byte of it lies outside guest memory. len 0 is a valid range. */
 void *guest_range(const struct guest_mem *mem, uint64_t gpa, uint64_t len);

@@ -147,7 +147,10 @@ void trace_json(struct vm *vm, FILE *out)
 {
 	const struct trace *t = &vm->trace;
 
-	fprintf(out, "{\"engine\":\"%s\",\"status\":%d,\"reason\":", vm->engine->name, vm->status);
+	fprintf(out, "{\"engine\":\"%s\"", vm->engine->name);
+	if (vm->neighbour.block)
+		fprintf(out, ",\"vm\":%u", vm->neighbour.index + 1);
+	fprintf(out, ",\"status\":%d,\"reason\":", vm->status);
 	json_string(out, vm->reason);
 	fprintf(out, ",\"guest_code\":%u,\"exits\":%llu", vm->guest_code, (unsigned long long)t->total);
 	fputs(",\"by_kind\":{", out);

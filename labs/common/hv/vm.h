@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct engine_ops;
 struct machine;
@@ -48,6 +49,7 @@ struct vm_options {
 	enum { DUMP_NOTHING, DUMP_GVA, DUMP_ALL } dump; /* of the page tables, at the end (dump_tables.h) */
 	uint64_t dump_gva;
 	const char *dump_html; /* file, or NULL */
+	const char *neighbour; /* hvm engine: image of a second VM, or NULL (neighbour.h) */
 	const char *plan;      /* hvm engine: file, or NULL (plan.h) */
 	unsigned page_level;   /* hvm engine: the largest pages that nested tables use (1 to 3), 0: not said */
 };
@@ -62,6 +64,12 @@ struct vm {
 	pthread_cond_t wake;  /* a halted vCPU waits here */
 	pthread_t vcpu_thread;
 	bool vcpu_running; /* vcpu_thread is valid and may be signalled */
+
+	struct neighbour {
+		uint8_t *block; /* the memory of both VMs, or NULL: there is one only */
+		unsigned index; /* which of the two this is */
+		pid_t child;
+	} neighbour;
 
 	struct uart uart;
 	struct pic pic;

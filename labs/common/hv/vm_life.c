@@ -132,7 +132,9 @@ static int set_up(struct vm *vm, FILE **html)
 	struct boot_state boot = { 0 };
 	char err[400] = "";
 
-	if (guest_mem_create(&vm->mem, vm->opt.mem_size))
+	if (vm->neighbour.block)
+		vm->mem = (struct guest_mem){ vm->neighbour.block + vm->neighbour.index * vm->opt.mem_size, vm->opt.mem_size };
+	else if (guest_mem_create(&vm->mem, vm->opt.mem_size))
 		return vm_stop(vm, HV_HOST, "the host cannot provide %llu MiB of memory for the guest",
 			       (unsigned long long)(vm->opt.mem_size / MiB));
 	if (boot_load(&vm->mem, &req, &boot, err, sizeof err))
