@@ -15,18 +15,18 @@
 static void help(void)
 {
 	fputs("usage: hv nested [FILE]\n"
-	      "Lets the lab's code work on nested page tables that no CPU uses, as a script says: FILE, or standard input. "
-	      "Each line is one\n"
-	      "operation, # begins a comment, numbers are decimal or begin with 0x. The answer begins with the number of "
-	      "the line; behind | it\n"
-	      "says how many tables are in use, free, and retired (free behind the next flush), and whether a flush is due. "
-	      "Without \"new\"\n"
-	      "the tables are those of \"new ept 2m,1g,ad,x 40 64\". No /dev/kvm is needed. Operations:\n\n",
+	      "Lets the lab's code work on nested page tables that no CPU uses, as a script says: FILE, or standard input.\n"
+	      "Each line is one operation; # begins a comment; numbers are decimal or begin with 0x. An answer begins with "
+	      "the\n"
+	      "number of its line, and the indented lines above belong to it. Behind | it says how many tables are in use, "
+	      "free,\n"
+	      "and retired (free behind the next flush), and whether a flush is due. Without \"new\" the tables are those "
+	      "of\n"
+	      "\"new ept 2m,1g,ad,x 40 64\". No /dev/kvm is needed. Operations:\n\n",
 	      stdout);
 	script_help(stdout);
-	fputs("\nAn example:  printf 'map 0 0x100000000 0x400000 rwx wb 3\\nprotect 0x1000 0x1000 r-x\\ntables\\n' | hv "
-	      "nested\n",
-	      stdout);
+	puts("\nAn example: printf 'map 0 0x100000000 0x400000 rwx wb 3\\nprotect 0x1000 0x1000 r-x\\ntables\\n' | hv "
+	     "nested");
 }
 
 static int bad(const char *fmt, const char *what)

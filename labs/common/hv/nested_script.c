@@ -255,7 +255,6 @@ static int op_twodim(struct script *s, const uint64_t *a)
 	unsigned count = twodim_walk(&s->vm->vcpu, &s->nested, a[0], refs);
 	if (s->vm->stopping)
 		return -ECANCELED;
-	printf("%u: twodim %u\n", s->line, count);
 	for (unsigned i = 0; i < count && i < sizeof refs / sizeof *refs; i++) {
 		const struct reference *r = &refs[i];
 		unsigned long long gpa = r->gpa, ma = r->ma, entry = r->entry;
@@ -266,6 +265,7 @@ static int op_twodim(struct script *s, const uint64_t *a)
 		else
 			printf("  data %#llx %#llx\n", gpa, ma);
 	}
+	printf("%u: twodim %u\n", s->line, count);
 	return 0;
 }
 
