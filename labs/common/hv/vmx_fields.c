@@ -188,8 +188,6 @@ int vmx_failed(struct vmx *s)
 		[5] = "VMRESUME with a VMCS that was not launched",
 		[7] = "a control field is invalid (SDM vol. 3, 26.2.1)",
 		[8] = "a field of the host's state is invalid (SDM vol. 3, 26.2.2)",
-		[12] = "VMREAD or VMWRITE of a field that this CPU does not have",
-		[13] = "VMWRITE to a field that is read-only",
 		[26] = "entry while events are blocked by MOV SS",
 		[28] = "invalid operand to INVEPT or INVVPID",
 	};
@@ -197,6 +195,9 @@ int vmx_failed(struct vmx *s)
 
 	if (s->box->flags & FLAG_CF)
 		return vm_stop(s->h->vm, HV_STOPPED, "an instruction of VMX failed: there is no current VMCS");
+	if (e == 12 || e == 13)
+		return vm_stop(s->h->vm, HV_STOPPED, "the VMCS has no field 0x%llx, or none that can be written (VM-instruction error %llu)",
+			       (unsigned long long)s->box->failed, (unsigned long long)e);
 	return vm_stop(s->h->vm, HV_STOPPED, "the CPU does not take the VMCS: VM-instruction error %llu, %s", (unsigned long long)e,
 		       e < sizeof errors / sizeof *errors && errors[e] ? errors[e] : "see SDM vol. 3, 30.4");
 }

@@ -70,6 +70,7 @@ asm(".pushsection .rodata\n"
     ".Lfailed:\n" /* the guest's general registers are still in the mailbox */
     "	pushf\n"
     "	pop .Lbox + 0x20\n"
+    "	mov %rax, .Lbox + 0xf0\n"
     "	mov $0x4400, %eax\n"
     "	vmread %rax, .Lbox + 0x28\n"
     "	movl $3, .Lbox + 0x18\n"

@@ -23,7 +23,7 @@ enum vmx_status {
 	VMX_BUSY,   /* no answer yet; hv writes it */
 	VMX_DONE,   /* VMX_LOOK is done, or the guest was left */
 	VMX_KICKED, /* an NMI came before the guest was entered */
-	VMX_FAILED  /* an instruction of VMX failed: `flags`, and with ZF VMCS_INSN_ERROR in `error` */
+	VMX_FAILED  /* an instruction of VMX failed: `flags`, and with ZF VMCS_INSN_ERROR in `error`, `failed` */
 };
 
 struct vmx_pair {
@@ -43,7 +43,7 @@ struct vmx_mailbox {
 	uint64_t invept;             /* 58: wanted before the entry */
 	uint64_t invept_operand[2];  /* 60: EPT pointer, 0 */
 	uint64_t gpr[16];            /* 70: in the order of enum gpr; RSP is in the VMCS */
-	uint64_t unused[2];
+	uint64_t failed, unused;     /* f0: RAX when an instruction failed: the field, for VMREAD and VMWRITE */
 	struct vmx_pair writes[VMX_LIST];     /* 100 */
 	struct vmx_pair exit_reads[VMX_LIST];
 	struct vmx_pair look_reads[VMX_LIST];
