@@ -21,7 +21,7 @@ const char *const hvm_exit_names[HVM_KINDS] = {
 	[HVM_RDMSR] = "rdmsr", [HVM_WRMSR] = "wrmsr", [HVM_CR] = "control register", [HVM_DR] = "debug register", [HVM_INVLPG] = "invlpg",
 	[HVM_EXCEPTION] = "exception", [HVM_IRQ_WINDOW] = "interrupt window", [HVM_NMI_WINDOW] = "nmi window", [HVM_PAUSE] = "pause",
 	[HVM_HYPERCALL] = "hypercall", [HVM_VIRT] = "virtualization instruction", [HVM_XSETBV] = "xsetbv", [HVM_CACHE] = "cache",
-	[HVM_TASK] = "task switch", [HVM_SHUTDOWN] = "shutdown", [HVM_KICK] = "kick", [HVM_REFUSED] = "refused", [HVM_UNKNOWN] = "unknown",
+	[HVM_TASK] = "task switch", [HVM_SHUTDOWN] = "shutdown", [HVM_STEP] = "single step", [HVM_KICK] = "kick", [HVM_REFUSED] = "refused", [HVM_UNKNOWN] = "unknown",
 };
 
 /* What the CPU does not take, or a guest cannot survive. */
@@ -88,11 +88,11 @@ static void describe(struct vcpu *v, char *text, size_t len)
 /* A step that hv or the debugger wanted is done. true: nothing of the guest's. */
 static bool step_over(struct vcpu *v, struct hvm *h, const struct hvm_exit *x, bool *debugger)
 {
-	if (x->kind != HVM_EXCEPTION || x->exception.vector != VEC_DB || !h->step)
+	if (x->kind != HVM_STEP)
 		return false;
 	h->step = false;
 	if (h->passing)
-		policy_passed(h);
+		policy_stepped(h);
 	*debugger = h->debug_step || (h->debug_breakpoints && gdbstub_has_breakpoint(v->vm, v->rip));
 	return true;
 }
@@ -106,7 +106,7 @@ static int handle_exit(struct vcpu *v, struct hvm *h, const struct hvm_exit *x, 
 	h->fetched = false;
 	h->forcing = false;
 	trace_count(vm->trace.kind, hvm_exit_names[x->kind]);
-	vm->trace.interventions += x->kind != HVM_KICK && x->kind != HVM_IRQ_WINDOW && x->kind != HVM_NMI_WINDOW;
+	vm->trace.interventions += x->kind != HVM_KICK && x->kind != HVM_STEP && x->kind != HVM_IRQ_WINDOW && x->kind != HVM_NMI_WINDOW;
 	describe(v, text, sizeof text);
 	vm->trace.note[0] = 0;
 	if (x->kind != HVM_VIOLATION)

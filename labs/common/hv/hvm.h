@@ -42,6 +42,7 @@ enum hvm_exit_kind {
 	HVM_CACHE,      /* WBINVD, INVD */
 	HVM_TASK,       /* task switch */
 	HVM_SHUTDOWN,   /* triple fault */
+	HVM_STEP,       /* hv's own single step (h->step): one instruction is done */
 	HVM_KICK,       /* hv itself wanted the CPU back (an NMI of the machine) */
 	HVM_REFUSED,    /* the CPU does not take the control structure: a bug of hv's, or of the lab's */
 	HVM_UNKNOWN,    /* nothing above: x->raw */
@@ -136,7 +137,7 @@ struct hvm {
 	bool nmi_pending;            /* somebody wants the guest to have an NMI */
 	bool nmi_blocked;            /* it is in an NMI handler: no second one before IRET. VMX: the CPU's own; SVM: hv watches IRET */
 
-	bool step;                   /* stop the guest behind one instruction: TF in the machine, #DB comes to hv */
+	bool step;                   /* leave the guest behind one instruction: HVM_STEP */
 	bool debug_step, debug_breakpoints; /* what the debugger asked for */
 	bool forcing;                /* the machine was interrupted, an NMI is on its way to force the guest out */
 

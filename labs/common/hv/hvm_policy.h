@@ -29,6 +29,8 @@ struct policy {
 	/* Pages whose watch one instruction is let through (hvm_forbidden()): itself, what it reads and writes, each over two pages, and tables. */
 	uint64_t passing[POLICY_PASSING];
 	unsigned npassing;
+	uint64_t step_rip;   /* the instruction */
+	unsigned step_times; /* steps that came back with it still to be carried out */
 };
 
 /* The range that decides about gpa, or NULL. */
@@ -41,6 +43,8 @@ int policy_add(struct policy *p, const struct policy_range *r);
 bool policy_may_write(void *opaque, uint64_t gpa);
 /* The instruction that was let through a watch is done: its pages are forbidden again. 0 or negative, VM stopped. */
 int policy_passed(struct hvm *h);
+/* A single step is over: the same, if the instruction was carried out. */
+int policy_stepped(struct hvm *h);
 /* "watched":[...] of --stats json. */
 void policy_json(const struct policy *p, FILE *out);
 

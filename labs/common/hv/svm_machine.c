@@ -225,9 +225,8 @@ static void unblock_nmi(struct svm *s, struct hvm_exit *x)
 	if (!s->unblocking || x->kind != HVM_EXCEPTION || x->exception.vector != VEC_DB)
 		return;
 	s->unblocking = s->h->nmi_blocked = false;
-	s->h->vm->vcpu.dr[6] &= ~DR6_BS;
-	if (!s->h->step)
-		x->kind = HVM_NMI_WINDOW;
+	s->h->vm->vcpu.dr[6] &= ~DR6_BS; /* the step was hv's */
+	x->kind = HVM_NMI_WINDOW;
 }
 
 static int svm_enter(struct hvm *h)
@@ -282,7 +281,10 @@ static bool svm_left(struct hvm *h, const struct machine_exit *m, struct hvm_exi
 		memcpy(s->gpr_in, v->gpr, sizeof s->gpr_in);
 		x->raw = s->vmcb->exitcode;
 		svm_decode_exit(s, x);
+		bool stepped = h->step && x->kind == HVM_EXCEPTION && x->exception.vector == VEC_DB;
 		unblock_nmi(s, x);
+		if (stepped)
+			x->kind = HVM_STEP;
 		return !h->vm->stopping;
 	}
 	if (!hvm_monitor_stub(h, m))

@@ -58,6 +58,7 @@ enum vmcs_field {
 #define PROC_NMI_WINDOW (1u << 22)
 #define PROC_MOV_DR (1u << 23)
 #define PROC_IO_BITMAPS (1u << 25)
+#define PROC_TRAP_FLAG (1u << 27) /* monitor trap flag */
 #define PROC_MSR_BITMAPS (1u << 28)
 #define PROC_MONITOR (1u << 29)
 #define PROC_SECONDARY (1u << 31)
@@ -102,7 +103,7 @@ enum vmx_exit_reason {
 	REASON_CPUID = 10, REASON_HLT = 12, REASON_INVD = 13, REASON_INVLPG = 14, REASON_RDPMC = 15, REASON_VMCALL = 18,
 	REASON_VMCLEAR = 19, REASON_VMXON = 27, /* and between them the other instructions of VMX */
 	REASON_CR = 28, REASON_DR = 29, REASON_IO = 30, REASON_RDMSR = 31, REASON_WRMSR = 32, REASON_BAD_STATE = 33,
-	REASON_BAD_MSR = 34, REASON_MWAIT = 36, REASON_MONITOR = 39, REASON_PAUSE = 40, REASON_EPT_VIOLATION = 48,
+	REASON_BAD_MSR = 34, REASON_MWAIT = 36, REASON_TRAP_FLAG = 37, REASON_MONITOR = 39, REASON_PAUSE = 40, REASON_EPT_VIOLATION = 48,
 	REASON_EPT_MISCONFIG = 49, REASON_INVEPT = 50, REASON_INVVPID = 53, REASON_WBINVD = 54, REASON_XSETBV = 55,
 	REASON_VMFUNC = 59
 };
@@ -145,7 +146,8 @@ struct vmx {
 	uint8_t known[VMCS_SLOTS];
 	uint16_t pending[VMCS_SLOTS];       /* place in the mailbox's list of writes, from 1; 0: not in it */
 
-	uint32_t exceptions;                /* what vmx_controls() wants to be left for; hv's single step comes on top */
+	bool trap_flag;                     /* the CPU has the monitor trap flag; else hv's own single step is RFLAGS.TF */
+	uint32_t exceptions;                /* what vmx_controls() wants to be left for; that step may come on top */
 	bool guest_tf, tf;                  /* RFLAGS.TF as the guest has it, as it runs with */
 	struct vcpu before;                 /* the guest as it was left: what differs now is brought in */
 	bool first;                         /* all of it is brought in */

@@ -210,6 +210,7 @@ static int vmx_create(struct hvm *h)
 	if (vmx_controls(s))
 		return -ECANCELED;
 	s->exceptions = (uint32_t)vmx_read(s, VMCS_EXCEPTIONS);
+	s->trap_flag = vmx_allows(s, VMCS_PROC_CONTROLS, PROC_TRAP_FLAG);
 	return h->vm->stopping ? -ECANCELED : 0;
 }
 
@@ -237,7 +238,11 @@ static int vmx_enter(struct hvm *h)
 	vmx_put_state(s);
 	vmx_inject(s, &h->inject);
 	vmx_windows(s, h->irq_window, h->nmi_window);
-	vmx_write(s, VMCS_EXCEPTIONS, s->exceptions | (h->step ? 1u << VEC_DB : 0));
+	if (s->trap_flag) /* the guest does not notice this step as it would one by RFLAGS.TF (SDM vol. 3, 25.5.2) */
+		vmx_write(s, VMCS_PROC_CONTROLS,
+			  (vmx_read(s, VMCS_PROC_CONTROLS) & ~(uint64_t)PROC_TRAP_FLAG) | (h->step ? PROC_TRAP_FLAG : 0));
+	else
+		vmx_write(s, VMCS_EXCEPTIONS, s->exceptions | (h->step ? 1u << VEC_DB : 0));
 	if (h->vm->stopping)
 		return -ECANCELED;
 	s->box->command = VMX_ENTER;
@@ -304,7 +309,12 @@ static bool vmx_left(struct hvm *h, const struct machine_exit *m, struct hvm_exi
 		return true;
 	}
 	box->launched = 1;
-	vmx_decode_exit(s, x);
+	if (x->raw == REASON_TRAP_FLAG)
+		x->kind = HVM_STEP;
+	else
+		vmx_decode_exit(s, x);
+	if (h->step && x->kind == HVM_EXCEPTION && x->exception.vector == VEC_DB)
+		x->kind = HVM_STEP;
 	block_nmis_again(s, x);
 	return !h->vm->stopping;
 }

@@ -85,10 +85,12 @@ void vmx_put_state(struct vmx *s)
 	s->box->cr2 = v->cr2;
 	vmx_write(s, VMCS_RIP, v->rip);
 	vmx_write(s, VMCS_RSP, v->gpr[RSP]);
-	bool tf = s->h->step || (v->rflags & FLAG_TF);
+	bool step = s->h->step && !s->trap_flag, tf = step || (v->rflags & FLAG_TF);
 	s->guest_tf = v->rflags & FLAG_TF;
 	vmx_write(s, VMCS_RFLAGS, v->rflags | (tf ? FLAG_TF : 0));
 	put_shadow(s, v, tf);
+	if (step && !v->shadow) /* the last step's exit may have left it behind */
+		vmx_write(s, VMCS_PENDING_DEBUG, 0);
 	if (CHANGED(cr0) || CHANGED(cr4) || CHANGED(efer))
 		put_control_registers(s, v);
 	vmx_write(s, VMCS_CR3, s->h->shadow ? s->h->shadow_cr3 : v->cr3);
@@ -133,7 +135,7 @@ void vmx_take_state(struct vmx *s)
 	v->cr2 = s->box->cr2;
 	v->rip = vmx_read(s, VMCS_RIP);
 	v->gpr[RSP] = vmx_read(s, VMCS_RSP);
-	v->rflags = vmx_read(s, VMCS_RFLAGS) & ~(s->h->step && !s->guest_tf ? FLAG_TF : 0);
+	v->rflags = vmx_read(s, VMCS_RFLAGS) & ~(s->h->step && !s->trap_flag && !s->guest_tf ? FLAG_TF : 0);
 	v->shadow = vmx_read(s, VMCS_INTERRUPTIBILITY) & (BLOCKING_STI | BLOCKING_MOV_SS);
 	s->h->nmi_blocked = vmx_read(s, VMCS_INTERRUPTIBILITY) & BLOCKING_NMI;
 	v->seg[CS].attr = from_access(vmx_read(s, VMCS_ACCESS_CS));
