@@ -1,11 +1,11 @@
 #include "dump_tables.h"
 #include "dump_html.h"
+#include "dump_nested.h"
 #include "dump_walk.h"
 #include "engine.h"
 #include "trapengine.h"
 
 #include <errno.h>
-
 
 #define RUNS_MAX 200 /* lines for ranges, and for shadow pages */
 #define SHADOW_LINES_MAX 100
@@ -205,7 +205,12 @@ void dump_tables(struct vm *vm, FILE *out, FILE *html)
 	static struct dump d; /* a struct vm is large */
 
 	dump_begin(&d, vm);
-	if (vm->opt.dump == DUMP_ALL)
+	bool nested = vm->engine == &engine_hvm && !vm->shadow && vm->engine_state;
+	if (nested && vm->opt.dump == DUMP_ALL)
+		dump_nested_all(&d, out);
+	else if (nested)
+		dump_nested_way(&d, vm->opt.dump_gva, out);
+	else if (vm->opt.dump == DUMP_ALL)
 		dump_all(&d, out);
 	else
 		dump_print_way(&d, vm->opt.dump_gva, out);

@@ -59,7 +59,7 @@ static void usage(FILE *out)
 		"  --plan FILE         hvm engine: what hv does with the nested tables when the guest comes to a stage (plan.h)\n"
 		"  --neighbour IMAGE   hvm engine: a second VM in the same machine, with its memory right behind; its lines begin with 2|\n"
 		"  --dump-tables GVA|all\n"
-		"                      at the end, on stderr: the guest's page tables, their shadows and machine addresses side by side,\n"
+		"                      at the end, on stderr: the guest's page tables, their shadows or the nested tables, and machine addresses,\n"
 		"                      the way of one address or all that is mapped\n"
 		"  --dump-html FILE    with --dump-tables: the same as a page with a picture\n\n"
 		"On a terminal Ctrl-A x leaves, Ctrl-A a sends Ctrl-A.\n"
@@ -240,6 +240,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 			   o->sample_steps ? "--sample-steps" : "--hash-memory");
 	if (o->dump_html && !o->dump)
 		return bad("%s", "--dump-html shows what --dump-tables asks for, which is missing");
+	if (o->dump_html && !strcmp(o->engine, engine_hvm.name) && !o->shadow)
+		return bad("%s", "--dump-html draws the guest's tables and shadows; for nested tables --dump-tables prints everything");
 	if (o->sample_steps && o->gdb_port >= 0)
 		return bad("%s", "--sample-steps and --gdb both want to single-step the guest: one of them only");
 	if (o->shadow && !strcmp(o->engine, engine_kvm.name))
