@@ -12,6 +12,7 @@ import subprocess
 from bzimage import HEADER, cached_vmlinux, setup_header
 from elf import PT_LOAD, Elf
 from machine import LEAVE_OUT, Machine, find_compiler
+from made import made
 from model import GraderError
 
 MEMORY_MIB = 512
@@ -59,18 +60,16 @@ def installed():
 def build_rom(root):
     """Assembles the ROM when it is missing or old. Returns its bytes."""
     source = os.path.join(root, "grader", "testhost", "rom.S")
-    target = os.path.join(root, "build", "grade", "rom")
-    if not os.path.exists(target) or os.path.getmtime(target) < os.path.getmtime(source):
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = "%s.%d" % (target, os.getpid())
+
+    def assemble(target):
         done = subprocess.run(
-            [find_compiler(), "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0xffff0000,--oformat=binary,--build-id=none", "-o", temporary,
+            [find_compiler(), "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0xffff0000,--oformat=binary,--build-id=none", "-o", target,
              source], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
         )
         if done.returncode:
             raise GraderError("The boot ROM of the Bochs test host could not be assembled:\n" + done.stderr[:2000])
-        os.replace(temporary, target)
-    with open(target, "rb") as f:
+
+    with open(made(os.path.join(root, "build", "grade", "rom"), [source], assemble), "rb") as f:
         return f.read()
 
 

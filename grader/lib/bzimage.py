@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 
+from made import made
 from model import GraderError
 
 SETUP_SECTS, HEADER, HEADER_END, PAYLOAD = 0x1F1, 0x1F1, 0x201, 0x248  # offsets in the file (Linux, boot.rst)
@@ -38,24 +39,24 @@ def vmlinux(image):
 
 
 def cached_vmlinux(path):
-    """vmlinux(path) as a file beside path, because decompressing takes a second. In a tree that cannot be written, without the file."""
-    target = os.path.join(os.path.dirname(path), "vmlinux")
-    try:
-        if os.path.getmtime(target) >= os.path.getmtime(path):
-            with open(target, "rb") as f:
-                return f.read()
-    except OSError:
-        pass
-    with open(path, "rb") as f:
-        elf = vmlinux(f.read())
-    temporary = "%s.%d" % (target, os.getpid())
-    try:
-        with open(temporary, "wb") as f:
+    """vmlinux() of the image at path, kept as a file beside it, because decompressing takes a second. Beside a kernel in a place that
+    cannot be written to nothing is kept."""
+    elf = None
+
+    def decompress(target):
+        nonlocal elf
+        with open(path, "rb") as f:
+            elf = vmlinux(f.read())
+        with open(target, "wb") as f:
             f.write(elf)
-        os.replace(temporary, target)
+
+    try:
+        with open(made(os.path.join(os.path.dirname(path), "vmlinux"), [path], decompress), "rb") as f:
+            return f.read()
     except OSError:
-        pass
-    return elf
+        if elf is None:
+            raise
+        return elf
 
 
 def _lz4_legacy(payload):

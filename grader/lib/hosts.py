@@ -40,7 +40,8 @@ class Hosts:
             if name in self.names or not ids or (self.asked == NATIVE and name == QEMU):
                 continue
             why = "only --host %s was asked for" % self.asked if self.asked else "it is not installed (%s)" % HOW_TO_INSTALL
-            sentences.append("Not checked on %s, because %s: %s." % (TITLES[name], why, ", ".join(ids) if len(ids) < len(checkpoints) else "everything"))
+            what = ", ".join(ids) if len(ids) < len(checkpoints) else "everything"
+            sentences.append("Not checked on %s, because %s: %s." % (TITLES[name], why, what))
         return sentences
 
     @property

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from escape import visible
-from model import BOCHS, HV_GUEST_FAILED, HV_HOST, HV_OK, HV_STOPPED, HV_TODO, HV_USAGE, PARAMS, QEMU, Checkpoint, Failure, GraderError, UsageError
+from model import (BOCHS, HV_GUEST_FAILED, HV_HOST, HV_OK, HV_STOPPED, HV_TODO, HV_USAGE, PARAMS, QEMU, Checkpoint, Failure,
+                   GraderError, UsageError)
 from signatures import describe_end
 
 PASSED, FAILED, BLOCKED, ERROR = "passed", "failed", "blocked", "error"

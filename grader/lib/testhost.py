@@ -14,6 +14,7 @@ from elf import libraries
 from initramfs import Initramfs
 from jobs import CAPTURE, NOMINAL_BOOT_MS, Outcome
 from machine import BOOT_SECONDS, HostDied, HostRefused, QemuMachine, find_compiler
+from made import made
 from model import Capture, GraderError, Witness, parse_witness
 
 FIRST_UID = 2000  # each job of a boot is a user of its own
@@ -28,23 +29,18 @@ TELL = ("tell", "tell.c", "channel.c")
 
 def build_program(root, name, *sources):
     """Compiles a program for the test host when it is missing or old. Returns its path."""
-    source = os.path.join(root, "grader", "testhost")
-    target = os.path.join(root, "build", "grade", name)
-    inputs = [os.path.join(source, file) for file in sources]
-    newest = max(os.path.getmtime(p) for p in inputs + [os.path.join(source, "runner.h")])
-    if os.path.exists(target) and os.path.getmtime(target) >= newest:
-        return target
-    compiler = find_compiler()
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    temporary = "%s.%d" % (target, os.getpid())
-    done = subprocess.run(
-        [compiler, "-std=gnu17", "-O2", "-Wall", "-Wextra", "-static", "-o", temporary] + inputs,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-    )
-    if done.returncode:
-        raise GraderError("The test host's %s could not be compiled:\n" % name + done.stderr[:2000])
-    os.replace(temporary, target)
-    return target
+    directory = os.path.join(root, "grader", "testhost")
+    inputs = [os.path.join(directory, file) for file in sources]
+
+    def compile_it(target):
+        done = subprocess.run(
+            [find_compiler(), "-std=gnu17", "-O2", "-Wall", "-Wextra", "-static", "-o", target] + inputs,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        )
+        if done.returncode:
+            raise GraderError("The test host's %s could not be compiled:\n" % name + done.stderr[:2000])
+
+    return made(os.path.join(root, "build", "grade", name), inputs + [os.path.join(directory, "runner.h")], compile_it)
 
 
 # Of a module: type information, the tables with which stack traces are made, and where functions could be traced.
@@ -57,19 +53,17 @@ def stripped_modules(testhost, names, cache):
     they are kept."""
     strip = shutil.which(os.path.basename(find_compiler()).replace("gcc", "strip"))
     found = []
-    for name in names:
-        source = os.path.join(testhost, "modules", name + ".ko")
-        target = os.path.join(cache, name + ".ko")
-        if not os.path.exists(source):
-            continue
-        if strip and not (os.path.exists(target) and os.path.getmtime(target) >= os.path.getmtime(source)):
-            os.makedirs(cache, exist_ok=True)
-            temporary = "%s.%d" % (target, os.getpid())
-            done = subprocess.run([strip, "--strip-unneeded", *("-R" + section for section in SECTIONS), "-o", temporary, source],
-                                  stdin=subprocess.DEVNULL, capture_output=True)
-            if not done.returncode:
-                os.replace(temporary, target)
-        found.append((name + ".ko", target if os.path.exists(target) else source))
+    for name in (name + ".ko" for name in names):
+        source = os.path.join(testhost, "modules", name)
+
+        def strip_it(target, source=source):
+            done = subprocess.run([strip, "--strip-unneeded", *("-R" + section for section in SECTIONS), "-o", target, source],
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+            if done.returncode:
+                raise GraderError("A module of the test host's kernel could not be stripped:\n" + done.stderr[:2000])
+
+        if os.path.exists(source):
+            found.append((name, made(os.path.join(cache, name), [source], strip_it) if strip else source))
     return found
 
 

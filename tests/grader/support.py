@@ -21,6 +21,12 @@ needs_testhost = unittest.skipUnless(
 )
 
 
+needs_bochs = unittest.skipUnless(
+    (TOP / "build" / "testhost" / "modules" / "kvm-intel.ko").exists() and shutil.which("bochs-bin"),
+    "needs the Bochs test host: make setup testhost",
+)
+
+
 def compile_c(source, target, *flags):
     subprocess.run([GCC, "-O1", "-Wall", "-Werror", *flags, "-o", str(target), str(source)], check=True)
     return str(target)
