@@ -111,7 +111,7 @@ def grade(lab, solution, good_status):
             return 0, 1
         checkpoints = json.loads(report.read_text(encoding="utf-8"))["checkpoints"]
         # A checkpoint that the grader could not decide proves nothing either way.
-        states = [checkpoint["status"] for checkpoint in checkpoints]
+        states = [checkpoint["status"] for checkpoint in checkpoints if checkpoint["status"] != "not checked"]
         good = sum(state == good_status if good_status else state in ("failed", "blocked") for state in states)
         return good, len(states) - good
     return suite
