@@ -32,6 +32,12 @@ class Hosts:
         """(host, run) for all runs of a checkpoint."""
         return [(host, run) for host in self.names for run in self.runs(checkpoint, host)]
 
+    def complete(self, checkpoint):
+        """True when all of a checkpoint's runs are made, if only on the host that was asked for instead of QEMU."""
+        made = {id(run) for _, run in self.pairs(checkpoint)}
+        missing = {host for run in checkpoint.runs for host in run.hosts} - set(self.names)
+        return len(made) == len(checkpoint.runs) and (not missing or self.asked not in (None, *self._named))
+
     def not_checked(self, checkpoints):
         """A sentence for each host that has runs of these checkpoints which are not made."""
         sentences = []

@@ -138,7 +138,7 @@ def run(argv, root):
     p.add_argument("--seed", type=int, default=None, metavar="N")
     p.add_argument("--named", action="store_true", help="grade only the checkpoint that a mutant names: much quicker, and "
                    "blind to what else it breaks")
-    p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="gradings at a time")
+    p.add_argument("--jobs", type=int, metavar="N", help="boots of the test hosts at a time (default: two hosts are busy)")
     p.add_argument("--host", choices=(QEMU, BOCHS), help="only what is run there (default: all that the checkpoints ask for)")
     args = p.parse_args(argv)
     lab_dir = lab_directory(root, args.lab)
@@ -154,12 +154,18 @@ def run(argv, root):
     width = max(len(m.name) for m in mutants)
     ids = [c.id for c in checkpoints]
     print("%-*s  %s" % (width, "mutant", " ".join("%4s" % i for i in ids)))
-    bad, killers = [], set()
-    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs)) as pool:
+    bad, killers, unjudged = [], set(), 0
+    hosts = Hosts(checkpoints, args.host)
+    incomplete = {c.id for c in checkpoints if not hosts.complete(c)}
+    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs or min(2, os.cpu_count() or 1) // len(hosts.names))) as pool:
         groups = [mutants[i : i + TOGETHER] for i in range(0, len(mutants), TOGETHER)]
         futures = [pool.submit(run_group, root, args.lab, lab_dir, group, seed, args.named, args.host) for group in groups]
         for mutant, verdicts in zip(mutants, (verdicts for future in futures for verdicts in future.result())):
             why = complaint(mutant, verdicts)
+            if mutant.kills in incomplete and verdicts[mutant.kills][0] in ("passed", "not checked"):
+                print("%-*s  not judged: %s has runs on a host that is not used" % (width, mutant.name, mutant.kills), flush=True)
+                unjudged += 1
+                continue
             cells = " ".join("%4s" % (MARKS.get(verdicts[i][0], "?") if i in verdicts else "") for i in ids)
             print("%-*s  %s  %s" % (width, mutant.name, cells, "WRONG: " + why if why else "killed by " + mutant.kills), flush=True)
             if why:
@@ -170,7 +176,10 @@ def run(argv, root):
     idle = [i for i in ids if i not in {m.kills for m in mutants}]
     if idle and not args.names:
         print("checkpoints that no mutant names: %s" % ", ".join(idle))
-    print("%d mutants, %d killed where they must be, %d not" % (len(mutants), len(mutants) - len(bad), len(bad)))
+    for sentence in hosts.not_checked(checkpoints):
+        print(sentence)
+    judged = len(mutants) - unjudged
+    print("%d mutants, %d killed where they must be, %d not" % (judged, judged - len(bad), len(bad)))
     return 1 if bad else 0
 
 

@@ -179,6 +179,7 @@ class TwoHosts(unittest.TestCase):
     def test_a_host_that_the_lab_does_not_name_does_everything(self):
         points = [checkpoint("1", [run("r", QEMU)])]
         self.assertEqual(len(Hosts(points, BOCHS).pairs(points[0])), 1)
+        self.assertTrue(Hosts(points, BOCHS).complete(points[0]))
         self.assertEqual(Hosts(points).names, [QEMU])
 
     def test_without_bochs(self):
@@ -189,6 +190,7 @@ class TwoHosts(unittest.TestCase):
         (sentence,) = hosts.not_checked(points)
         self.assertIn("not installed (apt install", sentence)
         self.assertTrue(sentence.endswith(": 1, 2."), sentence)
+        self.assertEqual([hosts.complete(point) for point in points], [False, False, True])
 
 
 HONEST = '#define LINES "answer=2a\\n"\n#define TEXT 1\n'
