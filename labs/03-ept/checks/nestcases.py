@@ -24,6 +24,8 @@ RIGHTS = {"ept": (1, 3, 5, 7, 4), "npt": (1, 3, 5, 7)}
 # Around these a mistake with an index shows.
 EDGES = (0, 2 << 20, 1 << 30, 3 << 30, 512 << 30, 1 << 47, REACH)
 
+EDGE_TABLES = 8  # more than an operation needs at the two ends of its range
+
 LEAK = ("Each table has two ends: the entry that leads to it, and nested_retire(). A table that became empty goes, and then perhaps the one "
         "above it; the root stays.")
 FLUSH = ("A flush is due when an entry that was not absent says less or something else than before: the CPU may remember it. What was "
@@ -87,23 +89,19 @@ class Trial:
     def map(self, gpa, ma, length, rights, type_, level):
         line = "map %#x %#x %#x %s %s %d" % (gpa, ma, length, rights_text(rights), nestwalk.TYPES[type_], level)
         return self._ending(line, gpa, length, lambda: self.model.map(gpa, ma, length, rights, type_, level),
-                            lambda page: (ma + page - gpa, rights, type_))
+                            lambda page, old: (ma + page - gpa, rights, type_), length // (2 << 20) + EDGE_TABLES)
 
     def unmap(self, gpa, length):
-        return self._ending("unmap %#x %#x" % (gpa, length), gpa, length, lambda: self.model.unmap(gpa, length), lambda page: None)
+        return self._ending("unmap %#x %#x" % (gpa, length), gpa, length, lambda: self.model.unmap(gpa, length), lambda page, old: None)
 
     def protect(self, gpa, length, rights):
-        before = self.model.pages()
-
-        def after(page):
-            old = nestmodel.at(before, page)
-            return old and (old[0], rights, old[2])
         return self._ending("protect %#x %#x %s" % (gpa, length, rights_text(rights)), gpa, length,
-                            lambda: self.model.protect(gpa, length, rights), after)
+                            lambda: self.model.protect(gpa, length, rights), lambda page, old: old and (old[0], rights, old[2]))
 
-    def _ending(self, line, gpa, length, run, after):
-        """An operation that may need tables. Where they run out, how far it came is hv's affair, and these tables are at their end."""
-        before = self.model.pages()
+    def _ending(self, line, gpa, length, run, after, most=EDGE_TABLES):
+        """An operation that may need tables, `most` of them. Where they run out, how far it came is hv's affair, and these tables are at
+        their end. after(page, old): what a page is when it is done."""
+        before = self.model.pages() if self.model.free < most else None
         status = run()
         if status != "-ENOMEM":
             self.op(line, status)
@@ -125,7 +123,7 @@ class Trial:
             probes |= {gpa + PAGE * rng.randrange(length // PAGE) for _ in range(50)} | {gpa, gpa + length - PAGE}
             for page in sorted(probes):
                 have, old = said(nestmodel.at(pages, page)), said(nestmodel.at(before, page))
-                if have == old or (gpa <= page < gpa + length and have == said(after(page))):
+                if have == old or (gpa <= page < gpa + length and have == said(after(page, nestmodel.at(before, page)))):
                     continue
                 return Wrong("behind -ENOMEM, gpa %#x as it was before%s: %s" %
                              (page, " or as it was to be" if gpa <= page < gpa + length else "", old), str(have))
@@ -412,7 +410,7 @@ def large(rng):
     for format_ in FORMATS:
         for level in (2, 3):
             join_trial(script, rng, format_, level)
-        for _ in range(6):
+        for _ in range(4):
             large_trial(script, rng, format_, rng.randrange(24, 48), 40)
             large_trial(script, rng, format_, rng.randrange(6, 12), 40)
     return script
@@ -448,7 +446,7 @@ def protect_trial(script, rng, format_, pool, steps):
 
 def protect(rng):
     script = nestscript.Script()
-    for _ in range(6):
+    for _ in range(4):
         for format_ in FORMATS:
             protect_trial(script, rng, format_, rng.randrange(24, 48), 40)
             protect_trial(script, rng, format_, rng.randrange(6, 12), 40)

@@ -1,6 +1,6 @@
 """What nested.c must do with the tables, done to a tree: a table is a dict from index to Page or table. Statuses are hv's words."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from nestwalk import index, size
 
@@ -8,8 +8,7 @@ PAGE = 4096
 REACH = 1 << 48
 
 
-@dataclass
-class Page:
+class Page(NamedTuple):
     ma: int
     rights: int
     type: int
@@ -65,7 +64,7 @@ class Tables:
         if fresh is None:
             return False
         for i in range(512):
-            fresh[i] = replace(page, ma=page.ma + i * size(level - 1))
+            fresh[i] = Page(page.ma + i * size(level - 1), *page[1:])
         self._put(table, slot, fresh)
         return True
 
@@ -125,7 +124,7 @@ class Tables:
                 if not done:
                     return False
             else:
-                self._put(table, slot, None if rights is None else replace(entry, rights=rights))
+                self._put(table, slot, None if rights is None else entry._replace(rights=rights))
         return True
 
     def unmap(self, gpa, length):
@@ -161,7 +160,7 @@ class Tables:
             if self.cpu.format == "ept" and piece.type != first.type:
                 return "-EBUSY"
         pieces = below.values()
-        self._put(table, index(gpa, level), replace(first, a=any(p.a for p in pieces), d=any(p.d for p in pieces)))
+        self._put(table, index(gpa, level), first._replace(a=any(p.a for p in pieces), d=any(p.d for p in pieces)))
         self._release(below)
         return "0"
 
@@ -172,7 +171,7 @@ class Tables:
         if page is None:
             return 0
         if self.cpu.ad:
-            table[index(gpa, level)] = replace(page, a=True, d=page.d or bool(write))
+            table[index(gpa, level)] = page._replace(a=True, d=page.d or bool(write))
         return level
 
     def flush(self):
@@ -185,12 +184,12 @@ class Tables:
         found = {}
 
         def visit(table, level, base):
+            step = size(level)
             for slot, entry in table.items():
-                gpa = base + slot * size(level)
                 if isinstance(entry, dict):
-                    visit(entry, level - 1, gpa)
+                    visit(entry, level - 1, base + slot * step)
                 else:
-                    found[gpa] = (level, entry)
+                    found[base + slot * step] = level, entry
 
         visit(self.root, 4, 0)
         return found

@@ -99,13 +99,18 @@ class Script:
 # --- what the tables hold ---------------------------------------------------------------------------------------------------
 
 
-def memory_of(answer):
-    """{ma of a word: word} of the tables that `tables` printed; 0 everywhere else."""
-    memory = {}
+def runs_of(answer):
+    """{table: [(index, entry, how many, difference)]} as `tables` printed them."""
+    found = {}
     for table, first, entry, count, step in answer.lines:
-        for i in range(int(count)):
-            memory[int(table, 16) + 8 * (int(first) + i)] = int(entry, 16) + i * int(step, 16) & (1 << 64) - 1
-    return memory
+        found.setdefault(int(table, 16), []).append((int(first), int(entry, 16), int(count), int(step, 16)))
+    return found
+
+
+def memory_of(answer):
+    """{ma of a word: word} of the same; 0 everywhere else."""
+    return {table + 8 * (first + i): entry + i * step & (1 << 64) - 1
+            for table, runs in runs_of(answer).items() for first, entry, count, step in runs for i in range(count)}
 
 
 def reader(memory, pool):
@@ -117,12 +122,15 @@ class Damage(Exception):
     """The tables cannot be what they are meant to be."""
 
 
-def collect(cpu, memory, pool):
+def collect(cpu, by_table, pool):
     """({gpa: (level, Page)}, {tables}) that a CPU can reach from the root."""
-    by_table = {}
-    for ma, raw in memory.items():
-        by_table.setdefault(ma & -PAGE, []).append((ma % PAGE // 8, raw))
     pages, tables = {}, set()
+
+    def decode(raw, level, gpa):
+        entry = nestwalk.decode(cpu, raw, level)
+        if entry.kind == "invalid":
+            raise Damage("the entry of level %d for gpa %#x, %#x, is not valid: %s" % (level, gpa, raw, entry.why))
+        return entry
 
     def visit(table, level, base, rights):
         if not POOL <= table < POOL + pool * PAGE:
@@ -130,14 +138,20 @@ def collect(cpu, memory, pool):
         if table in tables:
             raise Damage("two entries lead to the table at %#x" % table)
         tables.add(table)
-        for slot, raw in by_table.get(table, ()):
-            gpa, entry = base + slot * nestwalk.size(level), nestwalk.decode(cpu, raw, level)
-            if entry.kind == "invalid":
-                raise Damage("the entry of level %d for gpa %#x, %#x, is not valid: %s" % (level, gpa, raw, entry.why))
-            if entry.kind == "table":
-                visit(entry.ma, level - 1, gpa, rights & entry.rights)
-            elif entry.kind == "page":
-                pages[gpa] = level, nestmodel.Page(entry.ma, rights & entry.rights, entry.type, entry.a, entry.d)
+        step = nestwalk.size(level)
+        for first, raw, count, difference in by_table.get(table, ()):
+            gpa, entry = base + first * step, decode(raw, level, base + first * step)
+            if entry.kind == "page" and difference == step and count > 1:  # all say the same, but for the address
+                decode(raw + (count - 1) * difference, level, gpa + (count - 1) * step)
+                rest = rights & entry.rights, entry.type, entry.a, entry.d
+                pages.update({gpa + i * step: (level, nestmodel.Page(entry.ma + i * step, *rest)) for i in range(count)})
+                continue
+            for i in range(count):
+                entry = decode(raw + i * difference & (1 << 64) - 1, level, gpa + i * step)
+                if entry.kind == "table":
+                    visit(entry.ma, level - 1, gpa + i * step, rights & entry.rights)
+                elif entry.kind == "page":
+                    pages[gpa + i * step] = level, nestmodel.Page(entry.ma, rights & entry.rights, entry.type, entry.a, entry.d)
 
     visit(POOL, 4, 0, 7)
     return pages, tables
@@ -153,17 +167,21 @@ def page_text(cpu, gpa, hit):
                                                        nestwalk.rights_text(page.rights), kind, marks)
 
 
-def plain(cpu, hit):
-    """A page without what this CPU's entries do not say."""
-    level, page = hit
-    return level, page.ma, page.rights, cpu.format == "npt" or page.type, cpu.ad and (page.a, page.d)
+def differ(cpu, want, have):
+    """Do these (level, Page) differ in what this CPU's entries say?"""
+    if want == have:
+        return False
+    if not want or not have:
+        return True
+    return any(l != r for l, r, said in zip((want[0], *want[1]), (have[0], *have[1]),
+                                            (True, True, True, cpu.format == "ept", cpu.ad, cpu.ad)) if said)
 
 
 def check_tables(cpu, pool, expected, loose=None):
     """The check of a `tables` step: these pages and no others. loose: a function of the pages found, instead."""
     def check(answer):
         try:
-            pages, tables = collect(cpu, memory_of(answer), pool)
+            pages, tables = collect(cpu, runs_of(answer), pool)
         except Damage as e:
             return Wrong("tables that a CPU can walk", str(e))
         if len(tables) != answer.used:
@@ -171,9 +189,9 @@ def check_tables(cpu, pool, expected, loose=None):
                          "A table that nothing leads to any more belongs to nested_retire(); one that something leads to does not.")
         if loose:
             return loose(pages)
-        for gpa in sorted(set(expected) | set(pages)):
-            want, have = expected.get(gpa), pages.get(gpa)
-            if not want or not have or plain(cpu, want) != plain(cpu, have):
-                return Wrong(page_text(cpu, gpa, want), page_text(cpu, gpa, have))
-        return None
+        wrong = [gpa for gpa in set(expected) | set(pages) if differ(cpu, expected.get(gpa), pages.get(gpa))]
+        if not wrong:
+            return None
+        gpa = min(wrong)
+        return Wrong(page_text(cpu, gpa, expected.get(gpa)), page_text(cpu, gpa, pages.get(gpa)))
     return check
