@@ -75,8 +75,10 @@ unsigned raw_touch(struct nested_raw *r, uint64_t gpa, bool write)
 
 static void print_run(uint64_t table, const uint64_t *entry, unsigned first, unsigned count)
 {
-	printf("  %#llx %u %#llx %u %#llx\n", (unsigned long long)table, first, (unsigned long long)entry[first], count,
-	       (unsigned long long)(count > 1 ? entry[first + 1] - entry[first] : 0));
+	printf("  0x%llx %u 0x%llx", (unsigned long long)table, first, (unsigned long long)entry[first]);
+	if (count > 1)
+		printf(" %u 0x%llx", count, (unsigned long long)(entry[first + 1] - entry[first]));
+	putchar('\n');
 }
 
 void raw_print(const struct nested_raw *r)
@@ -115,7 +117,7 @@ void raw_print_unnoted(const struct nested_raw *r)
 
 	for (size_t i = 0; i < pool_size(r) / sizeof *now; i++)
 		if (r->seen[i] && r->seen[i] != now[i] && !noted(r->n, now + i))
-			printf("  unnoted %#llx\n", (unsigned long long)nested_slot_ma(r->n, now + i));
+			printf("  unnoted 0x%llx\n", (unsigned long long)nested_slot_ma(r->n, now + i));
 }
 
 void raw_flushed(struct nested_raw *r)

@@ -24,7 +24,8 @@ void raw_store(struct nested_raw *r, uint64_t *slot, uint64_t entry);
  * that the CPU does so. Returns the page's level, 0 when there is none. */
 unsigned raw_touch(struct nested_raw *r, uint64_t gpa, bool write);
 
-/* Prints the entries that are not 0, a line for each run: table, first index, first entry, how many, difference from one to the next. */
+/* Prints the entries that are not 0: table, index, entry. Those that differ by the same number, one from the next, share a line, which
+ * ends with how many they are and the difference. */
 void raw_print(const struct nested_raw *r);
 
 /* Prints each entry that said something at the last flush, says something else now, and was not stored by nested_set(). */

@@ -8,21 +8,17 @@
 
 #define LOG_PAGES_MAX (1ull << 20)
 
-/* --- the operations. An operation's answer ends with the state of the tables: finish(). ------------------------------------- */
+/* --- the operations ---------------------------------------------------------------------------------------------------------- */
 
-static void finish(const struct script *s)
+/* The answer of an operation that may change tables ends with their state. */
+static int answer(struct script *s, const char *name, int status)
 {
 	const struct nested *n = &s->nested;
 
-	printf(" | used %u free %u retired %u%s\n", n->used, n->nfree, n->retired_count, n->flush ? " flush" : "");
-}
-
-static int answer(struct script *s, const char *name, int status)
-{
 	if (s->vm->stopping)
 		return -ECANCELED;
-	printf("%u: %s %s", s->line, name, words_status(status));
-	finish(s);
+	printf("%u: %s %s | used %u free %u retired %u%s\n", s->line, name, words_status(status), n->used, n->nfree,
+	       n->retired_count, n->flush ? " flush" : "");
 	return 0;
 }
 
@@ -95,8 +91,8 @@ static int op_walk(struct script *s, const uint64_t *a)
 		return -ECANCELED;
 	printf("%u: walk %s level %u rights %s", s->line, ends[w.end], w.level, words_rights(w.rights));
 	if (w.end == WALK_OK || w.end == WALK_FORBIDDEN)
-		printf(" ma %#llx", (unsigned long long)w.ma);
-	finish(s);
+		printf(" ma 0x%llx", (unsigned long long)w.ma);
+	putchar('\n');
 	return 0;
 }
 
@@ -104,8 +100,7 @@ static int op_touch(struct script *s, const uint64_t *a)
 {
 	unsigned level = raw_touch(&s->raw, a[0], a[1] & NESTED_W);
 
-	printf("%u: touch level %u", s->line, level);
-	finish(s);
+	printf("%u: touch level %u\n", s->line, level);
 	return 0;
 }
 
@@ -115,20 +110,21 @@ static int op_poke(struct script *s, const uint64_t *a)
 
 	if (slot)
 		raw_store(&s->raw, slot, a[2]);
-	return answer(s, "poke", slot ? 0 : -ENOENT);
+	printf("%u: poke %s\n", s->line, words_status(slot ? 0 : -ENOENT));
+	return 0;
 }
 
 static void print_seen(void *opaque, uint64_t gpa, unsigned level, unsigned bits)
 {
 	(void)opaque;
-	printf("  seen %#llx %u %s\n", (unsigned long long)gpa, level,
+	printf("  seen 0x%llx %u %s\n", (unsigned long long)gpa, level,
 	       words_ad(bits & HARVEST_ACCESSED, bits & HARVEST_DIRTY));
 }
 
 static int op_harvest(struct script *s, const uint64_t *a)
 {
 	if (a[1] > GPA_END - a[0])
-		return words_problem(s, "GPA + LEN is at most %#llx", GPA_END);
+		return words_problem(s, "GPA + LEN is at most 0x%llx", GPA_END);
 	unsigned pages = nested_harvest(&s->nested, a[0], a[1], (unsigned)a[2], print_seen, NULL);
 	return answer(s, "harvest", (int)pages);
 }
@@ -159,7 +155,7 @@ static int op_log_fetch(struct script *s, const uint64_t *a)
 	int status = dirty_fetch(&s->nested, &s->log, out);
 	for (uint64_t gfn = 0; gfn < s->log.pages && !s->vm->stopping; gfn++)
 		if (out[gfn / 64] >> gfn % 64 & 1)
-			printf("  dirty %#llx\n", (unsigned long long)(gfn * PAGE));
+			printf("  dirty 0x%llx\n", (unsigned long long)(gfn * PAGE));
 	return answer(s, "log-fetch", status);
 }
 
@@ -172,7 +168,7 @@ static int op_log_stop(struct script *s, const uint64_t *a)
 static int op_keep(struct script *s, const uint64_t *a)
 {
 	if (a[0] / PAGE + a[1] / PAGE > LOG_PAGES_MAX)
-		return words_problem(s, "what a log can be about ends at %#llx", LOG_PAGES_MAX * PAGE);
+		return words_problem(s, "what a log can be about ends at 0x%llx", LOG_PAGES_MAX * PAGE);
 	memset(s->kept + a[0] / PAGE, 1, a[1] / PAGE);
 	return answer(s, "keep", 0);
 }
@@ -205,7 +201,7 @@ static int op_encode(struct script *s, const uint64_t *a)
 
 	if (s->vm->stopping)
 		return -ECANCELED;
-	printf("%u: encode %#llx\n", s->line, (unsigned long long)entry);
+	printf("%u: encode 0x%llx\n", s->line, (unsigned long long)entry);
 	return 0;
 }
 
@@ -218,7 +214,7 @@ static int op_decode(struct script *s, const uint64_t *a)
 		return -ECANCELED;
 	printf("%u: decode %s", s->line, words_kind(e.kind));
 	if (e.kind == NESTED_TABLE || e.kind == NESTED_PAGE)
-		printf(" %s %s %s %#llx", words_rights(e.rights), words_type(e.type), words_ad(e.accessed, e.dirty),
+		printf(" %s %s %s 0x%llx", words_rights(e.rights), words_type(e.type), words_ad(e.accessed, e.dirty),
 		       (unsigned long long)e.ma);
 	putchar('\n');
 	return 0;
@@ -231,14 +227,14 @@ static int op_root(struct script *s, const uint64_t *a)
 
 	if (s->vm->stopping)
 		return -ECANCELED;
-	printf("%u: root %#llx\n", s->line, (unsigned long long)root);
+	printf("%u: root 0x%llx\n", s->line, (unsigned long long)root);
 	return 0;
 }
 
 static int op_guest(struct script *s, const uint64_t *a)
 {
 	if (guest_write(&s->vm->mem, a[0], &a[1], sizeof a[1]))
-		return words_problem(s, "the guest's memory ends at %#llx", SCRIPT_MEM);
+		return words_problem(s, "the guest's memory ends at 0x%llx", SCRIPT_MEM);
 	return 0;
 }
 
@@ -259,11 +255,11 @@ static int op_twodim(struct script *s, const uint64_t *a)
 		const struct reference *r = &refs[i];
 		unsigned long long gpa = r->gpa, ma = r->ma, entry = r->entry;
 		if (r->what == REF_NESTED)
-			printf("  nested %u %u %#llx %#llx %#llx\n", r->guest_level, r->level, gpa, ma, entry);
+			printf("  nested %u %u 0x%llx 0x%llx 0x%llx\n", r->guest_level, r->level, gpa, ma, entry);
 		else if (r->what == REF_GUEST)
-			printf("  guest %u %#llx %#llx %#llx\n", r->guest_level, gpa, ma, entry);
+			printf("  guest %u 0x%llx 0x%llx 0x%llx\n", r->guest_level, gpa, ma, entry);
 		else
-			printf("  data %#llx %#llx\n", gpa, ma);
+			printf("  data 0x%llx 0x%llx\n", gpa, ma);
 	}
 	printf("%u: twodim %u\n", s->line, count);
 	return 0;
@@ -293,7 +289,7 @@ static const struct op {
 	{ "touch", "GPA RIGHTS", op_touch, "a guest's access: A and D as a CPU leaves them" },
 	{ "poke", "GPA LEVEL:1-4 ENTRY", op_poke, "damage: stores an entry without hv's knowledge" },
 	{ "tables", "", op_tables,
-	  "what is not 0: table, index, entry, how many in a row, difference from one to the next" },
+	  "what is not 0: table, index, entry; for a row also how many and the difference of one to the next" },
 	{ "encode", "LEVEL:1-4 KIND RIGHTS TYPE AD MA", op_encode, "one entry as the format writes it" },
 	{ "decode", "LEVEL:1-4 ENTRY", op_decode, "and as it reads it" },
 	{ "root", "", op_root, "what the CPU is given: EPTP, nCR3" },

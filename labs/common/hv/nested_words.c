@@ -106,7 +106,7 @@ int words_parse(struct script *s, const char *name, const char *word, uint64_t *
 	if (sscanf(name, "LEVEL:%u-%u", &min, &max) == 2 && (*value < min || *value > max))
 		return words_problem(s, "LEVEL is from %u to %u here, not %s", min, max, word);
 	if (!strcmp(name, "GPA") && *value >= GPA_END) /* START may be anything: the lab's code is asked to refuse it */
-		return words_problem(s, "four levels reach no GPA above %#llx", GPA_END - 1);
+		return words_problem(s, "four levels reach no GPA above 0x%llx", GPA_END - 1);
 	if (!strcmp(name, "GVA") && !canonical(*value))
 		return words_problem(s, "%s is not canonical (bits 63 to 47 differ)", word);
 	return 0;
