@@ -31,7 +31,10 @@ int vmx_controls(struct vmx *s)
 		cr0 |= CR0_WP | CR0_PG | CR0_PE;
 		cr4 = ~0ull;
 	}
-	if (vmx_allows(s, VMCS_PROC2_CONTROLS, proc2 | PROC2_PAUSE_LOOP))
+	/* Good to have. (INVD always exits, WBINVD does not.) */
+	if (vmx_allows(s, VMCS_PROC2_CONTROLS, PROC2_WBINVD))
+		proc2 |= PROC2_WBINVD;
+	if (vmx_allows(s, VMCS_PROC2_CONTROLS, PROC2_PAUSE_LOOP))
 		proc2 |= PROC2_PAUSE_LOOP;
 	if (!err)
 		err = vmx_control(s, VMCS_PROC_CONTROLS, proc);

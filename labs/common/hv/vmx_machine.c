@@ -235,7 +235,8 @@ static int vmx_enter(struct hvm *h)
 	if (!h->shadow && h->nested.flush && flush(s))
 		return -ECANCELED;
 	h->shadow_flush = false; /* without VPIDs each entry forgets the linear addresses (SDM vol. 3, 28.4.3.1) */
-	vmx_put_state(s);
+	if (vmx_put_state(s))
+		return -ECANCELED;
 	vmx_inject(s, &h->inject);
 	vmx_windows(s, h->irq_window, h->nmi_window);
 	if (s->trap_flag) /* the guest does not notice this step as it would one by RFLAGS.TF (SDM vol. 3, 25.5.2) */
@@ -301,7 +302,8 @@ static bool vmx_left(struct hvm *h, const struct machine_exit *m, struct hvm_exi
 	box->invept = 0;
 	vmx_forget(s);
 	vmx_learn(s, box->exit_reads, EXIT_FIELDS);
-	vmx_take_state(s);
+	if (vmx_take_state(s))
+		return false;
 	*x = (struct hvm_exit){ .kind = HVM_UNKNOWN, .raw = vmx_read(s, VMCS_EXIT_REASON), .info = vmx_read(s, VMCS_EXIT_QUALIFICATION) };
 	if (x->raw & REASON_FAILED_ENTRY) {
 		x->kind = HVM_REFUSED;

@@ -10,6 +10,8 @@
 /* Of CR0 the machine keeps these to itself: NE must be set in VMX operation (SDM vol. 3, A.7), the cache is not the guest's to turn off. */
 #define CR0_KEPT (CR0_CD | CR0_NW)
 
+#define DR7_MACHINE 0x400 /* no breakpoints: the guest's DR7 is a field */
+
 #define SEGMENTS 8 /* in the order of the fields: enum sreg, LDTR, TR */
 #define LDTR 6
 #define TR 7
@@ -75,12 +77,35 @@ static void put_control_registers(struct vmx *s, const struct vcpu *v)
 	vmx_write(s, VMCS_ENTRY_CONTROLS, controls | (v->efer & EFER_LMA ? ENTRY_LONG_MODE : 0));
 }
 
+/* DR0 to DR3 and DR6 are no fields: the machine's are the guest's. */
+static int take_debug_registers(struct vmx *s)
+{
+	struct vcpu *v = &s->h->vm->vcpu;
+	struct kvm_debugregs d;
+
+	if (ioctl(s->h->m.vcpu_fd, KVM_GET_DEBUGREGS, &d) < 0)
+		return machine_error(&s->h->m, "KVM_GET_DEBUGREGS");
+	memcpy(v->dr, d.db, sizeof d.db);
+	v->dr[6] = d.dr6;
+	return 0;
+}
+
+static int put_debug_registers(struct vmx *s)
+{
+	const struct vcpu *v = &s->h->vm->vcpu;
+	struct kvm_debugregs d = { .db = { v->dr[0], v->dr[1], v->dr[2], v->dr[3] }, .dr6 = v->dr[6], .dr7 = DR7_MACHINE };
+
+	return ioctl(s->h->m.vcpu_fd, KVM_SET_DEBUGREGS, &d) < 0 ? machine_error(&s->h->m, "KVM_SET_DEBUGREGS") : 0;
+}
+
 #define CHANGED(member) (s->first || memcmp(&v->member, &b->member, sizeof v->member))
 
-void vmx_put_state(struct vmx *s)
+int vmx_put_state(struct vmx *s)
 {
 	struct vcpu *v = &s->h->vm->vcpu, *b = &s->before;
 
+	if (CHANGED(dr[6]) && put_debug_registers(s))
+		return -ECANCELED;
 	memcpy(s->box->gpr, v->gpr, sizeof s->box->gpr);
 	s->box->cr2 = v->cr2;
 	vmx_write(s, VMCS_RIP, v->rip);
@@ -117,6 +142,7 @@ void vmx_put_state(struct vmx *s)
 		vmx_write(s, VMCS_SYSENTER_EIP, v->msr.sysenter_eip);
 	*b = *v; /* an entry that is not carried out is prepared once more, from here */
 	s->first = false;
+	return 0;
 }
 
 /* A control register as the guest sees it: bits that the mask gives to hv are what hv said they are (SDM vol. 3, 25.3). */
@@ -127,7 +153,7 @@ static uint64_t seen(struct vmx *s, enum vmcs_field real, enum vmcs_field mask, 
 	return (vmx_read(s, real) & ~m) | (vmx_read(s, shadow) & m);
 }
 
-void vmx_take_state(struct vmx *s)
+int vmx_take_state(struct vmx *s)
 {
 	struct vcpu *v = &s->h->vm->vcpu;
 
@@ -151,7 +177,11 @@ void vmx_take_state(struct vmx *s)
 		uint64_t *controls = &s->value[vmcs_slot(VMCS_ENTRY_CONTROLS)];
 		*controls = v->efer & EFER_LMA ? *controls | ENTRY_LONG_MODE : *controls & ~(uint64_t)ENTRY_LONG_MODE;
 	}
+	/* hv adds to DR6 when it carries out an instruction that the guest steps over (hvm_skip()). */
+	if ((v->rflags & FLAG_TF) && take_debug_registers(s))
+		return -ECANCELED;
 	s->before = *v;
+	return 0;
 }
 
 static const uint16_t rest[] = {
@@ -182,26 +212,18 @@ static void take_fields(struct vmx *s, struct vcpu *v)
 int vmx_take_rest(struct vmx *s)
 {
 	struct vcpu *v = &s->h->vm->vcpu;
-	struct kvm_debugregs d;
 
 	if (vmx_look(s, rest, sizeof rest / sizeof *rest))
 		return -ECANCELED;
 	take_fields(s, v);
 	take_fields(s, &s->before);
-	if (ioctl(s->h->m.vcpu_fd, KVM_GET_DEBUGREGS, &d) < 0)
-		return machine_error(&s->h->m, "KVM_GET_DEBUGREGS");
-	memcpy(v->dr, d.db, sizeof d.db);
-	v->dr[6] = d.dr6;
+	if (take_debug_registers(s))
+		return -ECANCELED;
+	s->before.dr[6] = v->dr[6];
 	return hvm_msrs(s->h, true);
 }
 
 int vmx_put_machine(struct vmx *s)
 {
-	struct vcpu *v = &s->h->vm->vcpu;
-	/* DR7 is the machine's own here: the guest's is a field. */
-	struct kvm_debugregs d = { .db = { v->dr[0], v->dr[1], v->dr[2], v->dr[3] }, .dr6 = v->dr[6], .dr7 = 0x400 };
-
-	if (ioctl(s->h->m.vcpu_fd, KVM_SET_DEBUGREGS, &d) < 0)
-		return machine_error(&s->h->m, "KVM_SET_DEBUGREGS");
-	return hvm_msrs(s->h, false);
+	return put_debug_registers(s) || hvm_msrs(s->h, false) ? -ECANCELED : 0;
 }

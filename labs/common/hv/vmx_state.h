@@ -31,10 +31,10 @@ int vmx_failed(struct vmx *s);
 
 /* --- vmx_state.c */
 
-/* What of vm->vcpu differs from s->before goes into fields. */
-void vmx_put_state(struct vmx *s);
-/* The fields that the exit has read go into vm->vcpu. */
-void vmx_take_state(struct vmx *s);
+/* What of vm->vcpu differs from s->before goes into fields, and DR6 into the machine. 0 or negative, VM stopped. */
+int vmx_put_state(struct vmx *s);
+/* The fields that the exit has read go into vm->vcpu. 0 or negative, VM stopped. */
+int vmx_take_state(struct vmx *s);
 /* The others, and the machine's registers. 0 or negative, VM stopped. */
 int vmx_take_rest(struct vmx *s);
 /* vm->vcpu's MSRs and debug registers that are no fields go into the machine. 0 or negative, VM stopped. */
