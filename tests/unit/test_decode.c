@@ -16,20 +16,29 @@ uint64_t segment_base(struct vcpu *v, unsigned sreg)
 	return v->seg[sreg].base;
 }
 
-#define DECODE(...) decode((const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
+#define DECODE_AS(mode, ...) decode_as(mode, (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
+#define DECODE(...) DECODE_AS(64, __VA_ARGS__)
+#define DECODE32(...) DECODE_AS(32, __VA_ARGS__)
+#define DECODE16(...) DECODE_AS(16, __VA_ARGS__)
 
 /* Decodes exactly these bytes, with others behind them that do not belong to the instruction. */
-static struct insn decode(const uint8_t *code, size_t len)
+static struct insn decode_as(unsigned mode, const uint8_t *code, size_t len)
 {
 	uint8_t bytes[32];
 	struct insn insn;
 
 	memset(bytes, 0x90, sizeof bytes);
 	memcpy(bytes, code, len);
-	assert_int_equal(insn_decode(bytes, sizeof bytes, 64, &insn), 0);
+	assert_int_equal(insn_decode(bytes, sizeof bytes, mode, &insn), 0);
+	assert_int_equal(insn.mode, mode);
 	assert_int_equal(insn.len, len);
 	assert_memory_equal(insn.bytes, code, len);
 	return insn;
+}
+
+static struct insn decode(const uint8_t *code, size_t len)
+{
+	return decode_as(64, code, len);
 }
 
 static void assert_gpr(const struct operand *o, unsigned reg, unsigned size)
@@ -244,6 +253,127 @@ static void addresses(void **state)
 	assert_int_equal(operand_gva(&v, &insn, &insn.src), 0x0807060504030201);
 }
 
+/* The same bytes are other instructions, or have other sizes, in the modes before 64-bit mode. (SDM vol. 1, table 3-4) */
+static void sizes_in_16_and_32_bit_code(void **state)
+{
+	struct insn insn = DECODE16(0xb8, 0x34, 0x12); /* mov $0x1234,%ax */
+
+	(void)state;
+	assert_int_equal(insn.opsize, 2);
+	assert_gpr(&insn.dst, RAX, 2);
+	insn = DECODE16(0x66, 0xb8, 0x78, 0x56, 0x34, 0x12);
+	assert_int_equal(insn.opsize, 4);
+	assert_int_equal(insn.src.imm, 0x12345678);
+	insn = DECODE32(0xb8, 0x78, 0x56, 0x34, 0x12);
+	assert_int_equal(insn.opsize, 4);
+	assert_int_equal(DECODE32(0x66, 0xb8, 0x34, 0x12).opsize, 2);
+
+	/* No REX: inc and dec. */
+	insn = DECODE32(0x48);
+	assert_int_equal(insn.op, INSN_DEC);
+	assert_gpr(&insn.dst, RAX, 4);
+	insn = DECODE16(0x47);
+	assert_int_equal(insn.op, INSN_INC);
+	assert_gpr(&insn.dst, RDI, 2);
+
+	/* Ports: the data's size is the operand size, and 0xed is a word in 16-bit code. */
+	assert_int_equal(DECODE16(0xed).opsize, 2);
+	assert_int_equal(DECODE16(0x66, 0xed).opsize, 4);
+	assert_int_equal(DECODE32(0xed).opsize, 4);
+	assert_int_equal(DECODE32(0xec).opsize, 1);
+	insn = DECODE16(0xf3, 0x6e); /* rep outsb */
+	assert_int_equal(insn.op, INSN_OUTS);
+	assert_true(insn.rep);
+	assert_int_equal(insn.opsize, 1);
+	assert_int_equal(insn.addrsize, 2);
+	assert_int_equal(insn.src.segment, DS);
+	insn = DECODE32(0x65, 0x67, 0x6f); /* outsl %gs:(%si) */
+	assert_int_equal(insn.opsize, 4);
+	assert_int_equal(insn.addrsize, 2);
+	assert_int_equal(insn.src.segment, GS);
+	insn = DECODE16(0x66, 0x6d); /* insl: always to ES */
+	assert_int_equal(insn.op, INSN_INS);
+	assert_int_equal(insn.opsize, 4);
+	assert_int_equal(insn.dst.segment, ES);
+	insn = DECODE16(0x2e, 0xa5); /* movsw %cs:(%si),%es:(%di) */
+	assert_int_equal(insn.op, INSN_MOVS);
+	assert_int_equal(insn.opsize, 2);
+	assert_int_equal(insn.src.segment, CS);
+	assert_int_equal(insn.dst.segment, ES);
+
+	/* Always 32 bits wide (SDM vol. 2, MOV - Move to/from Control Registers). */
+	insn = DECODE16(0x0f, 0x22, 0xc0); /* mov %eax,%cr0 */
+	assert_int_equal(insn.op, INSN_MOV_TO_CR);
+	assert_gpr(&insn.src, RAX, 4);
+	insn = DECODE32(0x0f, 0x20, 0xe3); /* mov %cr4,%ebx */
+	assert_gpr(&insn.dst, RBX, 4);
+	assert_int_equal(DECODE16(0x0f, 0x01, 0xf0).op, INSN_LMSW);
+	assert_int_equal(DECODE16(0x0f, 0x01, 0x16, 0x00, 0x7c).op, INSN_LGDT);
+	assert_int_equal(DECODE16(0x0f, 0xa2).op, INSN_CPUID);
+	assert_int_equal(DECODE16(0x0f, 0x32).op, INSN_RDMSR);
+	assert_int_equal(DECODE32(0x0f, 0x01, 0x38).op, INSN_INVLPG);
+
+	/* Far transfers with the pointer in the instruction, which 64-bit code lacks. */
+	assert_int_equal(DECODE16(0xea, 0x00, 0x7c, 0x00, 0x00).op, INSN_FAR_JMP);
+	assert_int_equal(DECODE16(0x66, 0xea, 0x00, 0x7c, 0x00, 0x00, 0x08, 0x00).op, INSN_FAR_JMP);
+	assert_int_equal(DECODE32(0x9a, 0, 0, 0, 0, 8, 0).op, INSN_FAR_CALL);
+	assert_int_equal(DECODE16(0xcf).opsize, 2); /* iret */
+	assert_int_equal(DECODE16(0x66, 0xcf).opsize, 4);
+	assert_int_equal(DECODE16(0x1f).op, INSN_POP_SREG); /* pop %ds */
+	assert_int_equal(DECODE16(0xff, 0x36, 0x00, 0x10).op, INSN_PUSH); /* push 0x1000 */
+	assert_int_equal(DECODE16(0xff, 0x36, 0x00, 0x10).opsize, 2);
+	assert_int_equal(DECODE32(0x8f, 0x00).opsize, 4); /* pop (%eax) */
+}
+
+static void addresses_in_16_and_32_bit_code(void **state)
+{
+	struct vcpu v = {
+		.gpr = { [RBX] = 0xdead1000, [RSI] = 0xf234, [RBP] = 0x8000, [RDI] = 0x10, [RAX] = 0xfffffffc, [RDX] = 4 },
+		.seg = { [ES].base = 0xb8000, [CS].base = 0x7c00, [SS].base = 0x20000, [DS].base = 0xffff0, [FS].base = 0x80000000 }
+	};
+	struct insn insn = DECODE16(0x8b, 0x40, 0x02); /* mov 2(%bx,%si),%ax */
+
+	(void)state;
+	assert_int_equal(insn.addrsize, 2);
+	assert_int_equal(insn.src.segment, DS);
+	assert_int_equal(operand_offset(&v, &insn, &insn.src), 0x0236); /* 0x1000 + 0xf234 + 2, in 16 bits */
+	assert_int_equal(operand_gva(&v, &insn, &insn.src), 0xffff0 + 0x0236); /* above 1 MiB: no wrap, as with A20 on */
+	insn = DECODE16(0x8b, 0x43, 0xfe); /* mov -2(%bp,%di),%ax: the stack's */
+	assert_int_equal(insn.src.segment, SS);
+	assert_int_equal(operand_gva(&v, &insn, &insn.src), 0x20000 + 0x800e);
+	insn = DECODE16(0x26, 0x8b, 0x43, 0xfe); /* and with a prefix not */
+	assert_int_equal(operand_gva(&v, &insn, &insn.src), 0xb8000 + 0x800e);
+	insn = DECODE16(0xa1, 0xff, 0xff); /* mov 0xffff,%ax: not -1 */
+	assert_int_equal(operand_gva(&v, &insn, &insn.src), 0xffff0 + 0xffff);
+	insn = DECODE16(0x67, 0x64, 0x8b, 0x00); /* mov %fs:(%eax),%ax */
+	assert_int_equal(insn.addrsize, 4);
+	assert_int_equal(operand_gva(&v, &insn, &insn.src), 0x7ffffffc); /* linear addresses have 32 bits */
+	insn = DECODE32(0x2e, 0x8b, 0x44, 0x90, 0x08); /* mov %cs:8(%eax,%edx,4),%eax */
+	assert_int_equal(operand_offset(&v, &insn, &insn.src), 0x14); /* 0xfffffffc + 16 + 8 */
+	assert_int_equal(operand_gva(&v, &insn, &insn.src), 0x7c14);
+	insn = DECODE32(0x8b, 0x45, 0x00); /* mov (%ebp),%eax */
+	assert_int_equal(insn.src.segment, SS);
+	insn = DECODE32(0xab); /* stosl: ES, whatever the prefix says */
+	assert_int_equal(insn.op, INSN_STOS);
+	assert_int_equal(operand_gva(&v, &insn, &insn.dst), 0xb8010);
+	insn = DECODE32(0x8b, 0x05, 0x78, 0x56, 0x34, 0x12); /* in 64-bit code this one is relative to RIP */
+	assert_int_equal(insn.src.base, -1);
+	assert_int_equal(operand_offset(&v, &insn, &insn.src), 0x12345678);
+}
+
+static void text_of_16_and_32_bit_code(void **state)
+{
+	struct insn insn = DECODE16(0x8b, 0x40, 0x02);
+	char text[96];
+
+	(void)state;
+	insn_text(&insn, 0x7c00, text, sizeof text);
+	assert_non_null(strstr(text, "(%bx,%si"));
+	insn = DECODE32(0x8b, 0x40, 0x02);
+	insn_text(&insn, 0x100000, text, sizeof text);
+	assert_non_null(strstr(text, "(%eax)"));
+}
+
 static void lengths_and_errors(void **state)
 {
 	uint8_t bytes[INSN_MAX + 1];
@@ -271,6 +401,12 @@ static void lengths_and_errors(void **state)
 		const uint8_t code[2] = { gone[i], 0x90 };
 		assert_int_equal(insn_decode(code, sizeof code, 64, &insn), -EINVAL);
 	}
+	const uint8_t pusha[] = { 0x60 };
+	assert_int_equal(insn_decode(pusha, 1, 32, &insn), 0);
+	assert_int_equal(insn_decode(pusha, 1, 16, &insn), 0);
+	const uint8_t mov_imm[] = { 0xb8, 0x34, 0x12 }; /* whole in one mode, cut off in the others */
+	assert_int_equal(insn_decode(mov_imm, 3, 16, &insn), 0);
+	assert_int_equal(insn_decode(mov_imm, 3, 32, &insn), -E2BIG);
 }
 
 int main(void)
@@ -285,6 +421,9 @@ int main(void)
 		cmocka_unit_test(interrupts),
 		cmocka_unit_test(registers_of_one_byte),
 		cmocka_unit_test(addresses),
+		cmocka_unit_test(sizes_in_16_and_32_bit_code),
+		cmocka_unit_test(addresses_in_16_and_32_bit_code),
+		cmocka_unit_test(text_of_16_and_32_bit_code),
 		cmocka_unit_test(lengths_and_errors),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
