@@ -39,9 +39,9 @@ void boot_memory_map(const struct guest_mem *mem, struct boot_map_entry map[BOOT
 }
 
 /*
- * The tables that 64-bit mode cannot do without; of the GDT protected mode has its share. Entries have the user bit because under the trap engine the guest's
- * kernel runs at CPL 3; to a guest at CPL 0 it makes no difference until it sets SMEP or SMAP, and then it has tables of
- * its own.
+ * The tables that 64-bit mode cannot do without; of the GDT protected mode has its share. Entries have the user bit because
+ * under the trap engine the guest's kernel runs at CPL 3; to a guest at CPL 0 it makes no difference until it sets SMEP or
+ * SMAP, and then it has tables of its own.
  */
 void boot_tables_write(struct guest_mem *mem)
 {

@@ -232,7 +232,7 @@ int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boo
 	if (n < 0)
 		return n;
 
-	/* p_paddr decides where a segment goes; the entry must be such an address too, since memory begins one to one, or without paging. */
+	/* p_paddr decides where a segment goes; the entry must be such an address too: memory begins one to one, or without paging. */
 	uint64_t lo = UINT64_MAX, hi = 0, entry = eh.e_entry;
 	if (is_elf32(&eh))
 		r = find_pvh_entry(image, len, &eh, &entry, err, errlen);

@@ -50,7 +50,7 @@ int gva_translate(const struct vcpu *v, uint64_t gva, uint64_t *gpa)
 		*gpa = gva;
 		return gva < FLAT_LIMIT ? 0 : -EFAULT;
 	}
-	if (!canonical(gva) || (guest_legacy(v) ? legacy_walk : guest_walk)(v, gva, &w))
+	if (!canonical(gva) || (guest_legacy(v) ? legacy_walk(v, gva, &w) : guest_walk(v, gva, &w)))
 		return -EFAULT;
 	*gpa = w.gpa;
 	return 0;
@@ -102,9 +102,12 @@ static bool translate_page(struct vcpu *v, uint64_t gva, unsigned access, uint64
 		return !gva_translate(v, gva, gpa) || raise_page_fault(v, gva, error);
 	}
 	bool legacy = guest_legacy(v);
-	if ((legacy ? legacy_translate : guest_translate)(v, gva, access, &w))
+	if (legacy ? legacy_translate(v, gva, access, &w) : guest_translate(v, gva, access, &w))
 		return raise_page_fault(v, gva, w.error);
-	(legacy ? legacy_mark : walk_mark)(v, &w, access);
+	if (legacy)
+		legacy_mark(v, &w, access);
+	else
+		walk_mark(v, &w, access);
 	*gpa = w.gpa;
 	return true;
 }

@@ -27,7 +27,8 @@ static inline uint64_t insn_gva(const struct vcpu *v)
 	return insn_mode(v) == 64 ? v->rip : (uint32_t)(v->seg[CS].base + v->rip);
 }
 
-/* rip of the next instruction. Outside 64-bit mode the upper half of rip does not exist, and VM entries check that (SDM vol. 3, 26.3.1.4). */
+/* rip of the next instruction. Outside 64-bit mode the upper half of rip does not exist, and VM entries check that (SDM vol. 3,
+ * 26.3.1.4). */
 static inline uint64_t insn_next(const struct vcpu *v, const struct insn *insn)
 {
 	return insn->mode == 64 ? v->rip + insn->len : (uint32_t)(v->rip + insn->len);
