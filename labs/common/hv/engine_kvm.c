@@ -189,7 +189,7 @@ static int explain_shutdown(struct vm *vm)
 	if (!(v.cr0 & CR0_PE) && v.seg[CS].base == RESET_BASE && v.rip == RESET_IP)
 		return vm_stop(vm, HV_STOPPED,
 			       "triple fault: an exception could not be delivered, nor the double fault that followed; "
-			       "this KVM does not tell where. The trap engine does");
+			       "this KVM does not tell where. The other engines do");
 	return vm_stop(vm, HV_STOPPED,
 		       "triple fault at rip 0x%llx%s%s%s: an exception could not be delivered, nor the double fault that followed; "
 		       "IDT base 0x%llx limit 0x%x, rsp 0x%llx, cr2 0x%llx",

@@ -170,7 +170,7 @@ static void say_where(struct vm *vm)
 	struct vcpu v = { .vm = vm };
 	size_t used = strlen(vm->reason), left = sizeof vm->reason - used;
 	bool outside = vm->status == HV_TIMEOUT || vm->status == HV_INTERRUPTED;
-	char text[96] = "";
+	char text[96] = "", cs[16] = "";
 	struct insn insn;
 
 	/* A backtick: the sentence has the instruction already. */
@@ -178,11 +178,13 @@ static void say_where(struct vm *vm)
 		return;
 	if (vm_insn_at(vm, &v, &insn))
 		insn_text(&insn, v.rip, text, sizeof text);
+	if (insn_mode(&v) == 16) /* there an offset alone tells little */
+		snprintf(cs, sizeof cs, "cs 0x%x, ", v.seg[CS].selector);
 	if (outside)
-		snprintf(vm->reason + used, left, "; it was at rip 0x%llx (`%s`), CPL %u, interrupts %s", (unsigned long long)v.rip, text,
-			 v.cpl, v.rflags & FLAG_IF ? "on" : "off");
+		snprintf(vm->reason + used, left, "; it was at %srip 0x%llx (`%s`), CPL %u, interrupts %s", cs, (unsigned long long)v.rip,
+			 text, v.cpl, v.rflags & FLAG_IF ? "on" : "off");
 	else if (text[0])
-		snprintf(vm->reason + used, left, "; the instruction at rip 0x%llx is `%s`", (unsigned long long)v.rip, text);
+		snprintf(vm->reason + used, left, "; the instruction at %srip 0x%llx is `%s`", cs, (unsigned long long)v.rip, text);
 }
 
 static void run(struct vm *vm)
