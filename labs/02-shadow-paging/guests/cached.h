@@ -55,7 +55,7 @@ static inline void arena_align(uint64_t to)
 	arena_next = (arena_next + to - 1) & ~(to - 1);
 }
 
-/* 32 bits of a seed: the upper half of SplitMix64's n-th number (checks/splitmix.py). */
+/* 32 bits of a seed: the upper half of SplitMix64's n-th number (grader/lib/splitmix.py). */
 static inline uint32_t number_of(uint64_t n)
 {
 	uint64_t z = params[SEED] + (n + 1) * 0x9e3779b97f4a7c15ull;

@@ -11,6 +11,7 @@
 #include "dbg.h"
 #include "desc.h"
 #include "io.h"
+#include "random.h"
 #include "string.h"
 
 /* Chosen by the grader and written into this array in a copy of the guest's file. */
@@ -34,19 +35,6 @@ extern volatile uint64_t params[16];
 #define MSR_EFER 0xc0000080
 #define EFER_NXE (1ull << 11)
 #define CR0_WP (1ull << 16)
-
-/* --- numbers from the seed: SplitMix64, the same as in checks/splitmix.py ------------------------------------------------ */
-
-static uint64_t random_state;
-
-static inline uint64_t random64(void)
-{
-	uint64_t z = random_state += 0x9e3779b97f4a7c15;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-	z = (z ^ z >> 27) * 0x94d049bb133111eb;
-	return z ^ z >> 31;
-}
 
 /* A page's address from a number: canonical, in either half, apart from the PML4 entries that are in use here (0 to 3) and the last two. */
 static inline uint64_t random_gva(void)
