@@ -239,8 +239,13 @@ static int create_tables(struct hvm *h)
 	if (h->shadow)
 		return hvm_shadow_create(h);
 	struct nested_caps caps = h->nested.caps;
-	return nested_create(&h->nested, h->vm, h->backend->format, &caps, h->mon + HVM_POOL_MA, HVM_POOL_MA, HVM_POOL_SIZE / PAGE)
-		       ? vm_stop(h->vm, HV_HOST, "the host has not enough memory for the nested page tables") : 0;
+	if (nested_create(&h->nested, h->vm, h->backend->format, &caps, h->mon + HVM_POOL_MA, HVM_POOL_MA, HVM_POOL_SIZE / PAGE))
+		return vm_stop(h->vm, HV_HOST, "the host has not enough memory for the nested page tables");
+	struct vm *vm = h->vm;
+	unsigned level = vm->opt.page_level ? vm->opt.page_level : 2;
+	if (vm->opt.premap && nested_map(&h->nested, 0, h->guest_ma, vm->mem.size, NESTED_RWX, TYPE_WB, level) && !vm->stopping)
+		return vm_stop(vm, HV_STOPPED, "guest memory could not be mapped: nested_map() refused it, or the tables do not suffice");
+	return vm->stopping ? -ECANCELED : 0;
 }
 
 /* What belongs to the tables and is not in them: policy, dirty log, plan. */

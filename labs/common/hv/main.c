@@ -57,6 +57,7 @@ static void usage(FILE *out)
 		"  --shadow-pages N    shadow page tables at most (from 20 to 500; default: 500)\n"
 		"  --page-size 4K|2M|1G\n"
 		"                      hvm engine: the largest pages that nested tables map on demand (default: 2M)\n"
+		"  --premap            hvm engine: all of guest memory is mapped before the guest begins, not on demand\n"
 		"  --plan FILE         hvm engine: what hv does with the nested tables when the guest comes to a stage (plan.h)\n"
 		"  --neighbour IMAGE   hvm engine: a second VM in the same machine, with its memory right behind; its lines begin with 2|\n"
 		"  --dump-tables GVA|all\n"
@@ -178,7 +179,7 @@ static int parse_page_size(const char *s, unsigned *level)
 
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE, PLAN, PAGE_SIZE, NEIGHBOUR,
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE, PLAN, PAGE_SIZE, PREMAP, NEIGHBOUR,
 	       HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
@@ -186,7 +187,7 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
 		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH },
 		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "plan", 1, 0, PLAN }, { "page-size", 1, 0, PAGE_SIZE }, { "neighbour", 1, 0, NEIGHBOUR },
-		 { "help", 0, 0, HELP }, { 0 }
+		{ "premap", 0, 0, PREMAP }, { "help", 0, 0, HELP }, { 0 }
 	};
 	int c, err = 0;
 
@@ -224,6 +225,7 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		case NEIGHBOUR: o->neighbour = optarg; break;
 		case PLAN: o->plan = optarg; break;
 		case PAGE_SIZE: err = parse_page_size(optarg, &o->page_level); break;
+		case PREMAP: o->premap = true; break;
 		case HELP: usage(stdout); exit(HV_OK);
 		case ':': err = bad("%s needs a value", argv[optind - 1]); break;
 		default: err = bad("there is no option %s", argv[optind - 1]);
@@ -247,14 +249,15 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		return bad("%s", "--sample-steps and --gdb both want to single-step the guest: one of them only");
 	if (o->shadow && !strcmp(o->engine, engine_kvm.name))
 		return bad("--shadow is for the trap and hvm engines: in the %s engine the CPU walks the guest's tables itself", o->engine);
-	if ((o->plan || o->page_level) && strcmp(o->engine, engine_hvm.name))
-		return bad("%s is for the hvm engine, which has nested page tables", o->plan ? "--plan" : "--page-size");
+	const char *nested_option = o->plan ? "--plan" : o->page_level ? "--page-size" : o->premap ? "--premap" : NULL;
+	if (nested_option && strcmp(o->engine, engine_hvm.name))
+		return bad("%s is for the hvm engine, which has nested page tables", nested_option);
 	if (o->neighbour && strcmp(o->engine, engine_hvm.name))
 		return bad("%s", "--neighbour is for the hvm engine: its nested tables are what keeps two guests apart");
 	if (o->neighbour && (o->gdb_port >= 0 || o->shadow))
 		return bad("--neighbour does not go with %s", o->shadow ? "--shadow" : "--gdb");
-	if ((o->plan || o->page_level) && o->shadow)
-		return bad("%s is about nested page tables, which --shadow does without", o->plan ? "--plan" : "--page-size");
+	if (nested_option && o->shadow)
+		return bad("%s is about nested page tables, which --shadow does without", nested_option);
 	if (o->patch && strcmp(o->engine, engine_trap.name))
 		return bad("--patch on is for the trap engine: in the %s engine popf needs no patch", o->engine);
 	return 0;

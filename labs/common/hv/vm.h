@@ -52,6 +52,7 @@ struct vm_options {
 	const char *neighbour; /* hvm engine: image of a second VM, or NULL (neighbour.h) */
 	const char *plan;      /* hvm engine: file, or NULL (plan.h) */
 	unsigned page_level;   /* hvm engine: the largest pages that nested tables use (1 to 3), 0: not said */
+	bool premap;           /* hvm engine: all of guest memory is mapped before the guest begins */
 };
 
 struct vm {
