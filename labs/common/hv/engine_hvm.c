@@ -29,6 +29,8 @@ static int exit_fatal(struct vcpu *v, const struct hvm_exit *x)
 {
 	switch (x->kind) {
 	case HVM_SHUTDOWN:
+		if (hvm_fetch(v)) /* of the IDT */
+			return -ECANCELED;
 		return vm_stop(v->vm, HV_STOPPED,
 			       "triple fault at rip 0x%llx: an exception could not be delivered, nor the double fault that followed; "
 			       "IDT base 0x%llx limit 0x%x, rsp 0x%llx, cr2 0x%llx", (unsigned long long)v->rip,
