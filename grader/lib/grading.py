@@ -104,7 +104,8 @@ class Grading:
         for checkpoint in self.checkpoints:
             for run in self.hosts.runs(checkpoint, host):
                 params = make_params(checkpoint, run, self.seed)
-                files = {}
+                texts = run.files(params) if callable(run.files) else run.files
+                files = {name: text.encode() for name, text in texts.items()}
                 if run.guest:
                     image = self._guest(run.guest)
                     patched = run.params and not callable(run.args)

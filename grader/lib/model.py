@@ -27,6 +27,7 @@ class Run:
     args: options of hv; or a function of the params that makes them, and then nothing is patched.
     stdin: bytes, or a function of the params. timeout: seconds on the machine the limits were made for; hv is told to give up
     then. ends: the exit statuses of hv with which the guest may have ended; None means that verify() looks at it.
+    files: texts by name, or a function of the params that makes them; in args @DIR@/NAME is such a file's path.
     hosts: the test hosts that it is run on, each with the same numbers: QEMU's processor has SVM, Bochs' has VMX.
     """
 
@@ -38,6 +39,7 @@ class Run:
     timeout: float = 5.0
     ends: Optional[Sequence[int]] = (HV_OK,)
     command: Union[Sequence[str], Callable] = ()  # instead of `hv run`; or a function of the params that makes it
+    files: Union[dict, Callable] = field(default_factory=dict)
     vm: bool = True  # a virtual machine runs in it, and the witness must have seen it
     hosts: Sequence[str] = (QEMU,)
 
