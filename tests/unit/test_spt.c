@@ -41,7 +41,7 @@ static int set_up(void **opaque)
 	state = state * 2 + 1;
 	vm.mem.size = GFNS * PAGE;
 	pool = calloc(NPAGES + 2, PAGE);
-	return !pool || spt_create(&s, &vm, SHADOW_CACHED, pool, NPAGES);
+	return !pool || spt_create(&s, &vm, SHADOW_CACHED, pool, NPAGES, true);
 }
 
 static int tear_down(void **opaque)

@@ -4,7 +4,7 @@
  * deliver_event(). The guest's state is struct vcpu and nothing else.
  */
 #include "gdbstub.h"
-#include "memory_access.h"
+#include "shadow_paging.h"
 #include "trap_state.h"
 
 #include <errno.h>
@@ -30,7 +30,8 @@ static int handle_debug(struct vcpu *v, struct trap_engine *e, bool *debugger)
 			guest_write(&v->vm->mem, gpa, &word, 1);
 		}
 		v->shadow = false;
-		e->store.times = 0;
+		if (v->vm->shadow)
+			v->vm->shadow->store.times = 0;
 		*debugger = e->debug_step;
 		if (!(v->rflags & FLAG_TF) && !(d.dr6 & 0xf)) {
 			e->debugregs_changed = true; /* BS in the machine's DR6 is about hv's step: take it back */
@@ -158,8 +159,8 @@ static int handle_vector(struct vcpu *v, struct trap_engine *e, uint8_t vector, 
 	v->shadow = false; /* this instruction completes or faults now; STI sets it again */
 	uint32_t error = (uint32_t)f->error;
 	bool tf = v->rflags & FLAG_TF;
-	if (vector != VEC_PF)
-		e->last.times = 0;
+	if (vector != VEC_PF && vm->shadow)
+		vm->shadow->last.times = 0;
 	int err = vector == VEC_PF ? trap_page_fault(v, e, error) : handle_trap(v, vector, error);
 	if (err)
 		return err;
@@ -258,7 +259,7 @@ static int before_entry(struct vcpu *v, struct trap_engine *e)
 
 	if (deliver_pending(v))
 		return -ECANCELED;
-	e->step = e->debug_step || e->store.armed;
+	e->step = e->debug_step || (vm->shadow && vm->shadow->store.armed);
 	/* Looked at without the lock: an interrupt that comes up at this moment also kicks, and is seen the next time round. */
 	if (!pic_pending(&vm->pic))
 		return 0;
@@ -305,7 +306,7 @@ static enum run_result trap_run(struct vm *vm)
 		trace_enter_guest(&vm->trace);
 		int err = machine_run(&e->m, &x);
 		trace_leave_guest(&vm->trace);
-		trap_store_over(v, e);
+		shadow_store_over(v);
 		if (err)
 			break;
 		switch (x.kind) {

@@ -46,7 +46,7 @@ static void unlink_entry(struct shadow *s, uint32_t *head, struct spage *p, unsi
 /* What an entry holds that nobody has set: nothing, or the way to the monitor. */
 static uint64_t empty_entry(const struct shadow *s, const struct spage *p, unsigned slot)
 {
-	if (slot != PT_ENTRIES - 1 || !(p->role & ROLE_MONITOR))
+	if (slot != PT_ENTRIES - 1 || !(p->role & ROLE_MONITOR) || !s->deprivileged)
 		return 0;
 	switch (role_level(p->role)) {
 	case 4: return s->pdpt_ma | TABLE_BITS;
@@ -56,9 +56,11 @@ static uint64_t empty_entry(const struct shadow *s, const struct spage *p, unsig
 	}
 }
 
-int spt_create(struct shadow *s, struct vm *vm, enum shadow_mode mode, uint8_t *pool, unsigned npages)
+int spt_create(struct shadow *s, struct vm *vm, enum shadow_mode mode, uint8_t *pool, unsigned npages, bool deprivileged)
 {
-	*s = (struct shadow){ .vm = vm, .mode = mode, .npages = npages, .free = npages, .ngfns = vm->mem.size / PAGE };
+	*s = (struct shadow){
+		.vm = vm, .mode = mode, .npages = npages, .free = npages, .ngfns = vm->mem.size / PAGE, .deprivileged = deprivileged
+	};
 	s->pages = calloc(npages, sizeof *s->pages);
 	s->hash = calloc(HASH_SIZE, sizeof *s->hash);
 	s->leaves = calloc(s->ngfns, sizeof *s->leaves);
@@ -169,6 +171,15 @@ struct spage *spt_child(const struct shadow *s, const struct spage *p, unsigned 
 	return spt_present(s, p, slot) ? &s->pages[((p->table[slot] & PTE_ADDR) - POOL_MA) / PAGE - 2] : NULL;
 }
 
+uint64_t *spt_leaf(const struct shadow *s, const struct spage *root, uint64_t gva)
+{
+	const struct spage *p = root;
+
+	while (p && role_level(p->role) > 1)
+		p = spt_child(s, p, level_index(gva, role_level(p->role)));
+	return p && spt_present(s, p, level_index(gva, 1)) ? &p->table[level_index(gva, 1)] : NULL;
+}
+
 uint64_t spt_leaf_gpa(const struct spage *p, unsigned slot) { return (p->table[slot] & PTE_ADDR) - GUEST_MA; }
 
 bool spt_clear(struct shadow *s, struct spage *p, unsigned slot)
@@ -187,6 +198,8 @@ bool spt_clear(struct shadow *s, struct spage *p, unsigned slot)
 void spt_set_leaf(struct shadow *s, struct spage *p, unsigned slot, uint64_t gpa, uint64_t bits)
 {
 	spt_clear(s, p, slot);
+	if (!s->deprivileged && (s->system || !(p->role & ROLE_USER)))
+		bits &= ~PTE_U;
 	p->table[slot] = (GUEST_MA + gpa) | bits | PTE_P | PTE_A | PTE_D;
 	p->entries++;
 	link_entry(s, &s->leaves[gpa / PAGE], p, slot);

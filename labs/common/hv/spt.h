@@ -6,7 +6,10 @@
  * when it must go, is Lab 2's.
  *
  * Shadow leaves always map 4 KiB. The entries of upper levels allow everything; the leaf alone says what is allowed.
- * The last 2 MiB of the address space belong to the monitor in every shadow: these entries are here whatever is set or cleared.
+ *
+ * Under the trap engine the machine is at CPL 3 whatever the guest believes, and the last 2 MiB of the address space belong to the monitor
+ * in every shadow: these entries are here whatever is set or cleared. Under the hvm engine the guest has its own CPL and changes it
+ * without an exit: nothing but the guest's memory is in its shadows, and leaves of the kernel's roles are out of CPL 3's reach.
  */
 #ifndef HV_SPT_H
 #define HV_SPT_H
@@ -67,6 +70,7 @@ struct shadow_counts {
 	uint64_t hidden, true_faults, emulated; /* page faults, by what became of them; emulated: devices and stores to page tables */
 	uint64_t unsync, synced;                /* shadow pages let go, and synchronized again */
 	uint64_t cr3_loads, roots;              /* of the machine's CR3: a new root, or only to flush; changes of the root */
+	uint64_t switches;                      /* hvm: faults that were about nothing but the wrong root, after a change of CPL */
 	uint64_t made, evicted, zapped;         /* shadow pages; zapped: after too many stores */
 	unsigned peak;                          /* shadow pages in use at most */
 };
@@ -81,7 +85,18 @@ struct shadow {
 	uint64_t cr3;        /* the machine's, until the next entry; 0: that page is no root any more */
 	unsigned nunsync;    /* pages with unsync set */
 	uint64_t clock;      /* of the stamps */
+	bool deprivileged;   /* the guest's CPL is not the machine's: the trap engine */
+	bool system;         /* hvm: the leaf that is being set is for the CPU's own accesses, CPL 3 must not reach it */
 	struct shadow_counts count;
+	struct {
+		uint64_t rip, gva;
+		unsigned access, times;
+	} last; /* hidden page fault, and how often it came in a row */
+	struct {
+		bool armed;
+		uint64_t gfn, rip;
+		unsigned times;
+	} store; /* to a page of tables, by the machine itself: see shadow_emulate(); and how often in vain */
 	/* The bookkeeping's own. */
 	uint32_t *hash, *leaves; /* shadow pages by key; leaves by gfn */
 	uint32_t *links;
@@ -94,8 +109,8 @@ struct shadow {
 #define SHADOW_PAGES_MAX 500
 #define SHADOW_PAGES 500 /* unless --shadow-pages says otherwise */
 
-/* Makes the pool in the machine's page-table memory (pool: its host address). 0 or -ENOMEM. */
-int spt_create(struct shadow *s, struct vm *vm, enum shadow_mode mode, uint8_t *pool, unsigned npages);
+/* Makes the pool in the machine's page-table memory (pool: its host address). deprivileged: see above. 0 or -ENOMEM. */
+int spt_create(struct shadow *s, struct vm *vm, enum shadow_mode mode, uint8_t *pool, unsigned npages, bool deprivileged);
 void spt_destroy(struct shadow *s);
 
 /* The shadow page of that key and role, or NULL. */
@@ -116,6 +131,8 @@ bool spt_clear(struct shadow *s, struct spage *p, unsigned slot);
 bool spt_present(const struct shadow *s, const struct spage *p, unsigned slot);
 /* The page that an entry of level 2 and above leads to, or NULL. */
 struct spage *spt_child(const struct shadow *s, const struct spage *p, unsigned slot);
+/* The leaf of that address below root, or NULL when the way ends before. */
+uint64_t *spt_leaf(const struct shadow *s, const struct spage *root, uint64_t gva);
 /* The guest page that a leaf maps. */
 uint64_t spt_leaf_gpa(const struct spage *p, unsigned slot);
 

@@ -133,7 +133,7 @@ static void shadow_json(const struct shadow *s, FILE *out)
 		uint64_t count;
 	} counts[] = {
 		{ "hidden", c->hidden }, { "true", c->true_faults }, { "emulated", c->emulated }, { "unsync", c->unsync },
-		{ "synced", c->synced }, { "cr3_loads", c->cr3_loads }, { "roots", c->roots }, { "made", c->made },
+		{ "synced", c->synced }, { "cr3_loads", c->cr3_loads }, { "roots", c->roots }, { "switches", c->switches }, { "made", c->made },
 		{ "evicted", c->evicted }, { "zapped", c->zapped }, { "peak", c->peak }, { "pages", s->npages },
 	};
 

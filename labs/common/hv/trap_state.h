@@ -31,17 +31,6 @@ struct trap_engine {
 	uint64_t entry_rip;     /* where the guest was resumed */
 	bool debug_step, debug_breakpoints; /* what the debugger asked for */
 
-	struct {
-		uint64_t rip, gva;
-		unsigned access, times;
-	} last; /* hidden page fault, and how often it came in a row */
-
-	struct {
-		bool armed;
-		uint64_t gfn, rip;
-		unsigned times;
-	} store; /* to a page of tables, by the machine itself: see step_store() in trap_paging.c; and how often in vain */
-
 	/* Of the present trap, for the trace. */
 	const char *what;
 	uint64_t rip;
@@ -66,7 +55,5 @@ void trap_leave_by_kick(struct vcpu *v, struct trap_engine *e);
 /* trap_paging.c: a page fault of the machine, with its error code. Sets e->hidden when the guest only has to repeat the instruction. 0 or
  * negative, VM stopped. */
 int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error);
-/* The machine is back. If it was let store to a page of tables, that is over. */
-void trap_store_over(struct vcpu *v, struct trap_engine *e);
 
 #endif

@@ -74,7 +74,8 @@ static int create_tables(struct trap_engine *e, struct vm *vm, uint64_t *cr3)
 		return 0;
 	}
 	vm->shadow = calloc(1, sizeof *vm->shadow);
-	if (!vm->shadow || spt_create(vm->shadow, vm, (enum shadow_mode)vm->opt.shadow, e->mon + POOL_MA, vm->opt.shadow_pages))
+	if (!vm->shadow || spt_create(vm->shadow, vm, (enum shadow_mode)vm->opt.shadow, e->mon + POOL_MA, vm->opt.shadow_pages,
+				      true))
 		return vm_stop(vm, HV_HOST, "the host has not enough memory for the shadow page tables");
 	struct spage *root = shadow_root(&vm->vcpu);
 	if (!root)
