@@ -148,10 +148,9 @@ int exit_cr(struct vcpu *v, const struct hvm_exit *x)
 		raise_exception(v, VEC_UD);
 		return 0;
 	}
-	if (x->cr.read) {
-		v->gpr[insn.dst.reg] = *cr;
-		return hvm_skip(v, x);
-	}
+	if (x->cr.read) /* mov, or smsw, which stores two bytes to memory */
+		return operand_write(v, &insn, &insn.dst, insn.dst.kind == OPND_MEM ? 2 : insn.dst.size, *cr) ? hvm_skip(v, x)
+			: v->vm->stopping ? -ECANCELED : 0;
 	if (!new_value(v, &insn, &value))
 		return 0;
 	if (!cr_value_valid(v, x->cr.number, value)) {
