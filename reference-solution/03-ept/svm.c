@@ -31,7 +31,7 @@ void svm_controls(struct svm *s)
 	b->vintr = SVM_V_MASKING;
 	if (s->h->shadow) {
 		/* The guest's tables are not walked: everything that would change what hv made of them comes to hv. */
-		b->cr_reads |= 1u << 3;
+		b->cr_reads |= 1u << 0 | 1u << 3;
 		b->cr_writes |= 1u << 0 | 1u << 3;
 		b->exceptions |= 1u << VEC_PF;
 		b->intercept1 |= SVM_I1_INVLPG;

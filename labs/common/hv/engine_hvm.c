@@ -11,6 +11,7 @@
 #include "lab3.h"
 #include "plan.h"
 #include "segment.h"
+#include "shadow_paging.h"
 
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -95,6 +96,8 @@ static bool step_over(struct vcpu *v, struct hvm *h, const struct hvm_exit *x, b
 	h->step = false;
 	if (h->passing)
 		policy_stepped(h);
+	if (v->vm->shadow)
+		v->vm->shadow->store.times = 0;
 	*debugger = h->debug_step || (h->debug_breakpoints && gdbstub_has_breakpoint(v->vm, v->rip));
 	return true;
 }
@@ -115,6 +118,9 @@ static int handle_exit(struct vcpu *v, struct hvm *h, const struct hvm_exit *x, 
 		h->last.times = 0;
 	if (h->passing && !h->step && x->kind != HVM_VIOLATION && policy_passed(h))
 		return -ECANCELED;
+	if (vm->shadow && x->kind != HVM_EXCEPTION)
+		vm->shadow->last.times = 0;
+	h->hidden = x->kind == HVM_VIOLATION;
 	events_interrupted(v, x);
 	int err = vm->stopping ? -ECANCELED : step_over(v, h, x, debugger) ? 0 : handle(v, x);
 	if (vm->trace.exits) {
@@ -212,12 +218,16 @@ static enum run_result hvm_run(struct vm *vm)
 			events_next(v);
 		if (h->inject.valid)
 			vm->trace.delivered[h->inject.vector]++;
-		h->step = h->debug_step || h->debug_breakpoints || (h->passing && !h->inject.valid);
-		if (vm->stopping || (h->shadow && hvm_shadow_root(v)) || h->backend->enter(h) || run_guest(h, &x))
+		if (vm->stopping || (h->shadow && hvm_shadow_root(v)))
 			break;
+		h->step = h->debug_step || h->debug_breakpoints || (h->passing && !h->inject.valid) ||
+			  (h->shadow && vm->shadow->store.armed);
+		if (h->backend->enter(h) || run_guest(h, &x))
+			break;
+		shadow_store_over(v);
 		if (handle_exit(v, h, &x, &debugger))
 			break;
-		if (debugger || (h->debug_step && x.kind != HVM_KICK && x.kind != HVM_VIOLATION))
+		if (debugger || (h->debug_step && x.kind != HVM_KICK && !h->hidden))
 			return RUN_DEBUG;
 	}
 	return RUN_STOPPED;

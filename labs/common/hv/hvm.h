@@ -128,6 +128,8 @@ struct hvm {
 	bool shadow;            /* --shadow: nested paging is off, the CPU walks Lab 2's shadows */
 	uint64_t shadow_cr3;    /* their root */
 	bool shadow_flush;      /* the CPU must forget what it knows of them */
+	uint64_t shadow_cr4, shadow_efer; /* the guest's, when they were looked at last */
+	bool hidden;            /* the exit was none to the guest: it repeats the instruction */
 	bool fetched;           /* vm->vcpu is complete: fetch() was called since the exit */
 
 	/* Lab 3, events.c: what the next entry does. */
@@ -158,6 +160,15 @@ int hvm_fetch(struct vcpu *v);
 /* Steps over the instruction of this exit: by x->len, or by decoding. An interrupt shadow ends, a single step's #DB is queued. 0 or
  * negative, VM stopped. */
 int hvm_skip(struct vcpu *v, const struct hvm_exit *x);
+/* The instruction at which the guest stood has been carried out by hv: an interrupt shadow ends, a single step's #DB is queued. */
+void hvm_completed(struct vcpu *v);
+/*
+ * hv delivers the event whose delivery this exit interrupted (h->again) by itself, with Lab 1's code, because the CPU cannot: on its way is
+ * memory that hv must access in its place, or a fault of the guest's own tables. What faults on the way is delivered instead, or makes
+ * a double fault, or the third one stops the VM (SDM vol. 3, table 6-5). 0 or negative, VM stopped.
+ */
+int hvm_deliver(struct vcpu *v);
+
 /* --- the engine's own files: hvm_services.c, hvm_shadow.c ------------------------------------------------------------------- */
 
 /* A violation: the lab's exit_violation(), and an end to one that comes back for ever. */

@@ -4,6 +4,7 @@
  */
 #include "lab1.h"
 #include "hvm_policy.h"
+#include "lab2.h"
 #include "lab3.h"
 #include "plan.h"
 #include "segment.h"
@@ -21,6 +22,17 @@ int hvm_fetch(struct vcpu *v)
 	return h->backend->fetch(h);
 }
 
+void hvm_completed(struct vcpu *v)
+{
+	hvm_of(v)->hidden = false;
+	v->shadow = false;
+	v->rflags &= ~FLAG_RF;
+	if (v->rflags & FLAG_TF) { /* the CPU would have raised it behind the instruction */
+		v->dr[6] = (v->dr[6] & ~DR6_BREAKPOINTS) | DR6_BS;
+		raise_exception(v, VEC_DB);
+	}
+}
+
 int hvm_skip(struct vcpu *v, const struct hvm_exit *x)
 {
 	struct insn insn;
@@ -34,13 +46,26 @@ int hvm_skip(struct vcpu *v, const struct hvm_exit *x)
 	v->rip += len;
 	if (insn_mode(v) != 64)
 		v->rip = (uint32_t)v->rip;
-	v->shadow = false;
-	v->rflags &= ~FLAG_RF;
-	if (v->rflags & FLAG_TF) { /* the CPU would have raised it behind the instruction */
-		v->dr[6] = (v->dr[6] & ~DR6_BREAKPOINTS) | DR6_BS;
-		raise_exception(v, VEC_DB);
-	}
+	hvm_completed(v);
 	return 0;
+}
+
+int hvm_deliver(struct vcpu *v)
+{
+	struct hvm *h = hvm_of(v);
+	const struct hvm_event *e = &h->again;
+
+	if (hvm_fetch(v))
+		return -ECANCELED;
+	if (!(v->efer & EFER_LMA))
+		return vm_stop(v->vm, HV_STOPPED,
+			       "%s could not be delivered at rip 0x%llx: the CPU's access to the IDT, to a descriptor or to the stack is one "
+			       "that hv must carry out, and it can do so in long mode only", vector_name(e->vector), (unsigned long long)v->rip);
+	v->event = (struct event){ .pending = true, .kind = e->type == HVM_EXT_INTR ? EVENT_INTERRUPT : EVENT_EXCEPTION, .vector = e->vector,
+				   .has_error = e->has_error, .error = e->error };
+	h->again.valid = false;
+	trap_note(v, "delivered by hv: %s", vector_name(e->vector));
+	return deliver_event(v);
 }
 
 int hvm_violation(struct vcpu *v, const struct hvm_exit *x)
@@ -62,16 +87,24 @@ int hvm_violation(struct vcpu *v, const struct hvm_exit *x)
 			       "the violation of rip 0x%llx at gpa 0x%llx (%s) came back %u times: what is in the nested tables does not "
 			       "allow the access, or the CPU was never told to forget what was there", (unsigned long long)v->rip,
 			       (unsigned long long)gpa, access & NESTED_W ? "write" : access & NESTED_X ? "fetch" : "read", h->last.times);
-	return exit_violation(v, x);
+	/* The CPU delivers an event through memory that is a device's, or nobody's: there is no instruction that hv could carry out. */
+	if (gpa >= v->vm->mem.size && x->interrupted.valid && h->again.valid)
+		return hvm_deliver(v);
+	uint64_t rip = v->rip;
+	int err = exit_violation(v, x);
+	if (!err && v->rip != rip)
+		hvm_completed(v);
+	return err;
 }
 
 struct cpuid_result hvm_cpuid(struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 {
 	struct cpuid_result host = trap_host_cpuid(v, leaf, subleaf), r = cpuid_policy(v, leaf, subleaf, host);
 
-	/* Features of paging need no virtualization here: the CPU walks the guest's own tables. */
+	/* Features of paging need no virtualization here: the CPU walks the guest's own tables. With --shadow it does not, and SMAP would ask for
+	 * more of hv (hvm_shadow.c). */
 	if (leaf == 7 && !subleaf)
-		r.ebx |= host.ebx & (CPUID7_SMEP | CPUID7_SMAP);
+		r.ebx |= host.ebx & (CPUID7_SMEP | (v->vm->shadow ? 0 : CPUID7_SMAP));
 	if (leaf == 0x80000001)
 		r.edx |= host.edx & CPUID81_1GIB;
 	return r;
@@ -110,10 +143,12 @@ unsigned hvm_level(struct hvm *h, uint64_t gpa)
 
 int hvm_set_cr(struct vcpu *v, unsigned n, uint64_t value)
 {
-	*cr_register(v, n) = value;
+	*cr_register(v, n) = n == 0 ? (value & CR0_DEFINED) | CR0_ET : value; /* CR0 ignores what it does not have */
+	if (n == 3 && v->vm->shadow)
+		shadow_cr3_written(v);
 	if (n == 0) /* SDM vol. 3, 9.8.5 */
 		v->efer = (value & CR0_PG) && (v->efer & EFER_LME) ? v->efer | EFER_LMA : v->efer & ~EFER_LMA;
-	return 0;
+	return v->vm->stopping ? -ECANCELED : 0;
 }
 
 int hvm_out_of_tables(struct vcpu *v)
@@ -125,8 +160,3 @@ int hvm_out_of_tables(struct vcpu *v)
 		return vm_stop(v->vm, HV_STOPPED, "the pool of nested tables is used up, and unmapping everything did not help");
 	return 0;
 }
-
-int hvm_shadow_exit(struct vcpu *v, const struct hvm_exit *x) { (void)v, (void)x; return -1; }
-int hvm_shadow_create(struct hvm *h) { (void)h; return -1; }
-int hvm_shadow_root(struct vcpu *v) { (void)v; return 0; }
-void hvm_shadow_destroy(struct hvm *h) { (void)h; }

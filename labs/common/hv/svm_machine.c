@@ -168,8 +168,9 @@ static void put_vmcb(struct svm *s)
 	b->gdtr = (struct vmcb_segment){ .base = v->gdtr.base, .limit = v->gdtr.limit };
 	b->idtr = (struct vmcb_segment){ .base = v->idtr.base, .limit = v->idtr.limit };
 	b->cpl = (uint8_t)v->cpl;
-	b->efer = v->efer | EFER_SVME; /* VMRUN demands it; the guest does not see it (APM vol. 2, 15.5.1) */
-	b->cr0 = v->cr0;
+	/* VMRUN demands SVME; the guest does not see it (APM vol. 2, 15.5.1). Lab 2's shadows count on NXE and WP. */
+	b->efer = v->efer | EFER_SVME | (s->h->shadow ? EFER_NXE : 0);
+	b->cr0 = v->cr0 | (s->h->shadow ? CR0_WP : 0);
 	b->cr2 = v->cr2;
 	b->cr4 = v->cr4;
 	b->cr3 = s->h->shadow ? s->h->shadow_cr3 : v->cr3;
@@ -196,12 +197,13 @@ static void take_vmcb(struct svm *s)
 	v->gdtr = (struct dtable){ b->gdtr.base, (uint16_t)b->gdtr.limit };
 	v->idtr = (struct dtable){ b->idtr.base, (uint16_t)b->idtr.limit };
 	v->cpl = b->cpl;
-	v->efer = b->efer & ~EFER_SVME;
-	v->cr0 = b->cr0;
 	v->cr2 = b->cr2;
 	v->cr4 = b->cr4;
-	if (!s->h->shadow)
+	if (!s->h->shadow) { /* else they change by exits only */
+		v->efer = b->efer & ~EFER_SVME;
+		v->cr0 = b->cr0;
 		v->cr3 = b->cr3;
+	}
 	v->dr[6] = b->dr6;
 	v->dr[7] = b->dr7;
 	v->rflags = b->rflags & ~(!s->guest_tf && (s->h->step || s->unblocking) ? FLAG_TF : 0);

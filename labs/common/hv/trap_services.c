@@ -79,7 +79,8 @@ uint64_t trap_cr4_allowed(const struct vcpu *v)
 
 	if (v->vm->shadow || v->vm->engine == &engine_hvm) {
 		uint32_t ebx = trap_host_cpuid(v, 7, 0).ebx;
-		allowed |= (ebx & CPUID7_SMEP ? CR4_SMEP : 0) | (ebx & CPUID7_SMAP ? CR4_SMAP : 0);
+		bool smap = !v->vm->shadow || v->vm->engine != &engine_hvm; /* see hvm_shadow.c */
+		allowed |= (ebx & CPUID7_SMEP ? CR4_SMEP : 0) | (smap && (ebx & CPUID7_SMAP) ? CR4_SMAP : 0);
 	}
 	return allowed;
 }
