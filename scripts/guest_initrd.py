@@ -18,7 +18,8 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 case " $(cat /proc/cmdline) " in
 *" shell "*) setsid cttyhack sh ;;
 esac
-printf 'uname -a\\npoweroff -f\\n' >/tmp/commands
+# stty waits until all output has left; poweroff -f does not.
+printf 'uname -a\\nstty sane\\npoweroff -f\\n' >/tmp/commands
 exec sh -iv </tmp/commands
 """
 
