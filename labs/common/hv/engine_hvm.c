@@ -162,6 +162,7 @@ static int force_out(struct hvm *h)
 static int run_guest(struct hvm *h, struct hvm_exit *x)
 {
 	struct machine_exit m;
+	int stopping;
 
 	for (;;) {
 		trace_enter_guest(&h->vm->trace);
@@ -176,9 +177,11 @@ static int run_guest(struct hvm *h, struct hvm_exit *x)
 				return -ECANCELED;
 			break;
 		case MACHINE_IO:
+			/* A VM that was stopped from outside runs on to its next exit: only there all of the guest's state is known. */
+			stopping = h->vm->stopping;
 			if (h->backend->left(h, &m, x))
 				return 0;
-			if (h->vm->stopping)
+			if (h->vm->stopping && !stopping)
 				return -ECANCELED;
 			break;
 		case MACHINE_SHUTDOWN:

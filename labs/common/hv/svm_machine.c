@@ -287,7 +287,7 @@ static bool svm_left(struct hvm *h, const struct machine_exit *m, struct hvm_exi
 		unblock_nmi(s, x);
 		if (stepped)
 			x->kind = HVM_STEP;
-		return !h->vm->stopping;
+		return true;
 	}
 	if (!hvm_monitor_stub(h, m))
 		return false;

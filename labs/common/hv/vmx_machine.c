@@ -318,7 +318,7 @@ static bool vmx_left(struct hvm *h, const struct machine_exit *m, struct hvm_exi
 	if (h->step && x->kind == HVM_EXCEPTION && x->exception.vector == VEC_DB)
 		x->kind = HVM_STEP;
 	block_nmis_again(s, x);
-	return !h->vm->stopping;
+	return true;
 }
 
 static int vmx_fetch(struct hvm *h) { return vmx_take_rest(h->state); }
