@@ -446,6 +446,10 @@ static void test_linear_addresses_wrap(void **state)
 	put32(0, 0x4433);
 	assert_true(gva_read(v, 0xfffffffe, &value, 4));
 	assert_int_equal(value, 0x44332211);
+	put32(DIRECTORY, 0);
+	assert_false(gva_read(v, 0xfffffffe, &value, 4));
+	assert_raised(VEC_PF, true, 0);
+	assert_int_equal(v->cr2, 0);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

@@ -146,13 +146,15 @@ def qemu(image, append="", stdin=b"", prompt=b"", mem=64, seconds=60.0):
     """A guest on bare QEMU: no hypervisor of ours. Serial port and debug console go to the same place, as under hv.
 
     Input is typed once the guest has printed prompt, because QEMU's serial port loses what comes before the guest has set it up.
-    The status is QEMU's: 2N+1 for exit code N, 0 for a reset, None when it was stopped.
+    The status is QEMU's: 2N+1 for exit code N, 0 for a reset, None when it was stopped. A .bin is a disk that the BIOS starts.
     """
+    disk = ["-drive", f"file={image},format=raw,if=ide,snapshot=on"]
+    kernel = ["-kernel", str(image), "-append", append]
     command = ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", str(mem), "-nodefaults", "-nic", "none",
                "-vga", "none", "-display", "none", "-no-reboot", "-chardev", "stdio,id=console,mux=on,signal=off",
                "-device", "isa-debugcon,iobase=0xe9,chardev=console",
                "-device", "isa-serial,index=0,chardev=console",  # the last has the input
-               "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(image), "-append", append]
+               "-device", "isa-debug-exit,iobase=0xf4,iosize=4", *(disk if str(image).endswith(".bin") else kernel)]
     end = time.monotonic() + seconds
     with tempfile.NamedTemporaryFile() as out, tempfile.TemporaryFile() as err:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err) as process:
