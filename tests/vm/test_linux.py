@@ -20,7 +20,7 @@ ABSENT = {
 
 # Why the hvm engine leaves this guest. An exit of another kind would be one that hv did not ask for, or that a PC does not need.
 EXITS = {"violation", "cpuid", "control register", "rdmsr", "wrmsr", "io", "kick", "interrupted", "interrupt window", "pause", "hlt",
-         "cache"}
+         "cache", "monitor"}
 
 # Somebody who types: what is sent before the guest's driver has opened the port is lost, as on a real serial line.
 TYPING = """

@@ -154,7 +154,6 @@ static int force_out(struct hvm *h)
 	if (h->forcing)
 		return 0;
 	h->forcing = true;
-	trace_count(h->vm->trace.kind, "interrupted");
 	return ioctl(h->m.vcpu_fd, KVM_NMI) < 0 ? machine_error(&h->m, "KVM_NMI") : 0;
 }
 
@@ -175,6 +174,7 @@ static int run_guest(struct hvm *h, struct hvm_exit *x)
 			h->m.run->immediate_exit = 0; /* nowhere else: a kick that comes now must make the next run return */
 			if (force_out(h))
 				return -ECANCELED;
+			trace_count(h->vm->trace.kind, "interrupted");
 			break;
 		case MACHINE_IO:
 			/* A VM that was stopped from outside runs on to its next exit: only there all of the guest's state is known. */
@@ -183,6 +183,7 @@ static int run_guest(struct hvm *h, struct hvm_exit *x)
 				return 0;
 			if (h->vm->stopping && !stopping)
 				return -ECANCELED;
+			trace_count(h->vm->trace.kind, "monitor"); /* the NMI's stub; the exit is still to come */
 			break;
 		case MACHINE_SHUTDOWN:
 			return vm_stop(h->vm, HV_STOPPED, "the machine itself shut down (triple fault) in the monitor, near machine rip 0x%llx",

@@ -291,7 +291,8 @@ static bool svm_left(struct hvm *h, const struct machine_exit *m, struct hvm_exi
 	}
 	if (!hvm_monitor_stub(h, m))
 		return false;
-	/* The NMI. If it ended the guest, that is still to be reported; else it came between two entries. */
+	/* The NMI. If it ended the guest, that is still to be reported; else it came before the entry, and what was to go in still is. */
+	x->interrupted = h->inject;
 	return s->vmcb->exitcode == NOT_LEFT;
 }
 
