@@ -216,13 +216,14 @@ def check_bochs(have_probe):
     if not have_probe:
         return
     started = time.monotonic()
-    status, output = run([TOP / "scripts/testhost-run", "--host", "bochs", "--timeout", "120", "--file", PROBE, "--", "probe vmx && echo works"],
-                         150)
+    status, output = run([TOP / "scripts/testhost-run", "--host", "bochs", "--timeout", "120", "--file", PROBE, "--",
+                          "probe vmx && echo works"], 150)
     if status == 0 and output.endswith("works"):
-        say(True, f"Bochs, the second test host, boots and ends in {time.monotonic() - started:.1f} s. Its machines have VMX, for Lab 3's "
-            "Intel half.")
+        say(True, f"Bochs, the second test host, boots and ends in {time.monotonic() - started:.1f} s. Its machines have VMX, for "
+            "Lab 3's Intel half.")
     else:
-        say(False, f"Bochs, the second test host, does not work, so what Lab 3 does on Intel processors cannot be checked: {last_line(output)}.")
+        say(False, "Bochs, the second test host, does not work, so what Lab 3 does on Intel processors cannot be checked: "
+            f"{last_line(output)}.")
 
 
 def main():

@@ -21,12 +21,12 @@ MEMORY_MIB = 512
 # must do something for each tick of a timer gets as far between two of them as it does on a slow real machine.
 IPS = 100_000_000
 APPEND = (
-    "console=ttyS0,115200 quiet loglevel=1 panic=-1 oops=panic reboot=t mitigations=off nokaslr acpi=off pci=off lpj=1000000 random.trust_cpu=on "
-    "rcupdate.rcu_expedited=1 channel=parallel " + LEAVE_OUT
+    "console=ttyS0,115200 quiet loglevel=1 panic=-1 oops=panic reboot=t mitigations=off nokaslr acpi=off pci=off lpj=1000000 "
+    "random.trust_cpu=on rcupdate.rcu_expedited=1 channel=parallel " + LEAVE_OUT
 )
 
-# The commands are for the debugger, which Debian's Bochs has built in: it waits for `c` before it starts. The term
-# interface is the only one that listens nowhere; it wants a terminal's name and no terminal.
+# Debian's Bochs has its debugger built in, which waits for a command (`c`) before it starts. The term interface is the only one that
+# listens nowhere; it wants a terminal's name and no terminal. A BIOS for a display, which is not there, must be a file all the same.
 BOCHSRC = """\
 plugin_ctrl: unmapped=1, biosdev=0, speaker=0, gameport=0, parallel=1, extfpuirq=1, iodebug=0, serial=1
 config_interface: textconfig
