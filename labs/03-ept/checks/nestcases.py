@@ -323,10 +323,8 @@ def large_map(trial):
     length = size(level) * rng.randrange(1, {1: 9, 2: 4, 3: 3}[level]) + rng.choice((0, 0, 3 * PAGE, 2 << 20))
     ma = trial.ma(rng.choice((level, level, level, max(level - 1, 1))), length)
     biggest = rng.choice((level, 3, max(level - 1, 2)))
-    if length >= 1 << 30 and not (biggest == 3 and trial.cpu.page_1g and trial.cpu.page_2m):
-        length = length % (1 << 30) or 2 << 20  # or it would take a thousand tables
-    if length >= 2 << 20 and not trial.cpu.page_2m:
-        length = 16 * PAGE
+    if not trial.cpu.page_2m:
+        length = min(length, 6 << 20)  # three tables for pages of 4 KiB; 1 GiB would take 512
     return trial.map(gpa, ma, length, trial.rights(), trial.type(), biggest)
 
 
