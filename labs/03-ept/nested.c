@@ -29,16 +29,23 @@ void nested_put(struct nested *n, uint64_t *slot, unsigned level, const struct n
 	lab_todo(n->vm, "3.4", "nested_put() in nested.c: store an entry, and say whether a flush is due");
 }
 
+/* How large a page can begin at gpa, with so much left to map. */
+static unsigned page_level(const struct nested *n, uint64_t gpa, uint64_t ma, uint64_t len, unsigned max_level)
+{
+	// TODO 3.5: as large a page as may begin here. Hint: gpa, ma, what is left, n->caps and max_level all have a
+	// say. (And when a large page is in the way of a small one, nested_map() must split it, not lose it.)
+	(void)n, (void)gpa, (void)ma, (void)len, (void)max_level;
+	return 1;
+}
+
 int nested_map(struct nested *n, uint64_t gpa, uint64_t ma, uint64_t len, unsigned rights, enum nested_type type,
 	       unsigned max_level)
 {
 	// TODO 3.4: page by page: the entry that maps it, with the tables that are missing on the way, and what was
 	// there replaced. Hint: first what -EINVAL is for; nested_take() and nested_left(), nested_put(). An entry that
 	// led to a table leaves it, and all below it, to nested_retire().
-	(void)gpa, (void)ma, (void)len, (void)rights, (void)type, (void)max_level;
+	(void)page_level, (void)gpa, (void)ma, (void)len, (void)rights, (void)type, (void)max_level;
 	return lab_todo(n->vm, "3.4", "nested_map() in nested.c: tables from the pool, entries of 4 KiB, what was there replaced");
-		// TODO 3.5: in that loop: as large a page as may begin here. Hint: gpa, ma, what is left, n->caps and
-		// max_level all have a say; and a large page that is in the way of a small one is split, not lost.
 }
 
 int nested_unmap(struct nested *n, uint64_t gpa, uint64_t len)

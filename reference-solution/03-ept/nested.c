@@ -172,17 +172,20 @@ static uint64_t *entry_for(struct nested *n, uint64_t gpa, unsigned level)
 }
 // END
 
-// SOLUTION 3.5
 /* How large a page can begin at gpa, with so much left to map. */
 static unsigned page_level(const struct nested *n, uint64_t gpa, uint64_t ma, uint64_t len, unsigned max_level)
 {
+	// SOLUTION 3.5
 	for (unsigned level = max_level; level > 1; level--)
 		if ((level == 3 ? n->caps.page_1g : n->caps.page_2m) && (gpa | ma) % level_size(level) == 0 &&
 		    len >= level_size(level))
 			return level;
+	// STARTER 3.5: as large a page as may begin here. Hint: gpa, ma, what is left, n->caps and max_level all have a say. (And when a
+	// large page is in the way of a small one, nested_map() must split it, not lose it.)
+	//	(void)n, (void)gpa, (void)ma, (void)len, (void)max_level;
+	// END
 	return 1;
 }
-// END
 
 int nested_map(struct nested *n, uint64_t gpa, uint64_t ma, uint64_t len, unsigned rights, enum nested_type type,
 	       unsigned max_level)
@@ -193,19 +196,7 @@ int nested_map(struct nested *n, uint64_t gpa, uint64_t ma, uint64_t len, unsign
 	if (!valid_range(gpa, len) || ma % PAGE || ma > ma_limit || len > ma_limit - ma || !nested_can(n, rights))
 		return -EINVAL;
 	while (len) {
-		unsigned level = 1;
-		// STARTER 3.4: page by page: the entry that maps it, with the tables that are missing on the way, and what was there replaced.
-		// Hint: first what -EINVAL is for; nested_take() and nested_left(), nested_put(). An entry that led to a table leaves it, and
-		// all below it, to nested_retire().
-		//	(void)gpa, (void)ma, (void)len, (void)rights, (void)type, (void)max_level;
-		//	return lab_todo(n->vm, "3.4", "nested_map() in nested.c: tables from the pool, entries of 4 KiB, what was there replaced");
-		// END
-		// SOLUTION 3.5
-		level = page_level(n, gpa, ma, len, max_level);
-		// STARTER 3.5: in that loop: as large a page as may begin here. Hint: gpa, ma, what is left, n->caps and max_level all have a
-		// say; and a large page that is in the way of a small one is split, not lost.
-		// END
-		// SOLUTION 3.4
+		unsigned level = page_level(n, gpa, ma, len, max_level);
 		uint64_t *slot = entry_for(n, gpa, level), size = level_size(level);
 		struct nested_entry old, page = { .kind = NESTED_PAGE, .rights = rights, .type = type, .ma = ma };
 
@@ -221,6 +212,11 @@ int nested_map(struct nested *n, uint64_t gpa, uint64_t ma, uint64_t len, unsign
 		len -= size;
 	}
 	return 0;
+	// STARTER 3.4: page by page: the entry that maps it, with the tables that are missing on the way, and what was there replaced.
+	// Hint: first what -EINVAL is for; nested_take() and nested_left(), nested_put(). An entry that led to a table leaves it, and
+	// all below it, to nested_retire().
+	//	(void)page_level, (void)gpa, (void)ma, (void)len, (void)rights, (void)type, (void)max_level;
+	//	return lab_todo(n->vm, "3.4", "nested_map() in nested.c: tables from the pool, entries of 4 KiB, what was there replaced");
 	// END
 }
 

@@ -95,6 +95,24 @@ class Refusals(unittest.TestCase):
         self.refused("takes no --count", "walk", "--case", "1", "--count", "2")
         self.refused("takes no --brief", "walk", "--brief", "--case", "1")
 
+    def test_nested(self):
+        for line, words in (("fly 1", "no operation \"fly\""), ("map 0 0", "LEN is missing"), ("tables now", "what is \"now\""),
+                            ("map 0 0 0x1000 rwx wb 4", "LEVEL is from 1 to 3 here, not 4"), ("walk 0 rw", "RIGHTS is a word such as"),
+                            ("walk 0x1000000000000 r--", "reach no GPA above"), ("walk -1 r--", "GPA is a number"),
+                            ("walk 99999999999999999999 r--", "GPA is a number"), ("map 0 0 0 rwx xx 1", "TYPE is uc, wc"),
+                            ("new ept - 35 8", "from 36 to 52 bits"), ("new ept 2m,3m 40 8", "CAPS is a list"),
+                            ("new ept 2m 40 513", "from 4 to 512 tables"), ("new xpt - 40 8", "FORMAT is ept or npt"),
+                            ("encode 1 thing r-- wb -- 0", "KIND is absent, table or page"), ("harvest 0 0x1000 AD", "AD is ad,"),
+                            ("harvest 0x1000 0xffffffffffffffff ad", "GPA . LEN is at most"), ("log-fetch", "was started"),
+                            ("log-fault 0", "was started"), ("log-start 0", "from 1 to"), ("keep 0 0x1000000000000", "ends at"),
+                            ("guest 0x1000000 1", "memory ends at"), ("guest 0xfffffffffffffffc 1", "reach no GPA above"),
+                            ("twodim 0x800000000000", "not canonical"), ("cost 0 1", "LEVEL is from 1 to 3"), ("#\n" + "x" * 300, "longer than")):
+            self.refused("line %d: [^\n]*%s" % (line.count("\n") + 1, words), "nested", self.file("script", line.encode()))
+        self.refused("No such file", "nested", self.path / "absent")
+        self.refused("is a directory", "nested", self.path)
+        self.refused("no option --fast", "nested", "--fast")
+        self.refused("what is \"b\"", "nested", "a", "b")
+
     def test_dumps(self):
         for value in ("rip", "", "-1", "+1", " 1", "0x", "0xg", "1 ", "12x", "ALL", "0x10000000000000000", "99999999999999999999"):
             self.refused("--dump-tables takes an address such as", "run", "--dump-tables", value, self.good)
@@ -121,7 +139,7 @@ class Refusals(unittest.TestCase):
     def test_help_and_version(self):
         for program in PROGRAMS.values():
             for arguments, word in ((["--help"], "--engine"), (["run", "--help"], "--engine"), (["--version"], "hv "),
-                                    (["walk", "--help"], "--seed")):
+                                    (["walk", "--help"], "--seed"), (["nested", "--help"], "protect")):
                 done = run(program, *arguments)
                 self.assertEqual((done.returncode, done.stderr), (OK, ""))
                 self.assertIn(word, done.stdout)

@@ -110,12 +110,12 @@ def walk_case(script, rng, format_, full):
 
 def make(seed):
     rng, script = random.Random("twodim/%d" % seed), nestscript.Script()
+    for n in range(CASES):
+        walk_case(script, rng, nestcases.FORMATS[n % 2], n % 4 < 2)
     for guest in (1, 2, 3):
         for nested in (1, 2, 3):
             # Each of the guest's entries is read behind a walk to it, and then there is the walk for the data.
             count = sum((5 - nested) + 1 for _ in range(4, guest - 1, -1)) + (5 - nested)
             script.says("cost %d %d" % (guest, nested), "cost %d" % count,
                         "A page of level 1 takes a walk four entries, one of level 3 two; and each of the guest's is found by a nested walk.")
-    for n in range(CASES):
-        walk_case(script, rng, nestcases.FORMATS[n % 2], n % 4 < 2)
     return script

@@ -29,7 +29,8 @@ static bool may_write(void *opaque, uint64_t gpa)
 	return gpa / PAGE >= LOG_PAGES_MAX || !s->kept[gpa / PAGE];
 }
 
-static int op_new(struct script *s, const uint64_t *a)
+/* Empty tables in the place of those that are there. Operands as in the script: FORMAT CAPS BITS TABLES. */
+static int make_tables(struct script *s, const uint64_t *a)
 {
 	struct nested_caps caps = { .phys_bits = (unsigned)a[2],
 				    .exec_only = a[1] & CAP_X,
@@ -37,20 +38,24 @@ static int op_new(struct script *s, const uint64_t *a)
 				    .page_1g = a[1] & CAP_1G,
 				    .accessed_dirty = a[1] & CAP_AD };
 
+	raw_destroy(&s->raw);
+	nested_destroy(&s->nested);
+	memset(s->kept, 0, LOG_PAGES_MAX);
+	s->log.on = false;
+	if (nested_create(&s->nested, s->vm, a[0] ? &format_npt : &format_ept, &caps, s->pool, HVM_POOL_MA, (unsigned)a[3]))
+		return -ENOMEM;
+	return raw_create(&s->raw, &s->nested);
+}
+
+static int op_new(struct script *s, const uint64_t *a)
+{
 	if (a[2] < 36 || a[2] > 52)
 		return words_problem(s, "machine addresses have from 36 to 52 bits, not %llu", (unsigned long long)a[2]);
 	if (a[3] < 4 || a[3] > SCRIPT_TABLES_MAX)
 		return words_problem(s, "the pool holds from 4 to %d tables, not %llu", SCRIPT_TABLES_MAX,
 				     (unsigned long long)a[3]);
-	raw_destroy(&s->raw);
-	nested_destroy(&s->nested);
-	memset(s->kept, 0, LOG_PAGES_MAX);
-	s->log.on = false;
-	if (nested_create(&s->nested, s->vm, a[0] ? &format_npt : &format_ept, &caps, s->pool, HVM_POOL_MA,
-			  (unsigned)a[3]) ||
-	    raw_create(&s->raw, &s->nested))
-		return -ENOMEM;
-	return answer(s, "new", 0);
+	int err = make_tables(s, a);
+	return err ? err : answer(s, "new", 0);
 }
 
 static int op_map(struct script *s, const uint64_t *a)
@@ -358,7 +363,7 @@ int script_create(struct script *s, struct vm *vm)
 	s->pool = aligned_alloc(PAGE, SCRIPT_TABLES_MAX * PAGE);
 	s->kept = malloc(LOG_PAGES_MAX);
 	s->log.bitmap = malloc(LOG_PAGES_MAX / 8);
-	return s->pool && s->kept && s->log.bitmap ? op_new(s, first) : -ENOMEM;
+	return s->pool && s->kept && s->log.bitmap ? make_tables(s, first) : -ENOMEM;
 }
 
 void script_destroy(struct script *s)
