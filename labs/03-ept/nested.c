@@ -18,7 +18,7 @@ void nested_walk(struct nested *n, uint64_t gpa, unsigned access, struct nested_
 	// level_index(), n->format->decode(); nested_in_pool() before an entry's table is trusted; rights are what all
 	// levels together allow.
 	(void)gpa, (void)access;
-	lab_todo(n->vm, "3.3", "nested_walk() in nested.c: follow the entries from n->root_ma, collect the rights, say why it ended");
+	lab_todo(n->vm, "3.3", "nested_walk() in nested.c: from n->root_ma down, rights, and why it ended");
 }
 
 void nested_put(struct nested *n, uint64_t *slot, unsigned level, const struct nested_entry *e)

@@ -5,7 +5,7 @@
  * fine as the pages are, and somebody must look at all of them. Or writes are forbidden, and the first one to each page is an exit:
  * exact to 4 KiB and known at once, at a price for each page that is written.
  *
- * Reading: Intel SDM vol. 3, 28.3.5 (accessed and dirty flags for EPT), 28.4.3.4 (the flush); AMD APM vol. 2, 15.25.6, 5.4.2.
+ * Reading: Intel SDM vol. 3, 28.3.5 (accessed and dirty flags for EPT), 28.4.3.4 (the flush); AMD APM vol. 2, 15.25.5, 5.4.2.
  */
 #include "lab3.h"
 

@@ -50,7 +50,7 @@ void nested_walk(struct nested *n, uint64_t gpa, unsigned access, struct nested_
 	// STARTER 3.3: follow the entries from n->root_ma, level 4 first, and say how it ended. Hint: nested_slot(), level_index(),
 	// n->format->decode(); nested_in_pool() before an entry's table is trusted; rights are what all levels together allow.
 	//	(void)gpa, (void)access;
-	//	lab_todo(n->vm, "3.3", "nested_walk() in nested.c: follow the entries from n->root_ma, collect the rights, say why it ended");
+	//	lab_todo(n->vm, "3.3", "nested_walk() in nested.c: from n->root_ma down, rights, and why it ended");
 	// END
 }
 
@@ -282,8 +282,8 @@ int nested_protect(struct nested *n, uint64_t gpa, uint64_t len, unsigned rights
 	if (!valid_range(gpa, len) || !nested_can(n, rights))
 		return -EINVAL;
 	return change(n, n->root_ma, PT_LEVELS, gpa, gpa + len, rights);
-	// STARTER 3.6: other rights for the pages that are mapped there. Hint: it goes through the tables as nested_unmap() does, large pages
-	// that reach beyond included; memory type, A and D of an entry stay as they are.
+	// STARTER 3.6: other rights for the pages that are mapped there. Hint: it goes through the tables as nested_unmap() does, large
+	// pages that reach beyond included; memory type, A and D of an entry stay as they are.
 	//	(void)gpa, (void)len, (void)rights;
 	//	return lab_todo(n->vm, "3.6", "nested_protect() in nested.c: other rights, everything else stays");
 	// END
@@ -295,7 +295,7 @@ int nested_split(struct nested *n, uint64_t gpa, unsigned level)
 	struct nested_walk w;
 
 	nested_walk(n, gpa, 0, &w);
-	if (level < 2 || w.level != level || w.at[level].kind != NESTED_PAGE)
+	if (level < 2 || level > 3 || w.level != level || w.at[level].kind != NESTED_PAGE)
 		return -ENOENT;
 	return split(n, w.slot[level], level, &w.at[level]);
 	// STARTER 3.5: one entry becomes a table of 512. Hint: the new table is complete before anything leads to it, and each piece

@@ -48,8 +48,8 @@ unsigned twodim_walk(struct vcpu *v, struct nested *n, uint64_t gva, struct refe
 	if (mapped && translate(n, w.gpa, 0, NESTED_R, refs, &count, &ma))
 		refs[count++] = (struct reference){ .what = REF_DATA, .gpa = w.gpa, .ma = ma };
 	return count;
-	// STARTER 3.22: list what the CPU reads. Hint: guest_walk() of Lab 2 knows where the guest's entries lie, nested_walk() what it takes
-	// to get there. Which access to the nested tables is a reading of the guest's? (SDM vol. 3, 28.3.3.2; APM vol. 2, 15.25.5)
+	// STARTER 3.22: list what the CPU reads. Hint: guest_walk() of Lab 2 knows where the guest's entries lie, nested_walk() what it
+	// takes to get there. Which access to the nested tables is a reading of the guest's? (SDM vol. 3, 28.3.3.2; APM vol. 2, 15.25.5)
 	//	(void)v, (void)gva, (void)refs;
 	//	lab_todo(n->vm, "3.22", "twodim_walk() in twodim.c: each of the guest's entries behind the nested ones that lead to it");
 	//	return 0;

@@ -106,7 +106,8 @@ class Refusals(unittest.TestCase):
                             ("harvest 0x1000 0xffffffffffffffff ad", "GPA . LEN is at most"), ("log-fetch", "was started"),
                             ("log-fault 0", "was started"), ("log-start 0", "from 1 to"), ("keep 0 0x1000000000000", "ends at"),
                             ("guest 0x1000000 1", "memory ends at"), ("guest 0xfffffffffffffffc 1", "reach no GPA above"),
-                            ("twodim 0x800000000000", "not canonical"), ("cost 0 1", "LEVEL is from 1 to 3"), ("#\n" + "x" * 300, "longer than")):
+                            ("twodim 0x800000000000", "not canonical"), ("cost 0 1", "LEVEL is from 1 to 3"),
+                            ("#\n" + "x" * 300, "longer than")):
             self.refused("line %d: [^\n]*%s" % (line.count("\n") + 1, words), "nested", self.file("script", line.encode()))
         self.refused("No such file", "nested", self.path / "absent")
         self.refused("is a directory", "nested", self.path)

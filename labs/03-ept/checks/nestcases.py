@@ -16,8 +16,8 @@ EDGES = (0, 2 << 20, 1 << 30, 3 << 30, 512 << 30, 1 << 47, REACH)
 
 EDGE_TABLES = 8  # more than an operation needs at the two ends of its range
 
-LEAK = ("Each table has two ends: the entry that leads to it, and nested_retire(). A table that became empty goes, and then perhaps the one "
-        "above it; the root stays.")
+LEAK = ("Each table has two ends: the entry that leads to it, and nested_retire(). A table that became empty goes, and then perhaps "
+        "the one above it; the root stays.")
 FLUSH = ("A flush is due when an entry that was not absent says less or something else than before: the CPU may remember it. What was "
          "absent it does not remember, and a right that it lacks it looks up again. (SDM vol. 3, 28.4.3.4)")
 UNNOTED = "An entry that the CPU may remember was stored without nested_set(), which must know of it."

@@ -19,15 +19,17 @@ def make(checkpoint, seed):
     """The script of that checkpoint."""
     if checkpoint in nestcases.MAKERS:
         return nestcases.make(checkpoint, seed)
-    return {"3.1": lambda: entries.make("ept", seed), "3.2": lambda: entries.make("npt", seed), "3.22": lambda: twodim.make(seed)}[checkpoint]()
+    if checkpoint == "3.22":
+        return twodim.make(seed)
+    return entries.make({"3.1": "ept", "3.2": "npt"}[checkpoint], seed)
 
 
 def scripted(checkpoint, hint):
     """What these checkpoints have in common: their run, their verdict."""
     def verify(results, params):
         seed = params["script"][0]
-        repeat = ("The whole script: labs/03-ept/checks/script.py %s %d; it is for hv nested, and hv nested --help says what its lines mean." %
-                  (checkpoint, seed))
+        repeat = ("labs/03-ept/checks/script.py %s %d prints the whole script; hv nested runs it, and hv nested --help says what its "
+                  "lines mean." % (checkpoint, seed))
         return make(checkpoint, seed).verify(results["script"], repeat, hint)
 
     run = Run("script", command=("/bin/hv", "nested"), params=script_params, vm=False, ends=None,
@@ -51,7 +53,8 @@ CHECKPOINTS = [
         "nested_walk() follows the entries of either format from the root, ends at the first that is absent or invalid or leads out of the "
         "pool, and says which rights all levels together give.",
         depends=["3.1", "3.2"],
-        **scripted("3.3", "Absent and invalid entries end a walk where they are. Rights are collected on the way and compared at its end.")),
+        **scripted("3.3", "Absent and invalid entries end a walk where they are. Rights are collected on the way, and compared "
+                   "at its end.")),
     Checkpoint(
         "3.4", "Map, unmap, and a bounded pool", 8,
         "nested_map() makes the tables on the way and pages of 4 KiB, in the place of what was there; nested_unmap() takes pages away, and "

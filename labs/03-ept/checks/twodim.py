@@ -117,5 +117,5 @@ def make(seed):
             # Each of the guest's entries is read behind a walk to it, and then there is the walk for the data.
             count = sum((5 - nested) + 1 for _ in range(4, guest - 1, -1)) + (5 - nested)
             script.says("cost %d %d" % (guest, nested), "cost %d" % count,
-                        "A page of level 1 takes a walk four entries, one of level 3 two; and each of the guest's is found by a nested walk.")
+                        "A page of level 1 takes a walk four entries, one of level 3 two; each of the guest's is found by a nested walk.")
     return script

@@ -51,7 +51,7 @@ void nested_walk(struct nested *n, uint64_t gpa, unsigned access, struct nested_
 /*
  * Stores what *e says in the entry at `slot`, of `level`, and sets n->flush when the CPU may remember something of the old entry that is
  * not true any more. What was absent is not remembered, and an access that a remembered entry forbids is looked up in the tables again:
- * more rights need no flush. All changes of entries go through here. (SDM vol. 3, 28.4.3.4; APM vol. 2, 5.5.3, 15.16.2)
+ * more rights need no flush. All changes of entries go through here. (SDM vol. 3, 28.4.3.4; APM vol. 2, 5.5.3, 15.16.1)
  */
 void nested_put(struct nested *n, uint64_t *slot, unsigned level, const struct nested_entry *e);
 
@@ -120,7 +120,8 @@ struct reference {
 /*
  * All memory references that the CPU makes to translate gva and to reach the data, in order, when no TLB helps: for each entry of the guest's
  * tables first those that translate its gpa. Ends where the CPU's walk would. Returns how many: at most 24 and the data.
- * (APM vol. 2, 15.25.5, figure 15-14; SDM vol. 3, 28.3.2)
+ * The access is a read. Where the nested tables keep A and D, reading one of the guest's entries needs W there as well: A may have to be
+ * set in it. (APM vol. 2, 15.25.5, figure 15-14; SDM vol. 3, 28.3.2, 28.3.3.2)
  */
 unsigned twodim_walk(struct vcpu *v, struct nested *n, uint64_t gva, struct reference *refs);
 /* How many references a walk costs, the data not counted, when the guest's page and the nested pages are of these levels (1 to 3). */

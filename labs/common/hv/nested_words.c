@@ -117,7 +117,7 @@ static const char *letters(const char *all, unsigned bits, char text[4])
 	unsigned i;
 
 	for (i = 0; all[i]; i++)
-		text[i] = bits & 1u << i ? all[i] : '-';
+		text[i] = (bits >> i & 1) ? all[i] : '-';
 	text[i] = 0;
 	return text;
 }
