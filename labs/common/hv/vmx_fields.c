@@ -194,7 +194,7 @@ int vmx_failed(struct vmx *s)
 	uint64_t e = s->box->error;
 
 	if (s->box->flags & FLAG_CF)
-		return vm_stop(s->h->vm, HV_STOPPED, "an instruction of VMX failed: there is no current VMCS");
+		return vm_stop(s->h->vm, HV_STOPPED, "the CPU does not take the region of VMXON or the VMCS, or no VMCS is current");
 	if (e == 12 || e == 13)
 		return vm_stop(s->h->vm, HV_STOPPED, "the VMCS has no field 0x%llx, or none that can be written (VM-instruction error %llu)",
 			       (unsigned long long)s->box->failed, (unsigned long long)e);

@@ -71,9 +71,10 @@ asm(".pushsection .rodata\n"
     "	pushf\n"
     "	pop .Lbox + 0x20\n"
     "	mov %rax, .Lbox + 0xf0\n"
+    "	jc 1f\n" /* nothing is current that VMREAD could read */
     "	mov $0x4400, %eax\n"
     "	vmread %rax, .Lbox + 0x28\n"
-    "	movl $3, .Lbox + 0x18\n"
+    "1:	movl $3, .Lbox + 0x18\n"
     "	jmp .Lanswer\n"
 
     "vmx_code_exit:\n"
