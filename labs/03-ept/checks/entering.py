@@ -168,8 +168,8 @@ def registers_verify(results, params):
     def msr(index, given, value, hint=None):
         """given is written, or value is read."""
         nonlocal step
-        before = registers(seed + step & MASK64)
-        for name, v in (("rcx", index), ("rax", (given or 0) & 0xFFFFFFFF), ("rdx", (given or 0) >> 32)):
+        before = registers(seed + step & MASK64, rcx=index)
+        for name, v in (("rax", (given or 0) & 0xFFFFFFFF), ("rdx", (given or 0) >> 32)):
             before[name] = low(before[name], 32, v)
         changed = {} if value is None else {"rax": value & 0xFFFFFFFF, "rdx": value >> 32}
         found.append(after(r, "msr%x" % step, before, hint, **changed))
