@@ -249,7 +249,9 @@ static int svm_enter(struct hvm *h)
 	s->guest_tf = v->rflags & FLAG_TF;
 	put_vmcb(s);
 	svm_inject(s, &h->inject);
-	svm_windows(s, h->irq_window, h->nmi_window && !s->unblocking);
+	svm_windows(s, h->irq_window, h->nmi_window);
+	if (s->unblocking) /* it has come for this IRET already: now it is carried out */
+		s->vmcb->intercept1 &= ~SVM_I1_IRET;
 	s->vmcb->exitcode = NOT_LEFT;
 	s->vmcb->clean = 0;
 	if (h->vm->stopping)
