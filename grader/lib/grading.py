@@ -9,8 +9,8 @@ from elf import patch_params
 from escape import block, visible
 from jobs import Job, Limits
 from hosts import make_host, needed_targets
-from ladder import BLOCKED, ERROR, FAILED, NOT_CHECKED, PASSED, Ladder, make_params
-from model import NATIVE, QEMU, Failure, GraderError, RunResult
+from ladder import BLOCKED, ERROR, FAILED, NOT_CHECKED, PASSED, Ladder, make_params, padded
+from model import NATIVE, QEMU, Failure, GraderError, Image, RunResult
 from signatures import describe_end
 from solution import compile_hv, make_parts
 
@@ -43,7 +43,7 @@ class Grading:
         self.seconds = 0.0
         self.host_facts = {}  # of each host, by its name
         self.errors_of_compiler = ""
-        self._images = {}  # (checkpoint id, run name) -> guest with its numbers, as it was booted
+        self._files = {}  # (checkpoint id, run name) -> its files: the guest with its numbers, as it was booted, and others
         os.makedirs(self.logs, exist_ok=True)
 
     def run(self):
@@ -68,7 +68,7 @@ class Grading:
                             "Nothing was compiled. " + " ".join(self.solution.problems))
             return None
         self.progress.stage("building")
-        targets = {"build/guests/" + run.guest for c in self.checkpoints for run in c.runs if run.guest}
+        targets = {"build/guests/" + guest for c in self.checkpoints for run in c.runs for guest in (run.guest, *run.others) if guest}
         # The frame on its own first: if that does not compile, it is not the student's fault.
         targets |= {"build/frame/%s.o" % os.path.basename(name)[:-2] for name in glob(os.path.join(self.root, "labs/common/hv/*.c"))}
         targets |= needed_targets(self.root, self.hosts.names)
@@ -110,7 +110,11 @@ class Grading:
                     image = self._guest(run.guest)
                     patched = run.params and not callable(run.args)
                     files["guest.elf"] = patch_params(image, params, run.guest) if patched else image
-                    self._images[checkpoint.id, run.name] = files["guest.elf"]
+                for name, content in (run.files(params) if run.files else {}).items():
+                    if isinstance(content, Image):
+                        content = patch_params(self._guest(content.guest), padded(content.params), content.guest)
+                    files[name] = content
+                self._files[checkpoint.id, run.name] = files
                 args = run.args(params) if callable(run.args) else run.args
                 command = run.command(params) if callable(run.command) else run.command
                 argv = list(command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
@@ -160,19 +164,22 @@ class Grading:
     def _judged(self, checkpoint):
         verdict = self.ladder.verdicts[checkpoint.id]
         verdict.log = os.path.relpath(self._write_log(checkpoint.id, self._log_lines(verdict)), self.root)
-        verdict.guest = self._keep_guest(verdict)
+        verdict.guest = self._keep_files(verdict)
         self.progress.judged(verdict)
 
-    def _keep_guest(self, verdict):
-        """The guest that a failure is about, beside the log, so that it can be run again by hand. Its path below the root, or ''."""
+    def _keep_files(self, verdict):
+        """The guest that a failure is about and the run's other files, beside the log, so that it can be run again by hand. The guest's path
+        below the root, or ''."""
         run = verdict.result.name if verdict.status == FAILED and verdict.result else None
-        image = self._images.get((verdict.checkpoint.id, run))
-        if image is None:
-            return ""
-        path = os.path.join(self.logs, "%s-%s.elf" % (verdict.checkpoint.id, run))
-        with open(path, "wb") as f:
-            f.write(image)
-        return os.path.relpath(path, self.root)
+        kept = ""
+        for name, content in self._files.get((verdict.checkpoint.id, run), {}).items():
+            stem = "%s-%s" % (verdict.checkpoint.id, run)
+            path = os.path.join(self.logs, stem + ".elf" if name == "guest.elf" else "%s.%s" % (stem, name))
+            with open(path, "wb") as f:
+                f.write(content)
+            if name == "guest.elf":
+                kept = os.path.relpath(path, self.root)
+        return kept
 
     def _log_lines(self, verdict):
         c = verdict.checkpoint

@@ -69,7 +69,11 @@ def make_params(checkpoint, run, seed):
     values = [int(v) for v in run.params(random.Random("%d/%s/%s" % (seed, checkpoint.id, run.name)))]
     if len(values) > PARAMS:
         raise GraderError("checkpoints.py: %s has more than %d params" % (checkpoint.id, PARAMS))
-    return values + [0] * (PARAMS - len(values))
+    return padded(values)
+
+
+def padded(params):
+    return list(params) + [0] * (PARAMS - len(params))
 
 
 @dataclass

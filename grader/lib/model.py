@@ -29,6 +29,8 @@ class Run:
     then. ends: the exit statuses of hv with which the guest may have ended; None means that verify() looks at it.
     files: texts by name, or a function of the params that makes them; in args @DIR@/NAME is such a file's path.
     hosts: the test hosts that it is run on, each with the same numbers: QEMU's processor has SVM, Bochs' has VMX.
+    files: a function of the params that makes more files for the run, as a dict from name to bytes or Image. In args @DIR@/NAME
+    is where they are. others: the guests of these Images, which must be built.
     """
 
     name: str
@@ -42,6 +44,16 @@ class Run:
     files: Union[dict, Callable] = field(default_factory=dict)
     vm: bool = True  # a virtual machine runs in it, and the witness must have seen it
     hosts: Sequence[str] = (QEMU,)
+    files: Optional[Callable] = None
+    others: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Image:
+    """One more guest, as a file of a run: its path below build/guests, and the numbers that are patched into it."""
+
+    guest: str
+    params: Sequence[int]
 
 
 @dataclass(frozen=True)
