@@ -197,6 +197,21 @@ static int run_guest(struct hvm *h, struct hvm_exit *x)
 	}
 }
 
+/* Exceptions whose instruction is repeated. */
+#define FAULTS (1u << VEC_DE | 1u << VEC_BR | 1u << VEC_UD | 1u << VEC_NM | 1u << VEC_TS | 1u << VEC_NP | 1u << VEC_SS | 1u << VEC_GP | \
+		1u << VEC_PF | 1u << VEC_MF | 1u << VEC_AC | 1u << VEC_XM)
+
+/* The CPU pushes the flags as they are in the control structure. In the frame of a fault RF is set, so that an instruction breakpoint does not
+ * strike a second time. (SDM vol. 3, 17.3.1.1) */
+static void count_and_flag(struct vcpu *v, const struct hvm_event *e)
+{
+	if (!e->valid)
+		return;
+	v->vm->trace.delivered[e->vector]++;
+	if (e->type == HVM_EXCEPTION_HW && e->vector < 32 && FAULTS >> e->vector & 1)
+		v->rflags |= FLAG_RF;
+}
+
 static enum run_result hvm_run(struct vm *vm)
 {
 	struct hvm *h = vm->engine_state;
@@ -220,8 +235,7 @@ static enum run_result hvm_run(struct vm *vm)
 		h->inject.valid = h->irq_window = h->nmi_window = false;
 		if (!h->passing || h->again.valid)
 			events_next(v);
-		if (h->inject.valid)
-			vm->trace.delivered[h->inject.vector]++;
+		count_and_flag(v, &h->inject);
 		if (vm->stopping || (h->shadow && hvm_shadow_root(v)))
 			break;
 		h->step = h->debug_step || h->debug_breakpoints || (h->passing && !h->inject.valid) ||
