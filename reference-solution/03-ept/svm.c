@@ -78,11 +78,14 @@ void svm_decode_exit(const struct svm *s, struct hvm_exit *x)
 			.valid = true, .vector = (uint8_t)b->exitintinfo, .type = b->exitintinfo >> 8 & 7,
 			.has_error = b->exitintinfo & SVM_EVENT_ERROR, .error = (uint32_t)(b->exitintinfo >> 32)
 		};
+	/* AMD calls the exceptions of INT3 and INTO what it calls all others. */
+	if (x->interrupted.type == HVM_EXCEPTION_HW && (x->interrupted.vector == VEC_BP || x->interrupted.vector == VEC_OF))
+		x->interrupted.type = HVM_SOFT_EXCEPTION;
 	// STARTER 3.14: EXITINTINFO tells of an event whose delivery this exit interrupted. Hint: same layout as EVENTINJ; it is good for
 	// x->interrupted.
 	// END
 	// SOLUTION 3.7
-	switch (b->exitcode) {
+	switch ((uint32_t)b->exitcode) {
 	case SVM_EXIT_READ_CR0 ... SVM_EXIT_READ_CR0 + 15:
 		x->kind = HVM_CR;
 		x->cr.number = (unsigned)(b->exitcode - SVM_EXIT_READ_CR0);

@@ -104,7 +104,7 @@ enum svm_exit_code {
 	SVM_EXIT_SHUTDOWN = 0x7f, SVM_EXIT_VMRUN = 0x80, SVM_EXIT_VMMCALL = 0x81, SVM_EXIT_VMLOAD = 0x82, SVM_EXIT_SKINIT = 0x86,
 	SVM_EXIT_WBINVD = 0x89, SVM_EXIT_MONITOR = 0x8a, SVM_EXIT_MWAIT = 0x8b, SVM_EXIT_XSETBV = 0x8d, SVM_EXIT_NPF = 0x400
 };
-#define SVM_EXIT_INVALID (~0ull)
+#define SVM_EXIT_INVALID (~0u) /* KVM leaves the upper half 0 */
 
 /* EXITINFO1 of SVM_EXIT_IOIO (APM vol. 2, 15.10.2). */
 #define SVM_IO_IN (1u << 0)
