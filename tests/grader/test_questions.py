@@ -87,5 +87,53 @@ class QuestionsOfLab2(Questions):
             self.assertEqual(answer % 4096, index(gva, 1) * 8)
 
 
+class QuestionsOfLab3(Questions):
+    LAB, DIRECTORY = 3, "labs/03-ept"
+
+    def asked(self, words, seeds=60):
+        """(question, answer) of the question with these words in it, from many seeds."""
+        for seed in range(seeds):
+            yield next(q for q in questions.ask(self.functions, seed) if words in q[0])
+
+    def test_every_seed_gives_answers_that_can_be_written(self):
+        for seed in range(500):
+            for question, answer in questions.ask(self.functions, seed):
+                self.assertIsInstance(answer, int, question)
+                self.assertTrue(0 <= answer < 1 << 64, question)
+
+    def test_a_walk_is_counted_as_it_is_made(self):
+        entries = {"4 KiB": 4, "2 MiB": 3, "1 GiB": 2}
+        for question, answer in self.asked("All its memory, tables included"):
+            guest, nested = (entries[size] for size in re.findall(r"pages? of (\d \w+)", question))
+            made = [place for step in range(guest) for place in (*[("nested", step, i) for i in range(nested)], ("guest", step))]
+            made += [("nested", "data", i) for i in range(nested)]
+            self.assertEqual(answer, len(made), question)
+
+    def test_tables_are_those_that_the_pages_lie_in(self):
+        for question, answer in self.asked("has touched all of it"):
+            mib = int(re.search(r"has (\d+) MiB", question)[1])
+            roof = {size: -(-(mib << 20) // size) for size in (2 << 20, 1 << 30, 512 << 30)}
+            self.assertEqual(answer, 4 * (1 + sum(roof.values())), question)
+
+    def test_entries_say_what_was_asked_for(self):
+        for question, answer in self.asked("Which EPT entry"):
+            rights = re.search(r"rights ([rwx-]{3})", question)[1]
+            self.assertEqual("".join(c if answer >> i & 1 else "-" for i, c in enumerate("rwx")), rights)
+            self.assertEqual(bool(answer & 0x80), "4 KiB" not in question)
+            self.assertEqual(bool(answer & 0x200), "not dirty" not in question)
+        for question, answer in self.asked("Which NPT entry"):
+            rights = re.search(r"rights ([rwx-]{3})", question)[1]
+            self.assertEqual([answer >> 1 & 1, answer >> 63 ^ 1], [int("w" in rights), int("x" in rights)], question)
+            self.assertEqual(answer & 5, 5)
+
+    def test_one_bit_of_the_msr_bitmap_for_each_msr_and_direction(self):
+        seen = {}
+        for question, answer in self.asked("Which bit of", 300):
+            vendor, way, msr = re.search(r"(SVM|VMX).* about (reading|writing) MSR (0x[0-9a-f]+)", question).groups()
+            self.assertEqual(seen.setdefault((vendor, answer), (way, msr)), (way, msr))
+            self.assertLess(answer, 8 * (8192 if vendor == "SVM" else 4096))
+        self.assertEqual(len(set(seen.values())), 12)
+
+
 if __name__ == "__main__":
     unittest.main()
