@@ -104,16 +104,15 @@ class Grading:
         for checkpoint in self.checkpoints:
             for run in self.hosts.runs(checkpoint, host):
                 params = make_params(checkpoint, run, self.seed)
-                texts = run.files(params) if callable(run.files) else run.files
-                files = {name: text.encode() for name, text in texts.items()}
+                files = {}
                 if run.guest:
                     image = self._guest(run.guest)
                     patched = run.params and not callable(run.args)
                     files["guest.elf"] = patch_params(image, params, run.guest) if patched else image
-                for name, content in (run.files(params) if run.files else {}).items():
+                for name, content in (run.files(params) if callable(run.files) else run.files).items():
                     if isinstance(content, Image):
                         content = patch_params(self._guest(content.guest), padded(content.params), content.guest)
-                    files[name] = content
+                    files[name] = content.encode() if isinstance(content, str) else content
                 self._files[checkpoint.id, run.name] = files
                 args = run.args(params) if callable(run.args) else run.args
                 command = run.command(params) if callable(run.command) else run.command

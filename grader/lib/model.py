@@ -27,10 +27,9 @@ class Run:
     args: options of hv; or a function of the params that makes them, and then nothing is patched.
     stdin: bytes, or a function of the params. timeout: seconds on the machine the limits were made for; hv is told to give up
     then. ends: the exit statuses of hv with which the guest may have ended; None means that verify() looks at it.
-    files: texts by name, or a function of the params that makes them; in args @DIR@/NAME is such a file's path.
     hosts: the test hosts that it is run on, each with the same numbers: QEMU's processor has SVM, Bochs' has VMX.
-    files: a function of the params that makes more files for the run, as a dict from name to bytes or Image. In args @DIR@/NAME
-    is where they are. others: the guests of these Images, which must be built.
+    files: more files for the run, by name: texts, bytes or Images; or a function of the params that makes them. In args @DIR@/NAME
+    is such a file's path. others: the guests of the Images, which must be built.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Run:
     files: Union[dict, Callable] = field(default_factory=dict)
     vm: bool = True  # a virtual machine runs in it, and the witness must have seen it
     hosts: Sequence[str] = (QEMU,)
-    files: Optional[Callable] = None
     others: Sequence[str] = ()
 
 
