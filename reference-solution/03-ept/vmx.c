@@ -185,7 +185,8 @@ void vmx_decode_exit(struct vmx *s, struct hvm_exit *x)
 		x->violation.gpa = vmx_read(s, VMCS_EXIT_GPA);
 		break;
 	case REASON_XSETBV: x->kind = HVM_XSETBV; break;
-	case REASON_RDPMC: case REASON_MWAIT: case REASON_MONITOR: case REASON_INVEPT: case REASON_INVVPID: case REASON_VMFUNC: x->kind = HVM_VIRT; break;
+	case REASON_RDPMC: case REASON_MWAIT: case REASON_MONITOR: /* the guest's CPU has none of these */
+	case REASON_INVEPT: case REASON_INVVPID: case REASON_VMFUNC: x->kind = HVM_VIRT; break;
 	default: x->kind = reason >= REASON_VMCLEAR && reason <= REASON_VMXON ? HVM_VIRT : HVM_UNKNOWN; break;
 	}
 	// STARTER 3.8: translate the exit reason, x->raw, into x->kind, and say what belongs to it. Hint: appendix C of the manual;

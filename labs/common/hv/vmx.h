@@ -160,8 +160,8 @@ void vmx_write(struct vmx *s, enum vmcs_field f, uint64_t value);
  * an exit, the exit brings the ones that nearly all exits need (exit_fields in vmx_machine.c). */
 uint64_t vmx_read(struct vmx *s, enum vmcs_field f);
 
-/* Writes one of the five fields of controls: these bits, and those that this CPU wants set. 0, or negative with the VM stopped by a sentence
- * when it does not allow one of them. (SDM vol. 3, A.2 to A.5) */
+/* Writes one of the five fields of controls: these bits, and those that this CPU wants set. 0, or negative with the VM stopped when it
+ * does not allow one of them. (SDM vol. 3, A.2 to A.5) */
 int vmx_control(struct vmx *s, enum vmcs_field f, uint32_t bits);
 /* Does this CPU allow all these bits in that field? */
 bool vmx_allows(struct vmx *s, enum vmcs_field f, uint32_t bits);

@@ -126,7 +126,7 @@ static void stand_at(struct hvm *h, uint64_t ma)
 
 void vmx_stand_at_loop(struct vmx *s)
 {
-	stand_at(s->h, vmx_monitor_loop());
+	stand_at(s->h, vmx_monitor_loop);
 	s->at_start = false;
 }
 
@@ -137,7 +137,7 @@ int vmx_monitor_run(struct vmx *s, bool start)
 	bool kicked = false;
 
 	if (start)
-		stand_at(h, vmx_monitor_start());
+		stand_at(h, vmx_monitor_start);
 	else if (s->at_start)
 		vmx_stand_at_loop(s);
 	s->box->command = VMX_LOOK;
@@ -196,7 +196,8 @@ int vmx_failed(struct vmx *s)
 	if (s->box->flags & FLAG_CF)
 		return vm_stop(s->h->vm, HV_STOPPED, "the CPU does not take the region of VMXON or the VMCS, or no VMCS is current");
 	if (e == 12 || e == 13)
-		return vm_stop(s->h->vm, HV_STOPPED, "the VMCS has no field 0x%llx, or none that can be written (VM-instruction error %llu)",
+		return vm_stop(s->h->vm, HV_STOPPED,
+			       "the VMCS has no field 0x%llx, or none that can be written (VM-instruction error %llu)",
 			       (unsigned long long)s->box->failed, (unsigned long long)e);
 	return vm_stop(s->h->vm, HV_STOPPED, "the CPU does not take the VMCS: VM-instruction error %llu, %s", (unsigned long long)e,
 		       e < sizeof errors / sizeof *errors && errors[e] ? errors[e] : "see SDM vol. 3, 30.4");

@@ -29,8 +29,8 @@
 #define CPUID1_VMX (1u << 5) /* leaf 1, ECX */
 #define PAT_RESET 0x0007040600070406ull
 
-/* What nearly every exit needs. Each VMREAD of a field that KVM does not shadow for the machine (SDM vol. 3, 24.10) costs as much as an exit,
- * so this is all that is read each time; KVM shadows all of these but VMCS_INTERRUPTED_ERROR on an older one. */
+/* What nearly every exit needs. A VMREAD of a field that KVM does not keep in a shadow VMCS for the machine (SDM vol. 3, 24.10) is an exit
+ * of the machine's, so nothing else is read each time. It keeps all of these (Linux 6.1): an exit of the guest is three of the machine. */
 static const uint16_t exit_fields[] = {
 	VMCS_EXIT_REASON, VMCS_EXIT_QUALIFICATION, VMCS_EXIT_GPA, VMCS_EXIT_GVA, VMCS_EXIT_EVENT, VMCS_EXIT_ERROR,
 	VMCS_INTERRUPTED_EVENT, VMCS_INTERRUPTED_ERROR, VMCS_EXIT_INSN_LEN, VMCS_RIP, VMCS_RSP, VMCS_RFLAGS,
@@ -83,7 +83,8 @@ static int vmx_check(struct hvm *h)
 	if (!vmx_allows(&s, VMCS_PIN_CONTROLS, PIN_NMI | PIN_VIRTUAL_NMIS))
 		return vm_stop(vm, HV_HOST, "the machine's VMX has no NMI exiting with virtual NMIs");
 
-	/* Windows: to be told when the guest takes an interrupt or an NMI. Bitmaps: exits for single ports and MSRs. (SDM vol. 3, 24.6.2) */
+	/* Windows: to be told when the guest takes an interrupt or an NMI. Bitmaps: exits for single ports and MSRs.
+	 * (SDM vol. 3, 24.6.2) */
 	if (!vmx_allows(&s, VMCS_PROC_CONTROLS, PROC_IRQ_WINDOW | PROC_NMI_WINDOW))
 		return vm_stop(vm, HV_HOST, "the machine's VMX has no interrupt-window and NMI-window exiting");
 	if (!vmx_allows(&s, VMCS_PROC_CONTROLS, PROC_IO_BITMAPS | PROC_MSR_BITMAPS | PROC_HLT))
@@ -147,7 +148,7 @@ static void write_host_state(struct vmx *s, const struct kvm_sregs *r)
 	vmx_write(s, VMCS_HOST_SYSENTER_ESP, 0);
 	vmx_write(s, VMCS_HOST_SYSENTER_EIP, 0);
 	vmx_write(s, VMCS_HOST_RSP, HVM_STACK_MA);
-	vmx_write(s, VMCS_HOST_RIP, vmx_monitor_exit());
+	vmx_write(s, VMCS_HOST_RIP, vmx_monitor_exit);
 }
 
 /* Fields that hv sets once and never looks at again. */
@@ -273,10 +274,13 @@ static void block_nmis_again(struct vmx *s, const struct hvm_exit *x)
 /* An entry that the CPU began and gave up. */
 static void explain_entry(struct vmx *s, const struct hvm_exit *x)
 {
-	vm_stop(s->h->vm, HV_STOPPED, "the CPU does not enter the guest: its state in the VMCS is invalid (exit reason %llu, qualification %llu; "
-		"the checks: SDM vol. 3, 26.3.1) at rip 0x%llx, cr0 0x%llx, cr4 0x%llx, efer 0x%llx", (unsigned long long)(x->raw & 0xffff),
-		(unsigned long long)x->info, (unsigned long long)s->h->vm->vcpu.rip, (unsigned long long)s->h->vm->vcpu.cr0,
-		(unsigned long long)s->h->vm->vcpu.cr4, (unsigned long long)s->h->vm->vcpu.efer);
+	const struct vcpu *v = &s->h->vm->vcpu;
+
+	vm_stop(s->h->vm, HV_STOPPED,
+		"the CPU does not enter the guest: its state in the VMCS is invalid (exit reason %llu, qualification %llu; the checks: "
+		"SDM vol. 3, 26.3.1) at rip 0x%llx, cr0 0x%llx, cr4 0x%llx, efer 0x%llx", (unsigned long long)(x->raw & 0xffff),
+		(unsigned long long)x->info, (unsigned long long)v->rip, (unsigned long long)v->cr0, (unsigned long long)v->cr4,
+		(unsigned long long)v->efer);
 }
 
 static bool vmx_left(struct hvm *h, const struct machine_exit *m, struct hvm_exit *x)

@@ -17,7 +17,7 @@ asm(".pushsection .rodata\n"
     ".set .Lcode, " STR(HVM_CODE_MA) "\n"
     ".set .Lbox, " STR(HVM_OWN_MA) "\n"
     ".set .Lgpr, .Lbox + 0x70\n"
-    ".global vmx_code, vmx_code_loop, vmx_code_exit, vmx_code_nmi, vmx_code_end\n"
+    ".global vmx_code, vmx_code_size, vmx_monitor_start, vmx_monitor_loop, vmx_monitor_exit, vmx_monitor_nmi\n"
     "vmx_code:\n"
     "	vmxon .Lbox + 0x00\n"
     "	jbe .Lfailed\n" /* CF: no VMCS is current; ZF: the VMCS has an error number (SDM vol. 3, 30.2) */
@@ -27,7 +27,7 @@ asm(".pushsection .rodata\n"
     "	jbe .Lfailed\n"
     "	jmp .Ldone\n"
 
-    "vmx_code_loop:\n"
+    ".Lloop:\n"
     "	mov $.Lbox + 0x100, %esi\n"
     "	mov .Lbox + 0x40, %ecx\n"
     "1:	jecxz 2f\n"
@@ -77,7 +77,7 @@ asm(".pushsection .rodata\n"
     "1:	movl $3, .Lbox + 0x18\n"
     "	jmp .Lanswer\n"
 
-    "vmx_code_exit:\n"
+    ".Lexit:\n"
     "	mov %rax, .Lgpr + 0x00\n"
     "	mov %rcx, .Lgpr + 0x08\n"
     "	mov %rdx, .Lgpr + 0x10\n"
@@ -116,13 +116,13 @@ asm(".pushsection .rodata\n"
     "	push $.Lcode + 1f - vmx_code\n"
     "	iretq\n"
     "1:	out %al, $" STR(HVM_PORT_EXIT) "\n"
-    "	jmp vmx_code_loop\n"
+    "	jmp .Lloop\n"
 
-    "vmx_code_nmi:\n"
+    ".Lnmi:\n"
     "	push %rax\n"
     "	mov 8(%rsp), %rax\n"
-    "	sub $.Lcode + vmx_code_loop - vmx_code, %rax\n"
-    "	cmp $.Lentered - vmx_code_loop, %rax\n"
+    "	sub $.Lcode + .Lloop - vmx_code, %rax\n"
+    "	cmp $.Lentered - .Lloop, %rax\n"
     "	jae 1f\n"
     "	movq $.Lcode + .Lkicked - vmx_code, 8(%rsp)\n"
     "1:	pop %rax\n"
@@ -130,20 +130,22 @@ asm(".pushsection .rodata\n"
     ".Lkicked:\n"
     "	movl $2, .Lbox + 0x18\n"
     "	jmp .Lanswer\n"
-    "vmx_code_end:\n"
+    ".balign 8\n"
+    "vmx_code_size: .quad . - vmx_code\n"
+    "vmx_monitor_start: .quad .Lcode\n"
+    "vmx_monitor_loop: .quad .Lcode + .Lloop - vmx_code\n"
+    "vmx_monitor_exit: .quad .Lcode + .Lexit - vmx_code\n"
+    "vmx_monitor_nmi: .quad .Lcode + .Lnmi - vmx_code\n"
     ".popsection");
 _Static_assert(VMX_LOOK == 1 && VMX_DONE == 1 && VMX_KICKED == 2 && VMX_FAILED == 3, "the code above has them as numbers");
 
-extern const uint8_t vmx_code[], vmx_code_loop[], vmx_code_exit[], vmx_code_nmi[], vmx_code_end[];
-
-uint64_t vmx_monitor_start(void) { return HVM_CODE_MA; }
-uint64_t vmx_monitor_loop(void) { return HVM_CODE_MA + (uint64_t)(vmx_code_loop - vmx_code); }
-uint64_t vmx_monitor_exit(void) { return HVM_CODE_MA + (uint64_t)(vmx_code_exit - vmx_code); }
+extern const uint8_t vmx_code[];
+extern const uint64_t vmx_code_size, vmx_monitor_nmi;
 
 void vmx_monitor_write(struct hvm *h)
 {
-	uint64_t *idt = (uint64_t *)(h->mon + HVM_IDT_MA), nmi = HVM_CODE_MA + (uint64_t)(vmx_code_nmi - vmx_code);
+	uint64_t *idt = (uint64_t *)(h->mon + HVM_IDT_MA), nmi = vmx_monitor_nmi;
 
-	memcpy(h->mon + HVM_CODE_MA, vmx_code, (size_t)(vmx_code_end - vmx_code));
+	memcpy(h->mon + HVM_CODE_MA, vmx_code, vmx_code_size);
 	idt[2 * VEC_NMI] = (nmi & 0xffff) | (uint64_t)HVM_CS << 16 | 0x8eull << 40 | (nmi >> 16 & 0xffff) << 48;
 }

@@ -54,8 +54,8 @@ _Static_assert(sizeof(struct vmx_mailbox) <= 4 * PAGE && offsetof(struct vmx_mai
 
 /* Writes the monitor's code, beside what hvm_monitor_write() wrote. */
 void vmx_monitor_write(struct hvm *h);
-/* Machine addresses in the code: of the first instruction (VMXON, then an answer), of the loop that waits for commands, and where the CPU goes
- * when the guest is left: VMCS_HOST_RIP. */
-uint64_t vmx_monitor_start(void), vmx_monitor_loop(void), vmx_monitor_exit(void);
+/* Machine addresses in the code: of the first instruction (VMXON, then an answer), of the loop that waits for commands, and where the CPU
+ * goes when the guest is left: VMCS_HOST_RIP. */
+extern const uint64_t vmx_monitor_start, vmx_monitor_loop, vmx_monitor_exit;
 
 #endif

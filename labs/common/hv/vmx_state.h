@@ -1,6 +1,6 @@
 /*
- * Between the three files of the VMX back end: vmx_machine.c (the back end), vmx_fields.c (fields and the mailbox), vmx_state.c (the guest's
- * registers in fields).
+ * Between the three files of the VMX back end: vmx_machine.c (the back end), vmx_fields.c (fields and the mailbox), vmx_state.c (the
+ * guest's registers in fields).
  */
 #ifndef HV_VMX_STATE_H
 #define HV_VMX_STATE_H
