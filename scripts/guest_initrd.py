@@ -19,7 +19,7 @@ case " $(cat /proc/cmdline) " in
 *" shell "*) setsid cttyhack sh ;;
 esac
 # stty waits until all output has left; poweroff -f does not.
-printf 'uname -a\\nstty sane\\npoweroff -f\\n' >/tmp/commands
+printf 'uname -a\\nstty sane </dev/console\\npoweroff -f\\n' >/tmp/commands
 exec sh -iv </tmp/commands
 """
 
