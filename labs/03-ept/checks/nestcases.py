@@ -368,6 +368,23 @@ def join_trial(script, rng, format_, level):
         trial.finish()
 
 
+def split_trial(script, rng, format_, level):
+    """One piece of a page that could do little gets other memory and every right; a piece of another is taken away."""
+    trial = Trial(script, rng, Cpu(format_), 12)
+    gpa, piece = size(level) * rng.randrange(1 << 48 - 12 - 9 * (level - 1)), size(level - 1)
+    some, other = rng.sample(range(512), 2)
+    trial.map(gpa, trial.ma(level, size(level)), size(level), 1, nestwalk.WB, level)
+    trial.touch(gpa + rng.randrange(size(level)), False)
+    if rng.random() < 0.5:
+        trial.split(gpa + rng.randrange(size(level)), level)
+        trial.tables()
+    trial.map(gpa + some * piece, trial.ma(1, piece), piece, 7, nestwalk.WB, 1 if level == 2 else 2)
+    trial.walk(gpa + some * piece + rng.randrange(piece), 2)
+    trial.unmap(gpa + other * piece, piece)
+    trial.tables()
+    trial.finish()
+
+
 def large_trial(script, rng, format_, pool, steps):
     trial = Trial(script, rng, cpu_of(rng, format_), pool)
     for step in range(steps):
@@ -398,6 +415,7 @@ def large(rng):
     for format_ in FORMATS:
         for level in (2, 3):
             join_trial(script, rng, format_, level)
+            split_trial(script, rng, format_, level)
         for _ in range(3):
             large_trial(script, rng, format_, rng.randrange(24, 48), 40)
             large_trial(script, rng, format_, rng.randrange(6, 12), 40)
