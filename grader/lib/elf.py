@@ -81,9 +81,9 @@ SECTOR, SECTOR_PARAMS = 512, 4
 
 
 def _patch_sector(image, values, name):
-    if len(values) > SECTOR_PARAMS:
+    if any(values[SECTOR_PARAMS:]):  # a run always has PARAMS numbers, zeros behind its own
         raise GraderError("%s: a boot sector has %d params" % (name, SECTOR_PARAMS))
-    padded = list(values) + [0] * (SECTOR_PARAMS - len(values))
+    padded = (list(values) + [0] * SECTOR_PARAMS)[:SECTOR_PARAMS]
     return image[: SECTOR - 2 - 8 * SECTOR_PARAMS] + struct.pack("<%dQ" % SECTOR_PARAMS, *padded) + image[SECTOR - 2 :]
 
 
