@@ -10,9 +10,10 @@ sys.path += [os.path.join(LABS, "03-ept", "checks"), os.path.join(LABS, "01-trap
 import entering  # noqa: E402
 import injection  # noqa: E402
 import nestedtables  # noqa: E402
+import software  # noqa: E402
 import violations  # noqa: E402
 
 TITLE = "hardware-assisted virtualization with EPT and NPT"
-TOPICS = (nestedtables, entering, violations, injection)
+TOPICS = (nestedtables, entering, violations, injection, software)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])

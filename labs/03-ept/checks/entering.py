@@ -219,14 +219,14 @@ CHECKPOINTS = [
         "svm_decode_exit() says in hv's words why. (--premap: all of memory is mapped.)",
         "`hv run --engine hvm --premap --trace exits` shows each exit. A CPU that refuses the VMCB says so at once: VMRUN must be intercepted, "
         "the ASID not 0 (APM vol. 2, 15.5.1).",
-        runs=[guest("enter", enter_params, PREMAP, run="svm", hosts=AMD, ends=(HV_STOPPED,))], verify=enter_verify),
+        runs=[guest("enter", enter_params, PREMAP, run="svm", hosts=AMD, ends=(HV_STOPPED,))], verify=enter_verify, depends=["3.4"]),
     Checkpoint(
         "3.8", "VMX: entering the guest", 6,
         "The same with a VMCS: vmx_controls() writes its control fields and the EPT pointer, vmx_decode_exit() reads what an exit left in it.",
         "VM-entry checks are in SDM vol. 3, 26.2 and 26.3; hv prints the VM-instruction error or the failed check.",
-        runs=[guest("enter", enter_params, PREMAP, run="vmx", hosts=INTEL, ends=(HV_STOPPED,))], verify=enter_verify),
+        runs=[guest("enter", enter_params, PREMAP, run="vmx", hosts=INTEL, ends=(HV_STOPPED,))], verify=enter_verify, depends=["3.4"]),
     Checkpoint(
-        "3.9", "exits: CPUID, ports, HLT", 6,
+        "3.9", "Exits: CPUID, ports, HLT", 6,
         "CPUID answers what the policy says, in four registers with their upper halves cleared. IN, OUT, INS and OUTS of all sizes reach the "
         "port bus and change what the CPU would change. HLT halts, with RIP behind it.",
         "exit_cpuid(), exit_io() and exit_hlt() in exits.c. gpr_write() knows what a result of 1, 2 or 4 bytes does to a register.",

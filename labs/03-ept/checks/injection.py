@@ -92,11 +92,111 @@ def inject_verify(results, params):
                               interrupt_window=(4, 40)))
 
 
+# --- 3.14 -----------------------------------------------------------------------------------------------------------------
+
+END = 0xFF  # the last event of each trial of redeliver.c
+PIC_BASE = 0x20
+
+
+def redeliver_params(rng):
+    order = list(range(8)) + rng.sample(range(8), 4)
+    rng.shuffle(order)
+    return [u64(rng), rng.randrange(*rng.choice(UNKNOWN)), rng.randrange(0x60, END), rng.randrange(0x1000, 0x3000) << 12,
+            sum(kind << 4 * n for n, kind in enumerate(order))]
+
+
+def redeliver_verify(results, params):
+    r, p = results["redeliver"], params["redeliver"]
+    seed, _, vector, _, order = p[:5]
+    irq, cr2 = PIC_BASE + IRQ_COM1, seed >> 18 | 1 << 45
+    # the event, whether it pushes an error code, where INT END is, whether IF is set there
+    kinds_of_event = (
+        (event(UD, 1), False, event(END, 5)), (event(BP, 2), False, event(END, 4)), (event(vector, 3), False, event(END, 5)),
+        (event(PF, 1), True, event(END, 6)), (event(GP, 1, 0x7FF0), True, event(END, 5)), (event(GP, 1), True, event(END, 5)),
+        (event(irq, 3, 0, True), False, event(END, 6, 0, True)), (event(irq, 3, 0, True), False, event(END, 6, 0, True)))
+    names = ("UD2", "INT3", "INT %#x" % vector, "a page fault", "a load of DS beyond the GDT", "RDMSR of what is not there (raised by hv)",
+             "an interrupt, injected at once", "an interrupt, injected in its window")
+    found = []
+    for n in range(12):
+        kind = order >> 4 * n & 0xF
+        first_event, error, end = kinds_of_event[kind]
+        rsp = -(seed >> 2 * n & 0xFF) & ~15
+        if n % 2:  # on the stack that the TSS names
+            rsp = 0
+        key = "trial%x" % n
+        hint = ("%s, with IDT, GDT%s and stack in pages that nobody has touched before. The exit that brings such a page says which event was on "
+                "its way: inject it again, or it is lost. What INT n raises comes again by itself, because RIP is still there." % (
+                    names[kind], ", TSS" if n % 2 else ""))
+        found += [happened(r, key, [first_event, end], hint, cr2 if kind == 3 else None),
+                  reported(r, key + ".at", [rsp - (48 if error else 40) & 0xFFF, rsp - 40 & 0xFFF],
+                           "The CPU pushes the frame, and the error code if the event has one: on a stack aligned to 16 bytes."),
+                  reported(r, key + ".isr", 0, "The 8259 was asked once for this interrupt, and told once of its end.")]
+    # IDT, GDT, stack; TSS in half of the trials
+    return first(*found, left(r, "Each of these pages is brought by a violation of its own.", violation=(12 * 3 + 6, 140)))
+
+
+# --- 3.15 -----------------------------------------------------------------------------------------------------------------
+
+ENTER, LEAVE, MARK, TRAP, IRQ = 1, 2, 3, 4, 5
+STEPS = {ENTER: "NMI handler begins", LEAVE: "NMI handler ends", MARK: "the program that came to the stage goes on", TRAP: "INT3's handler",
+         IRQ: "interrupt"}
+PLAN = "1 nmi\n2 nmi\n2 nmi\n"
+
+
+def nmi_params(rng):
+    return [u64(rng), rng.randrange(4, 12), rng.randrange(0x1000, 0x3000) << 12]
+
+
+def nibbles(value):
+    while value:
+        yield value & 0xF
+        value >>= 4
+
+
+def nmi_order(r, n, steps, deepest, hint):
+    key = "nmi%x.order" % n
+    seen = list(nibbles(r.lines.get(key, [0])[0]))
+    if seen != steps:
+        return Failure("; ".join(STEPS[s] for s in steps), "; ".join(STEPS.get(s, "?") for s in seen) or "nothing; " + describe_end(r), hint,
+                       r.name)
+    return first(reported(r, "nmi%x.count" % n, steps.count(ENTER), hint), reported(r, "nmi%x.deepest" % n, deepest, hint))
+
+
+def nmi_verify(results, params):
+    r, (_, rounds, *_) = results["nmi"], params["nmi"]
+    again = [ENTER, MARK, LEAVE, ENTER, LEAVE, MARK]
+    window = ("While the guest is in its NMI handler the next one waits for the IRET, and one is all that can wait. SVM: the IRET is intercepted, "
+              "and behind it the window is open; VMX: NMI-window exiting. (SDM vol. 3, 6.7.1)")
+    return first(
+        nmi_order(r, 0, [ENTER, LEAVE, MARK], 1, "An NMI does not ask for IF; its handler runs once, at once."),
+        nmi_order(r, 1, again, 1, window), nmi_order(r, 2, again, 1, window),
+        nmi_order(r, 3, [ENTER, MARK, TRAP, ENTER, LEAVE, MARK, LEAVE, MARK], 2, "The first IRET ends the blocking, whosever it is: here that of "
+                  "another exception's handler. (SDM vol. 3, 6.7.1)"),
+        nmi_order(r, 4, again, 1, window),
+        nmi_order(r, 5, again + [IRQ], 1, "Of an NMI and an interrupt that wait, the NMI goes first; and IF concerns the interrupt alone."),
+        reported(r, "many0", rounds + rounds // 2, "An NMI whose delivery was interrupted by a violation (its stack was not there yet) is "
+                 "injected again, once, though NMIs count as blocked by then."),
+        left(r, hypercall=6 + 5 + rounds + rounds // 2))
+
+
 CHECKPOINTS = [
     Checkpoint(
-        "3.13", "exceptions, interrupts, and the interrupt window", 8,
+        "3.13", "Exceptions, interrupts, and the interrupt window", 8,
         "Exceptions that hv raises reach the guest with vector and error code. An interrupt that waits at the 8259 is injected when the guest "
         "takes it: IF is set, and it is not behind STI or MOV SS. Until then the interrupt window is asked for. None is lost, none comes twice.",
         "events_next() chooses, svm_inject() and vmx_inject() tell the CPU, svm_windows() and vmx_windows() ask to be called back.",
         runs=[guest("inject", inject_params, "--page-size", "4K")], verify=inject_verify, depends=["3.11"]),
+    Checkpoint(
+        "3.14", "An interrupted delivery", 8,
+        "A violation while the CPU delivers an event (its gate, its stack, the GDT or the TSS is not mapped yet) must not lose the event, nor "
+        "bring it twice.",
+        "x->interrupted, from EXITINTINFO or the IDT-vectoring information; events_interrupted() keeps it, events_next() takes it first.",
+        runs=[guest("redeliver", redeliver_params, "--page-size", "4K")], verify=redeliver_verify, depends=["3.13"]),
+    Checkpoint(
+        "3.15", "NMI, and its window", 6,
+        "An NMI that hv wants the guest to have (a plan's `nmi`) is injected whatever IF is, but not while the guest is in its NMI handler: then "
+        "directly behind the IRET that ends it.",
+        "h->nmi_pending, h->nmi_blocked and h->nmi_window in events_next(); svm_windows() and vmx_windows() ask for the moment.",
+        runs=[guest("nmi", nmi_params, "--page-size", "4K", "--plan", "@DIR@/plan", files={"plan": PLAN})],
+        verify=nmi_verify, depends=["3.14"]),
 ]

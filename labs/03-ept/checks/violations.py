@@ -1,6 +1,7 @@
 """Checkpoints 3.11 and 3.12: violations of the nested tables: memory on demand, and addresses where there is none."""
 
 from checks import first, reported
+from faults import mmio_found, mmio_params
 from guestmode import BOTH, guest, kinds, left, witnessed
 from model import Checkpoint, Failure, Run
 from probes import MASK64
@@ -45,9 +46,21 @@ def demand_verify(results, params):
     return first(*found)
 
 
+# --- 3.12 -----------------------------------------------------------------------------------------------------------------
+
+OF_MEMORY = 25  # violations that bring memory
+
+
+def device_verify(results, params):
+    r = results["mmio"]
+    found, accesses = mmio_found(r, params["mmio"], "the nested tables")
+    return first(*found, left(r, "One violation for each access to a device, and it stays one: nothing is mapped there.",
+                              violation=(accesses, accesses + OF_MEMORY)))
+
+
 CHECKPOINTS = [
     Checkpoint(
-        "3.11", "memory on demand", 6,
+        "3.11", "Memory on demand", 6,
         "What the guest touches for the first time is mapped then, as large as hvm_level() says, to its own memory; each page costs exactly one "
         "violation, however it is used.",
         "exit_violation() in exits.c. `hv run --trace exits --page-size 4K` shows each violation's gpa.",
@@ -56,4 +69,10 @@ CHECKPOINTS = [
               guest("demand", demand_params(LARGE, 3, 6), run="few-large"),
               guest("demand", demand_params(LARGE, 15, 28), run="many-large")],
         verify=demand_verify, depends=["3.10"]),
+    Checkpoint(
+        "3.12", "Devices: a violation where there is no memory", 5,
+        "An access to an address without memory is carried out by hv: it reaches the bus with the address and width that it has, whatever the "
+        "instruction, and the guest sees its result. So is the CPU's own access to a page table that lies there.",
+        "exit_violation() in exits.c: memory_emulate() decodes and does it, once all of the guest's state is there: hvm_fetch().",
+        runs=[Run("mmio", "lab2/mmio.elf", ("--engine", "hvm"), mmio_params, hosts=BOTH)], verify=device_verify, depends=["3.11"]),
 ]
