@@ -107,7 +107,12 @@ static int carry_out(struct vcpu *v)
 		return -ECANCELED;
 	if (!insn_fetch(v, &insn))
 		return v->vm->stopping ? -ECANCELED : 0;
-	return emulate(v, &insn) ? -ECANCELED : h->backend->store(h);
+	struct segment fs = v->seg[FS], gs = v->seg[GS];
+	if (emulate(v, &insn))
+		return -ECANCELED;
+	/* The back ends bring these two in only when they are told. */
+	bool changed = memcmp(&fs, &v->seg[FS], sizeof fs) || memcmp(&gs, &v->seg[GS], sizeof gs);
+	return changed ? h->backend->store(h) : 0;
 }
 
 static int emulate_access(struct vcpu *v, uint64_t gva, unsigned access)
