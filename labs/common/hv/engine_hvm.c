@@ -379,8 +379,13 @@ static int hvm_translate(struct vm *vm, uint64_t gva, uint64_t *gpa) { return gv
 
 static void hvm_memory_written(struct vm *vm, uint64_t gpa, uint64_t len)
 {
+	const struct hvm *h = vm->engine_state;
+
 	if (vm->shadow)
 		shadow_written(&vm->vcpu, gpa, len);
+	/* What hv writes for the guest (INS, an access that it emulates) goes past the nested tables. */
+	for (uint64_t gfn = gpa / PAGE; h->dirty && h->dirty->on && gfn <= (gpa + len - 1) / PAGE; gfn++)
+		h->dirty->bitmap[gfn / 64] |= 1ull << gfn % 64;
 }
 
 static int hvm_set_debug(struct vm *vm, bool single, bool breakpoints)

@@ -1,4 +1,5 @@
 #include "gva.h"
+#include "engine.h"
 #include "lab2.h"
 #include "legacy_walk.h"
 #include "segment.h"
@@ -146,6 +147,8 @@ static void access_gpa(struct vm *vm, uint64_t gpa, uint8_t *buf, unsigned len, 
 		memcpy(p, buf, len);
 		if (vm->shadow) /* the guest may have meant one of its page tables */
 			shadow_written(&vm->vcpu, gpa, len);
+		else if (vm->engine && vm->engine->memory_written) /* writes may be logged */
+			vm->engine->memory_written(vm, gpa, len);
 	}
 }
 

@@ -92,7 +92,12 @@ int hvm_forbidden(struct vcpu *v, const struct hvm_exit *x)
 		h->policy->step_times = 0;
 	h->policy->step_rip = v->rip;
 	h->passing = true;
-	int err = nested_map(&h->nested, page, h->guest_ma + page, PAGE, NESTED_RWX, TYPE_WB, 1);
+	unsigned rights = NESTED_RWX;
+	if (h->dirty->on && x->violation.access & NESTED_W)
+		h->dirty->bitmap[page / PAGE / 64] |= 1ull << page / PAGE % 64;
+	else if (h->dirty->on) /* it may write there as well: then it comes again */
+		rights &= ~NESTED_W;
+	int err = nested_map(&h->nested, page, h->guest_ma + page, PAGE, rights, TYPE_WB, 1);
 	return err ? hvm_out_of_tables(v) : 0;
 }
 

@@ -41,8 +41,11 @@ static void put(struct plan *p, const char *fmt, ...)
 static int restrict_range(struct hvm *h, const struct action *a, bool watch)
 {
 	struct policy_range r = { .gpa = a->a, .len = a->b, .rights = a->rights, .watch = watch };
-	int err = policy_add(h->policy, &r);
 
+	/* Nothing at all is an absent entry; what else has no entry (X without R on AMD) cannot be promised. */
+	if (a->rights && !nested_can(&h->nested, a->rights))
+		return -EOPNOTSUPP;
+	int err = policy_add(h->policy, &r);
 	if (err)
 		return err;
 	/* While the log is on, W is its own affair. */
