@@ -92,6 +92,10 @@ class Session(unittest.TestCase):
         """Steps and breakpoints do not notice that the shadow is filled underneath."""
         self.check("trap --shadow cached")
 
+    def test_hvm_engine(self):
+        """A step is the machine's, and a violation underneath is none."""
+        self.check("hvm --page-size 4K")
+
     def test_kvm_engine(self):
         self.check("kvm")
 
