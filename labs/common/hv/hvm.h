@@ -18,7 +18,8 @@
 #define HVM_POOL_SIZE (2 * MiB)
 #define HVM_GUEST_MA (4 * GiB)
 
-/* Hypercalls: number in RAX, argument in RBX; the result comes in RAX, -ENOSYS for a number that is none. */
+/* Hypercalls: number in RAX, argument in RBX; the result comes in RAX, -ENOSYS for a number that is none, -EPERM
+ * outside CPL 0. */
 #define HVM_CALL_STAGE 1 /* "I have come to stage RBX": see plan.h */
 
 /* Why the guest was left. */

@@ -92,8 +92,10 @@ int hvm_violation(struct vcpu *v, const struct hvm_exit *x)
 		return hvm_deliver(v);
 	uint64_t rip = v->rip;
 	int err = exit_violation(v, x);
-	if (!err && v->rip != rip)
+	if (!err && v->rip != rip) { /* carried out by hv: if it comes again, that is the guest's wish */
+		h->last.times = 0;
 		hvm_completed(v);
+	}
 	return err;
 }
 
@@ -115,10 +117,10 @@ int hvm_hypercall(struct vcpu *v, const struct hvm_exit *x)
 	uint64_t number = v->gpr[RAX];
 
 	trap_note(v, "hypercall %llu (0x%llx)", (unsigned long long)number, (unsigned long long)v->gpr[RBX]);
-	v->gpr[RAX] = number == HVM_CALL_STAGE ? 0 : (uint64_t)-ENOSYS;
+	v->gpr[RAX] = (uint64_t)(v->cpl ? -EPERM : number == HVM_CALL_STAGE ? 0 : -ENOSYS); /* calls are the kernel's */
 	if (hvm_skip(v, x))
 		return -ECANCELED;
-	return number == HVM_CALL_STAGE && hvm_of(v)->plan ? plan_stage(v, v->gpr[RBX]) : 0;
+	return number == HVM_CALL_STAGE && !v->cpl && hvm_of(v)->plan ? plan_stage(v, v->gpr[RBX]) : 0;
 }
 
 unsigned hvm_level(struct hvm *h, uint64_t gpa)
