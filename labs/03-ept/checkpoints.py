@@ -7,13 +7,18 @@ import sys
 LABS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path += [os.path.join(LABS, lab, "checks") for lab in ("03-ept", "02-shadow-paging", "01-trap-emulate")]
 
+import apart  # noqa: E402
 import entering  # noqa: E402
 import injection  # noqa: E402
+import introspect  # noqa: E402
 import nestedtables  # noqa: E402
+import permissions  # noqa: E402
 import software  # noqa: E402
 import violations  # noqa: E402
+import workingset  # noqa: E402
 
 TITLE = "hardware-assisted virtualization with EPT and NPT"
-TOPICS = (nestedtables, entering, violations, injection, software)
+TOPICS = (nestedtables, entering, violations, injection, software,
+          permissions, workingset, introspect, apart)  # 3.16 to 3.21
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])
