@@ -210,7 +210,6 @@ static void take_vmcb(struct svm *s)
 	v->rip = b->rip;
 	v->gpr[RSP] = b->rsp;
 	v->gpr[RAX] = b->rax;
-	v->msr.pat = b->pat;
 	v->shadow = b->shadow & 1;
 }
 
