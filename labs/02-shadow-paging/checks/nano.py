@@ -2,7 +2,7 @@
 
 from checks import first, reported
 
-FAULT, TURNS, PTE, PTE_BULK, CR3, CR3_OTHER, SWITCH, FORK = range(1, 9)
+FAULT, TURNS, PTE, PTE_BULK, CR3, CR3_OTHER, SWITCH, FORK, RANDOM = range(1, 10)
 
 COUNT = 1  # which of the params
 MASK64 = (1 << 64) - 1
@@ -18,6 +18,14 @@ def _read(total, heap):
     return total
 
 
+def _read_random(total, heap, count):
+    x = 0
+    for _ in range(count):
+        x = (x * 6364136223846793005 + 1442695040888963407) & MASK64
+        total = (total * 3 + heap[(x >> 33) % len(heap)]) & MASK64
+    return total
+
+
 def _write(heap, writes, add):
     for i in range(writes):
         heap[i * len(heap) // writes] += add
@@ -26,6 +34,8 @@ def _write(heap, writes, add):
 def _process(operation, count, heap, writes):
     """What one process computes."""
     total = 0
+    if operation == RANDOM:
+        return _read(_read_random(_read(total, heap), heap, count), heap)
     for n in range(count):
         if operation == FAULT:
             heap.append(n)
@@ -48,7 +58,7 @@ def _process(operation, count, heap, writes):
 def expected(values):
     """key -> the numbers reported under it."""
     operation, count, pages, writes, seed, *_ = values
-    processes = 1 if operation in (FAULT, FORK) else 2
+    processes = 1 if operation in (FAULT, FORK, RANDOM) else 2
     heaps = [[seed + k + i for i in range(pages)] for k in range(processes)]
     if operation in (PTE, PTE_BULK, CR3, CR3_OTHER):
         changed = {PTE: [(count - i + pages - 1) // pages for i in range(pages)], PTE_BULK: [count] * pages}
@@ -58,7 +68,7 @@ def expected(values):
         "sum": [_process(operation, count, heap, writes) for heap in heaps],
         "demand": [count * processes if operation in (FAULT, TURNS) else 0],
         "copied": [forked], "reused": [forked],
-        "switches": [{FAULT: 0, FORK: 2 * count}.get(operation, 2 * count + 1)],
+        "switches": [{FAULT: 0, RANDOM: 0, FORK: 2 * count}.get(operation, 2 * count + 1)],
     }
 
 

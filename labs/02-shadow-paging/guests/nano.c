@@ -29,6 +29,7 @@ enum {
 	OP_CR3_OTHER, /* CR3 is written, two roots in turn */
 	OP_SWITCH,    /* in two processes: read and write all PAGES, then yield */
 	OP_FORK,      /* read all PAGES, fork; the child reads them, writes to some and ends; the parent writes to some */
+	OP_RANDOM,    /* read one of PAGES at random: most often the TLB does not know it */
 };
 
 #define PAGE 4096ul
@@ -344,10 +345,22 @@ PROGRAM static void write_pages(uint64_t pages, uint64_t writes, uint64_t add)
 		*heap(i * pages / writes) += add;
 }
 
+/* Knuth's linear congruential generator; its upper bits are good enough, and nothing but a register is touched. */
+PROGRAM static uint64_t read_random(uint64_t sum, uint64_t pages, uint64_t times)
+{
+	for (uint64_t n = 0, x = 0; n < times; n++) {
+		x = x * 6364136223846793005u + 1442695040888963407u;
+		sum = sum * 3 + *heap((x >> 33) % pages);
+	}
+	return sum;
+}
+
 PROGRAM static void program(uint64_t operation, uint64_t count, uint64_t pages, uint64_t writes)
 {
 	uint64_t sum = 0, all = pages;
 
+	if (operation == OP_RANDOM)
+		sum = read_random(read_pages(sum, pages), pages, count);
 	for (uint64_t n = 0; n < count; n++) {
 		switch (operation) {
 		case OP_FAULT: *heap(all++) = n; break;
@@ -428,7 +441,7 @@ static void alone(void)
 int guest_main(void)
 {
 	uint64_t operation = params[OPERATION], touched = operation <= OP_TURNS ? params[COUNT] : 0;
-	unsigned n = operation == OP_FAULT || operation == OP_FORK ? 1 : 2;
+	unsigned n = operation == OP_FAULT || operation == OP_FORK || operation == OP_RANDOM ? 1 : 2;
 
 	gdt_init();
 	idt_init();
