@@ -46,7 +46,7 @@ def memory(result):
 
 def measure_equivalence(cases):
     """engine -> what of it is equal."""
-    results = equivalence.run(cases, ["--hash-memory"])
+    results = equivalence.run(cases, ["--hash-memory"], engines={engine: equivalence.HV_OPTIONS[engine] for engine in ENGINES})
     found = {}
     for engine in ENGINES:
         row = {"guests": len(cases), "transcript_equal": 0, "transcript_agrees": 0, "transcript_different": [], "memory_equal": 0,

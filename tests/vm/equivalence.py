@@ -13,19 +13,24 @@ import host
 
 import elf  # of the grader, whose directory host.py put on the path
 import ladder
-from differences import CACHED, EXCEPTIONS, KVM, LEFT_OUT, PATCHED, QEMU, VTLB
+from differences import CACHED, EXCEPTIONS, HVM, HVM_CACHED, HVM_VTLB, KVM, LEFT_OUT, PATCHED, QEMU, VTLB
 
 TRAP = "trap"
 # What is compared with what. The patched trap engine meets the kvm engine, because the plain one shows the violation.
-PAIRS = {KVM: (TRAP, KVM), QEMU: (TRAP, QEMU), PATCHED: (PATCHED, KVM), VTLB: (TRAP, VTLB), CACHED: (TRAP, CACHED)}
+PAIRS = {
+    KVM: (TRAP, KVM), QEMU: (TRAP, QEMU), PATCHED: (PATCHED, KVM), VTLB: (TRAP, VTLB), CACHED: (TRAP, CACHED), HVM: (KVM, HVM),
+    HVM_CACHED: (KVM, HVM_CACHED),
+}
 HV_OPTIONS = {
     TRAP: ("--engine", "trap"), PATCHED: ("--engine", "trap", "--patch", "on"), KVM: ("--engine", "kvm"),
     VTLB: ("--engine", "trap", "--shadow", "vtlb"), CACHED: ("--engine", "trap", "--shadow", "cached"),
+    HVM: ("--engine", "hvm"), HVM_CACHED: ("--engine", "hvm", "--shadow", "cached"),
 }
 
 # What runs the kernel that has paging; all of it is compared with bare QEMU.
 PAGED_KERNEL = "paging.elf"
 PAGED_OPTIONS = {engine: HV_OPTIONS[engine] for engine in (KVM, VTLB, CACHED)}
+GUEST_MODE_OPTIONS = {HVM: HV_OPTIONS[HVM], HVM_CACHED: HV_OPTIONS[HVM_CACHED], HVM_VTLB: ("--engine", "hvm", "--shadow", "vtlb")}
 
 # Command line, input, and what the kernel prints before it wants that.
 KERNEL_OPTIONS = (("", b"", b""), ("quiet procs=4", b"", b""), ("procs=0", b"", b""), ("procs=8", b"", b""),
