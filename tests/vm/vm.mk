@@ -6,7 +6,7 @@ vm_guests := diff hostile held
 vm_sources = $(wildcard tests/vm/guests/$(1).c tests/vm/guests/$(1)-*.c tests/vm/guests/$(1)-*.S)
 
 .PHONY: vmguests
-vmguests: tools $(vm_guests:%=build/vm/%.elf) build/vm/usage ## the guests of the tests in tests/vm
+vmguests: tools $(vm_guests:%=build/vm/%.elf) build/vm/real.bin build/vm/usage ## the guests of the tests in tests/vm
 	@:
 
 build/vm/usage: tests/vm/usage.c Makefile
@@ -18,6 +18,10 @@ build/vm/obj/%.o: tests/vm/guests/%.c Makefile
 	$(build_guest_object)
 build/vm/obj/%.o: tests/vm/guests/%.S Makefile
 	$(build_guest_object)
+
+build/vm/real.bin: build/vm/obj/real.o
+	@echo "  LD   $@"
+	@$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-Ttext=0x7c00,--oformat=binary -o $@ $<
 
 define vm_guest_rule
 build/vm/$(1).elf: $(patsubst tests/vm/guests/%,build/vm/obj/%.o,$(basename $(call vm_sources,$(1)))) \

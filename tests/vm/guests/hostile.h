@@ -37,6 +37,6 @@ struct attack {
 	const char *name;
 	void (*run)(void);
 };
-extern const struct attack memory_attacks[], state_attacks[], paging_attacks[]; /* the last has no name */
+extern const struct attack memory_attacks[], state_attacks[], paging_attacks[], hvm_attacks[]; /* the last has no name */
 
 #endif
