@@ -106,6 +106,8 @@ def answers_verify(results, params):
         changed = {} if i < 5 else {"rax": low(before["rax"], 8 << i - 5, MASK64 >> 64 - (8 << i - 5)) if i < 7 else 0xFFFFFFFF}
         found += [after(r, "port%x" % i, before, hint, **changed), unclaimed(r, "port", at, i >= 5, i < 5, hint)]
     found.append(reported(r, "scratch0", scratch, "A byte written to the UART's scratch register reads back."))
+    found += [reported(r, "enable%d" % i, value & PM1_ENABLE, "OUT of 16 bits writes both bytes of the power management's enable register, IN of "
+                       "16 bits reads both.") for i, value in enumerate((seed, ~seed))]
 
     port += STRIDE * PLAIN
     hint = "Lab 1's emulate_string_io() does what INS and OUTS do, with the guest's state fetched first; EMU_NEXT: the instruction is done."
@@ -129,7 +131,7 @@ def answers_verify(results, params):
     found += [
         said_why(r, "halted with interrupts off at rip %#x:" % (halt + 1), "HLT with interrupts off is the end of this guest, and RIP is "
                  "behind the instruction: there it would go on."),
-        left(r, "One exit for each of these instructions, and no other.", cpuid=len(LEAVES) + 4, hlt=1, io=(PLAIN + 2 + 6, PLAIN + 2 + 6 + 20))]
+        left(r, "One exit for each of these instructions, and no other.", cpuid=len(LEAVES) + 4, hlt=1, io=(PLAIN + 2 + 4 + 6, PLAIN + 2 + 4 + 6 + 20))]
     return first(*found)
 
 
@@ -138,6 +140,7 @@ OWN_BITS = (64, 48, 48, 32, 48, 48, 48, 16, 48, 48)
 PAT, MISC_ENABLE, EFER = 0x277, 0x1A0, 0xC0000080
 EFER_LONG = 0x500
 CR0_NE = 1 << 5
+PM1_ENABLE = 0x4721  # the bits of that register that exist (labs/common/hv/acpi_pm.c)
 TSC_SLACK = 1 << 45
 SAFE_CR4 = (2, 3, 4, 7, 9, 10)
 

@@ -56,6 +56,7 @@ static void (*const plain[])(const struct regs *, struct regs *) = { out8, out16
 #define STRIDE 4
 
 #define UART_SCRATCH 0x3ff
+#define ACPI_PM1_ENABLE 0x602
 
 PROBE(outsb, "rep outsb");
 PROBE(outsw, "rep outsw");
@@ -100,6 +101,10 @@ static void ports(void)
 	}
 	outb(UART_SCRATCH, params[SEED] >> 8);
 	say("scratch", 0, "", inb(UART_SCRATCH));
+	for (unsigned i = 0; i < 2; i++) { /* both bytes, once with each bit */
+		outw(ACPI_PM1_ENABLE, i ? ~params[SEED] : params[SEED]);
+		say("enable", i, "", inw(ACPI_PM1_ENABLE));
+	}
 
 	port += STRIDE * PLAIN;
 	memset(buffer, 0xaa, sizeof buffer);
