@@ -131,7 +131,8 @@ def answers_verify(results, params):
     found += [
         said_why(r, "halted with interrupts off at rip %#x:" % (halt + 1), "HLT with interrupts off is the end of this guest, and RIP is "
                  "behind the instruction: there it would go on."),
-        left(r, "One exit for each of these instructions, and no other.", cpuid=len(LEAVES) + 4, hlt=1, io=(PLAIN + 2 + 4 + 6, PLAIN + 2 + 4 + 6 + 20))]
+        left(r, "One exit for each of these instructions, and no other.", cpuid=len(LEAVES) + 4, hlt=1,
+             io=(PLAIN + 12, PLAIN + 32))]
     return first(*found)
 
 

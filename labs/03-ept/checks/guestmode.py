@@ -6,7 +6,7 @@ from signatures import describe_end
 AMD, INTEL, BOTH = (QEMU,), (BOCHS,), (QEMU, BOCHS)
 
 PORT_EXIT = 0xEE  # the monitor writes to it each time the guest was left (labs/common/hv/hvm_monitor.h)
-NOBODY = ("interrupted", "kick")  # kinds that are hv's own doing, not the guest's
+NOBODY = ("interrupted", "kick", "monitor")  # kinds that are hv's own doing, not the guest's
 
 
 def guest(name, params, *args, run=None, hosts=BOTH, **other):

@@ -28,8 +28,10 @@ static void ask(unsigned n, uint32_t leaf, uint32_t subleaf)
 
 static void cpuid(void)
 {
-	static const uint32_t questions[][2] = { { 0, 0 }, { 1, 0 }, { 7, 0 }, { 7, 1 }, { 0x80000001, 0 }, { 0x8000000a, 0 },
-						 { 0x40000000, 0 }, { 0x80000002, 0 } };
+	static const uint32_t questions[][2] = {
+		{ 0, 0 },	   { 1, 0 },	      { 7, 0 },		 { 7, 1 },
+		{ 0x80000001, 0 }, { 0x8000000a, 0 }, { 0x40000000, 0 }, { 0x80000002, 0 }
+	};
 	unsigned n = 0;
 
 	for (; n < sizeof questions / sizeof *questions; n++)
@@ -51,7 +53,8 @@ PROBE(in32, "in %dx, %eax");
 PROBE(in_rex, ".byte 0x48, 0xed");
 PROBE(in_imm, "in $0xe4, %eax");
 
-static void (*const plain[])(const struct regs *, struct regs *) = { out8, out16, out32, out_rex, out_imm, in8, in16, in32, in_rex, in_imm };
+static void (*const plain[])(const struct regs *, struct regs *) = { out8, out16, out32, out_rex, out_imm,
+								     in8,  in16,  in32,	 in_rex,  in_imm };
 #define PLAIN (sizeof plain / sizeof *plain)
 #define STRIDE 4
 
@@ -68,7 +71,8 @@ PROBE(insl, "insl");
 static uint8_t buffer[64];
 static uint8_t much[2048];
 
-static void string(unsigned n, void (*run)(const struct regs *, struct regs *), uint16_t port, uint64_t count, uint8_t *at, bool down)
+static void string(unsigned n, void (*run)(const struct regs *, struct regs *), uint16_t port, uint64_t count, uint8_t *at,
+		   bool down)
 {
 	struct regs in, out;
 

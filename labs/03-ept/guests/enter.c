@@ -43,12 +43,15 @@ int guest_main(void)
 		}
 	}
 	*(volatile uint16_t *)params[END] = 0x0b0f; /* ud2 */
-	idtr.limit = mixed & 0x3f; /* no gate for #UD, #DF or #GP */
+	idtr.limit = mixed & 0x3f;		    /* no gate for #UD, #DF or #GP */
 	mix(1);
 	idtr.base = mixed >> 17;
 	mix(2);
 	uint64_t cr2 = mixed;
 	mix(3);
-	asm volatile("lidt %0; mov %1, %%cr2; mov %2, %%rsp; jmp *%3" : : "m"(idtr), "r"(cr2), "r"(mixed), "r"(params[END]) : "memory");
+	asm volatile("lidt %0; mov %1, %%cr2; mov %2, %%rsp; jmp *%3"
+		     :
+		     : "m"(idtr), "r"(cr2), "r"(mixed), "r"(params[END])
+		     : "memory");
 	__builtin_unreachable();
 }

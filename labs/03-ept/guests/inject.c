@@ -33,7 +33,7 @@ asm(".text\n"
     "pop %rbx\n"
     "snippet_end: ret\n");
 
-#define SNIPPET(name, insns)        \
+#define SNIPPET(name, insns)         \
 	extern const uint8_t name[]; \
 	asm(".text\n" #name ": " insns "; ret\n")
 
@@ -82,7 +82,8 @@ static void on_pit(struct trap_frame *f)
 }
 
 /* Runs a snippet and says what came of it. */
-static void run(const char *name, unsigned number, const uint8_t *snippet, uint64_t rax, uint64_t rcx, uint64_t rdx, uint64_t rbx)
+static void run(const char *name, unsigned number, const uint8_t *snippet, uint64_t rax, uint64_t rcx, uint64_t rdx,
+		uint64_t rbx)
 {
 	const uint64_t regs[] = { rax, rcx, rdx, rbx };
 

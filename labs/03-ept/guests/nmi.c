@@ -149,7 +149,7 @@ int guest_main(void)
 	trap_handlers[VEC_BP] = on_trap;
 	trap_handlers[BASE + IRQ_COM1] = on_uart;
 
-	plain(0, NULL);        /* IF is 0 */
+	plain(0, NULL); /* IF is 0 */
 	plain(1, another);
 	plain(2, two_more);
 	plain(3, with_trap);

@@ -57,8 +57,8 @@ static inline void say(const char *name, uint64_t number, const char *field, uin
 /* The registers that an instruction changed, and which they are as a set of bits: what report_regs() prints. */
 static inline void say_regs(const char *name, uint64_t number, const struct regs *in, const struct regs *out)
 {
-	static const char *const names[R_COUNT] = { "rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10",
-						     "r11", "r12", "r13", "r14", "r15", "flags" };
+	static const char *const names[R_COUNT] = { "rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8",
+						    "r9",  "r10", "r11", "r12", "r13", "r14", "r15", "flags" };
 	uint64_t changed = 0;
 
 	for (unsigned i = 0; i < R_COUNT; i++) {

@@ -29,22 +29,24 @@ asm(".data\n.balign 4096\n"
     "tables:\n"
     ".set n, 0\n"
     ".rept " STRING(TRIALS) "\n"
-    ".set v, 0\n"
-    ".rept 256\n"
-    ".word (" STRING(HANDLERS) " + v * 16) & 0xffff, 0x10\n"
-    ".byte n & 1, 0x8e\n" /* every second trial: on the stack that the TSS names */
-    ".word (" STRING(HANDLERS) " + v * 16) >> 16\n"
-    ".quad 0\n"
-    ".set v, v + 1\n"
-    ".endr\n"
-    ".quad 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff\n"
-    ".balign 4096\n"
-    ".skip 36\n"
-    ".quad " STRING(STACK_IST) " + n * 4096 + 4096\n"
-    ".balign 4096\n"
-    ".set n, n + 1\n"
-    ".endr\n"
-    ".text\n");
+			    ".set v, 0\n"
+			    ".rept 256\n"
+			    ".word (" STRING(
+				    HANDLERS) " + v * 16) & 0xffff, 0x10\n"
+					      ".byte n & 1, 0x8e\n" /* every second trial: on the stack that the TSS names */
+					      ".word (" STRING(
+						      HANDLERS) " + v * 16) >> 16\n"
+								".quad 0\n"
+								".set v, v + 1\n"
+								".endr\n"
+								".quad 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff\n"
+								".balign 4096\n"
+								".skip 36\n"
+								".quad " STRING(STACK_IST) " + n * 4096 + 4096\n"
+											   ".balign 4096\n"
+											   ".set n, n + 1\n"
+											   ".endr\n"
+											   ".text\n");
 
 /* The events of one trial, as the handler finds them. The last is INT END, behind the instructions that are tried. */
 #define END 0xff
@@ -72,7 +74,8 @@ bool redeliver_note(struct trap_frame *f)
 	bool irq = f->vector == PIC_BASE + IRQ_COM1;
 
 	if (events < sizeof seen / sizeof *seen) {
-		seen[events].what = f->vector | (f->error & 0xffffff) << 8 | (f->rip - code) << 32 | (f->rflags & RFLAGS_IF ? 1ull << 63 : 0);
+		seen[events].what = f->vector | (f->error & 0xffffff) << 8 | (f->rip - code) << 32 |
+				    (f->rflags & RFLAGS_IF ? 1ull << 63 : 0);
 		seen[events].at = (uint64_t)(pushes_error(f->vector) ? &f->error : &f->rip) & (PAGE - 1);
 		seen[events].cr2 = f->vector == VEC_PF ? read_cr2() : 0;
 	}
@@ -151,7 +154,8 @@ SNIPPET(by_window, "nop; sti; nop; nop");
 static const struct {
 	uint8_t *code;
 	unsigned skip; /* how far the handler moves RIP */
-} kinds[] = { { by_ud2, 2 }, { by_int3, 0 }, { by_int, 0 }, { by_load, 3 }, { by_segment, 2 }, { by_rdmsr, 2 }, { by_uart, 0 }, { by_window, 0 } };
+} kinds[] = { { by_ud2, 2 },	 { by_int3, 0 },  { by_int, 0 },  { by_load, 3 },
+	      { by_segment, 2 }, { by_rdmsr, 2 }, { by_uart, 0 }, { by_window, 0 } };
 enum { BY_SEGMENT = 4, BY_RDMSR, BY_UART, BY_WINDOW };
 
 /* TR remembers where the TSS is, so that its descriptor need not be in the trial's GDT; and the TSS itself is not touched by that. */
@@ -168,8 +172,9 @@ static void load_tss(uint64_t base)
 static void trial(unsigned n, unsigned kind)
 {
 	struct table_register idtr = { PAGE - 1, (uint64_t)tables[n][0] }, gdtr = { 4 * 8 - 1, (uint64_t)tables[n][1] };
-	const uint64_t regs[] = { kind == BY_UART ? IER_THRE : params[SEED], kind == BY_SEGMENT ? 0x7ff0 : params[UNKNOWN_MSR],
-				  params[SEED] >> 18 | 1ull << 45, UART_IER };
+	const uint64_t regs[] = { kind == BY_UART ? IER_THRE : params[SEED],
+				  kind == BY_SEGMENT ? 0x7ff0 : params[UNKNOWN_MSR], params[SEED] >> 18 | 1ull << 45,
+				  UART_IER };
 	uint64_t rsp = params[STACKS] + (2 * n + 1) * PAGE - (params[SEED] >> 2 * n & 0xff);
 
 	events = 0;

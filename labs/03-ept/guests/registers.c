@@ -22,8 +22,8 @@ static const struct {
 	uint32_t index;
 	unsigned bits;
 } own[] = {
-	{ 0xc0000081, 64 }, { 0xc0000082, 48 }, { 0xc0000083, 48 }, { 0xc0000084, 32 }, { 0xc0000100, 48 }, { 0xc0000101, 48 },
-	{ 0xc0000102, 48 }, { 0x174, 16 }, { 0x175, 48 }, { 0x176, 48 },
+	{ 0xc0000081, 64 }, { 0xc0000082, 48 }, { 0xc0000083, 48 }, { 0xc0000084, 32 }, { 0xc0000100, 48 },
+	{ 0xc0000101, 48 }, { 0xc0000102, 48 }, { 0x174, 16 },	    { 0x175, 48 },	{ 0x176, 48 },
 };
 #define OWN (sizeof own / sizeof *own)
 
@@ -33,7 +33,8 @@ static void own_msrs(void)
 	for (unsigned round = 0; round < params[ROUNDS]; round++) {
 		for (unsigned i = 0; i < OWN; i++) {
 			uint64_t v = random64();
-			wrmsr(own[i].index, own[i].bits == 48 ? (uint64_t)((int64_t)(v << 16) >> 16) : v >> (64 - own[i].bits));
+			wrmsr(own[i].index,
+			      own[i].bits == 48 ? (uint64_t)((int64_t)(v << 16) >> 16) : v >> (64 - own[i].bits));
 		}
 		inb(0x80);
 		for (unsigned i = 0; i < OWN; i++)
