@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures what shadow paging costs and draws it: figures.py [--from DIR]
+"""Measures what shadow paging costs and draws it: figures.py [--from DIR] [FIGURE]...
 
 One boot of the test host runs the course kernel with paging under each engine and mode, and the counts of `--stats json` become
 docs/img/memory-exits.svg and docs/img/memory-pool.svg. Counts, never times: they do not depend on how fast this machine is. What depends
@@ -31,8 +31,8 @@ class FigureError(Exception):
     """What was measured cannot be used; the message says why."""
 
 
-def measure():
-    """{"exits": {mode: stats}, "pool": {mode: {pages: hidden faults}}} from one boot."""
+def measure(_):
+    """{figure: {mode: counts by kind}, figure: {mode: {pages: hidden faults}}} from one boot."""
     runs = [f"{option} --append only=bigfork" for option in MODES.values()]
     sweep = [(mode, pages) for mode in ("vtlb", "cached") for pages in POOLS]
     runs += [f"--shadow {mode} --shadow-pages {pages}" for mode, pages in sweep]
@@ -48,7 +48,7 @@ def measure():
     pool = {mode: {} for mode in ("vtlb", "cached")}
     for (mode, pages), run in zip(sweep, stats[len(MODES):]):
         pool[mode][str(pages)] = run["shadow"]["hidden"]
-    return {"exits": {mode: by_kind(run) for mode, run in zip(MODES, stats)}, "pool": pool}
+    return {"memory-exits": {mode: by_kind(run) for mode, run in zip(MODES, stats)}, "memory-pool": pool}
 
 
 def by_kind(run):
@@ -97,28 +97,39 @@ def thousands(number):
     return f"{number:,}".replace(",", " ")
 
 
-def draw_exits(exits):
-    totals = {mode: sum(counts) for mode, counts in exits.items()}
-    said = "; ".join(f"{mode}: {totals[mode]} exits, " + ", ".join(f"{name} {n}" for (name, *_), n in zip(KINDS, counts) if n)
-                     for mode, counts in exits.items())
-    d = Drawing(1152, 470, "Exits of one fork of a process with 1024 pages", f"Three bars. {said}. {WHERE}", exits)
-    scale = 920 / max(totals.values())
-    for row, (mode, counts) in enumerate(exits.items()):
-        y = 24 + row * 88
-        d.text(20, y + 42, mode, font_weight="bold")
-        x = 120
-        for (_, colour, on_it), n in zip(KINDS, counts):
+def stacked(d, rows, kinds, left, widest, bar=62, gap=26):
+    """Bars of counts by kind, one below the other and to one scale, with a legend. Returns the y below it."""
+    scale = widest / max(sum(counts) for counts in rows.values())
+    for row, (mode, counts) in enumerate(rows.items()):
+        y = 24 + row * (bar + gap)
+        middle = y + bar // 2 + 8
+        d.text(20, middle, mode, font_weight="bold")
+        x = left
+        for (_, colour, on_it), n in zip(kinds, counts):
             width = n * scale
             if n:
-                d.rect(x, y, width, 62, fill=colour, stroke="#ffffff", stroke_width=1)
+                d.rect(x, y, width, bar, fill=colour, stroke="#ffffff", stroke_width=1)
             if width > 66:
-                d.text(x + width / 2, y + 39, thousands(n), fill=on_it, text_anchor="middle")
+                d.text(x + width / 2, middle, thousands(n), fill=on_it, text_anchor="middle")
             x += width
-        d.text(x + 12, y + 39, thousands(totals[mode]), font_weight="bold")
-    for i, (name, colour, _) in enumerate(KINDS):
-        x, y = 120 + i % 2 * 480, 302 + i // 2 * 38
+        d.text(x + 12, middle, thousands(sum(counts)), font_weight="bold")
+    below = 38 + len(rows) * (bar + gap)
+    for i, (name, colour, _) in enumerate(kinds):
+        x, y = 120 + i % 2 * 480, below + i // 2 * 38
         d.rect(x, y, 26, 26, fill=colour, stroke="#6b7280")
         d.text(x + 38, y + 21, name)
+    return below + (len(kinds) + 1) // 2 * 38
+
+
+def said(rows, kinds):
+    """The same in words."""
+    return "; ".join(f"{mode}: {sum(counts)} exits, " + ", ".join(f"{name} {n}" for (name, *_), n in zip(kinds, counts) if n)
+                     for mode, counts in rows.items())
+
+
+def draw_exits(exits):
+    d = Drawing(1152, 470, "Exits of one fork of a process with 1024 pages", f"Three bars. {said(exits, KINDS)}. {WHERE}", exits)
+    stacked(d, exits, KINDS, 120, 920)
     d.note(436, "The course kernel, only=bigfork: 1024 pages filled, fork; child and parent read all and write to 16.")
     d.note(462, WHERE)
     return d
@@ -126,8 +137,8 @@ def draw_exits(exits):
 
 def draw_pool(pool):
     most = max(max(counts.values()) for counts in pool.values())
-    said = "; ".join(f"{mode}: " + ", ".join(f"{n} with {pages} pages" for pages, n in counts.items()) for mode, counts in pool.items())
-    d = Drawing(1152, 500, "Hidden faults by the size of the pool", f"Two falling curves over the number of shadow pages. {said}. {WHERE}",
+    words = "; ".join(f"{mode}: " + ", ".join(f"{n} with {pages} pages" for pages, n in counts.items()) for mode, counts in pool.items())
+    d = Drawing(1152, 500, "Hidden faults by the size of the pool", f"Two falling curves over the number of shadow pages. {words}. {WHERE}",
                 pool)
     left, right, top, bottom = 130, 1000, 30, 370
 
@@ -155,30 +166,33 @@ def draw_pool(pool):
     return d
 
 
-FIGURES = {"exits": draw_exits, "pool": draw_pool}
+FIGURES = {"memory-exits": draw_exits, "memory-pool": draw_pool}
 
 
-def carried(directory):
+def carried(directory, names):
     """The numbers in figures that were drawn before."""
-    return {name: json.loads(re.search("<metadata>(.*)</metadata>", (directory / f"memory-{name}.svg").read_text(encoding="utf-8"))[1])
-            for name in FIGURES}
+    return {name: json.loads(re.search("<metadata>(.*)</metadata>", (directory / f"{name}.svg").read_text(encoding="utf-8"))[1])
+            for name in names}
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Measure what shadow paging costs, and draw it.")
+def main(drawn, measured):
+    """For a script whose figures are `drawn`, {name: function}, from what measured(names) returns: {name: numbers}."""
+    parser = argparse.ArgumentParser(description="Measure, and draw what was measured.")
     parser.add_argument("--from", dest="source", type=pathlib.Path, metavar="DIR",
                         help="measure nothing: take the numbers of the figures there")
+    parser.add_argument("figure", nargs="*", help=f"only these: {', '.join(drawn)}")
     args = parser.parse_args()
     try:
-        numbers = carried(args.source) if args.source else measure()
+        names = [name for name in drawn if name in args.figure or not args.figure]
+        numbers = carried(args.source, names) if args.source else measured(names)
     except FigureError as error:
         print(f"figures: {error}", file=sys.stderr)
         return 1
-    for name, draw in FIGURES.items():
-        (IMAGES / f"memory-{name}.svg").write_text(str(draw(numbers[name])), encoding="utf-8")
-        print(f"docs/img/memory-{name}.svg: {json.dumps(numbers[name])}")
+    for name in names:
+        (IMAGES / f"{name}.svg").write_text(str(drawn[name](numbers[name])), encoding="utf-8")
+        print(f"docs/img/{name}.svg: {json.dumps(numbers[name])}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(FIGURES, measure))
