@@ -11,8 +11,8 @@
 
 void svm_controls(struct svm *s)
 {
-	// TODO 3.7: what the guest is left for, and where its memory is. Hint: HLT, CPUID, ports, MSRs, shutdown, NMI
-	// (hv's own kick), and every instruction of SVM; VMRUN must be intercepted or the CPU refuses (APM vol. 2,
+	// TODO 3.7: what the guest is left for, and where its memory is. Hint: HLT, CPUID, INVD, ports, MSRs, shutdown,
+	// NMI (hv's own kick), and every instruction of SVM; VMRUN must be intercepted or the CPU refuses (APM vol. 2,
 	// 15.5.1). Then the bitmaps, an ASID that is not 0, nested paging and its nCR3.
 	lab_todo(s->h->vm, "3.7", "svm_controls() in svm.c: intercepts, bitmaps, ASID and nested paging in the VMCB");
 }
