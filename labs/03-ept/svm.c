@@ -13,7 +13,8 @@ void svm_controls(struct svm *s)
 {
 	// TODO 3.7: what the guest is left for, and where its memory is. Hint: HLT, CPUID, INVD, ports, MSRs, shutdown,
 	// NMI (hv's own kick), and every instruction of SVM; VMRUN must be intercepted or the CPU refuses (APM vol. 2,
-	// 15.5.1). Then the bitmaps, an ASID that is not 0, nested paging and its nCR3.
+	// 15.5.1). Then the bitmaps, svm_msr_pass() for what the guest has for itself, an ASID that is not 0,
+	// V_INTR_MASKING, nested paging and its nCR3.
 	lab_todo(s->h->vm, "3.7", "svm_controls() in svm.c: intercepts, bitmaps, ASID and nested paging in the VMCB");
 }
 
@@ -23,9 +24,13 @@ void svm_decode_exit(const struct svm *s, struct hvm_exit *x)
 
 	x->info = b->exitinfo1;
 	// TODO 3.14: EXITINTINFO tells of an event whose delivery this exit interrupted. Hint: same layout as EVENTINJ;
-	// it is good for x->interrupted.
+	// it is good for x->interrupted. Of INT3 and INTO it says that they are exceptions like others, and h->again
+	// must not have them.
+	if (b->exitintinfo & SVM_EVENT_VALID)
+		lab_todo(s->h->vm, "3.14", "svm_decode_exit() in svm.c: the exit came while an event was being delivered");
 	// TODO 3.7: what the exit code means. Hint: x->raw has it; each kind of exit has its part of struct hvm_exit,
-	// filled from EXITINFO1 and EXITINFO2.
+	// filled from EXITINFO1 and EXITINFO2. This CPU says no lengths (but for ports: EXITINFO2 is the next rip);
+	// with x->len = 0 hvm_skip() decodes. The machine's NMI is HVM_KICK.
 	lab_todo(s->h->vm, "3.7", "svm_decode_exit() in svm.c: from the VMCB's exit code to struct hvm_exit");
 }
 

@@ -40,8 +40,8 @@ void svm_controls(struct svm *s)
 	b->nested = 1;
 	b->ncr3 = s->h->nested.format->root(&s->h->nested);
 	// STARTER 3.7: what the guest is left for, and where its memory is. Hint: HLT, CPUID, INVD, ports, MSRs, shutdown, NMI (hv's own
-	// kick), and every instruction of SVM; VMRUN must be intercepted or the CPU refuses (APM vol. 2, 15.5.1). Then the bitmaps, an ASID
-	// that is not 0, nested paging and its nCR3.
+	// kick), and every instruction of SVM; VMRUN must be intercepted or the CPU refuses (APM vol. 2, 15.5.1). Then the bitmaps, svm_msr_pass()
+	// for what the guest has for itself, an ASID that is not 0, V_INTR_MASKING, nested paging and its nCR3.
 	//	lab_todo(s->h->vm, "3.7", "svm_controls() in svm.c: intercepts, bitmaps, ASID and nested paging in the VMCB");
 	// END
 }
@@ -82,7 +82,9 @@ void svm_decode_exit(const struct svm *s, struct hvm_exit *x)
 	if (x->interrupted.type == HVM_EXCEPTION_HW && (x->interrupted.vector == VEC_BP || x->interrupted.vector == VEC_OF))
 		x->interrupted.type = HVM_SOFT_EXCEPTION;
 	// STARTER 3.14: EXITINTINFO tells of an event whose delivery this exit interrupted. Hint: same layout as EVENTINJ; it is good for
-	// x->interrupted.
+	// x->interrupted. Of INT3 and INTO it says that they are exceptions like others, and h->again must not have them.
+	//	if (b->exitintinfo & SVM_EVENT_VALID)
+	//		lab_todo(s->h->vm, "3.14", "svm_decode_exit() in svm.c: the exit came while an event was being delivered");
 	// END
 	// SOLUTION 3.7
 	switch ((uint32_t)b->exitcode) {
@@ -122,7 +124,8 @@ void svm_decode_exit(const struct svm *s, struct hvm_exit *x)
 	default: x->kind = HVM_UNKNOWN; break;
 	}
 	// STARTER 3.7: what the exit code means. Hint: x->raw has it; each kind of exit has its part of struct hvm_exit, filled from
-	// EXITINFO1 and EXITINFO2.
+	// EXITINFO1 and EXITINFO2. This CPU says no lengths (but for ports: EXITINFO2 is the next rip); with x->len = 0 hvm_skip() decodes.
+	// The machine's NMI is HVM_KICK.
 	//	lab_todo(s->h->vm, "3.7", "svm_decode_exit() in svm.c: from the VMCB's exit code to struct hvm_exit");
 	// END
 }

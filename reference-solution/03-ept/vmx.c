@@ -62,7 +62,8 @@ int vmx_controls(struct vmx *s)
 		vmx_write(s, VMCS_EPT_POINTER, s->h->nested.format->root(&s->h->nested));
 	return err;
 	// STARTER 3.8: say what the guest is left for, and where its nested tables are. Hint: vmx_control() for the five fields of
-	// controls; HLT, I/O and MSR bitmaps, NMIs; EPT and unrestricted guest in the secondary ones.
+	// controls; HLT, I/O and MSR bitmaps, NMIs; EPT and unrestricted guest in the secondary ones; PAT and EFER are exchanged at
+	// entry and exit. CR0's mask: NE, CD, NW; CR4's: all but trap_cr4_allowed(). vmx_msr_pass() for `passed`.
 	//	(void)passed;
 	//	return lab_todo(s->h->vm, "3.8",
 	//			"vmx_controls() in vmx.c: write the VMCS's control fields and the pointer to the EPT tables");
@@ -190,7 +191,7 @@ void vmx_decode_exit(struct vmx *s, struct hvm_exit *x)
 	default: x->kind = reason >= REASON_VMCLEAR && reason <= REASON_VMXON ? HVM_VIRT : HVM_UNKNOWN; break;
 	}
 	// STARTER 3.8: translate the exit reason, x->raw, into x->kind, and say what belongs to it. Hint: appendix C of the manual;
-	// the functions above do the long ones.
+	// the functions above do the long ones. x->len is VMCS_EXIT_INSN_LEN, and 0 for faults and violations.
 	//	(void)decode_violation, (void)decode_exception, (void)decode_io;
 	//	lab_todo(s->h->vm, "3.8", "vmx_decode_exit() in vmx.c: say why the guest was left");
 	// END
