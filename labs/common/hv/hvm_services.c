@@ -59,10 +59,11 @@ int hvm_deliver(struct vcpu *v)
 		return -ECANCELED;
 	if (!(v->efer & EFER_LMA))
 		return vm_stop(v->vm, HV_STOPPED,
-			       "%s could not be delivered at rip 0x%llx: the CPU's access to the IDT, to a descriptor or to the stack is one "
-			       "that hv must carry out, and it can do so in long mode only", vector_name(e->vector), (unsigned long long)v->rip);
-	v->event = (struct event){ .pending = true, .kind = e->type == HVM_EXT_INTR ? EVENT_INTERRUPT : EVENT_EXCEPTION, .vector = e->vector,
-				   .has_error = e->has_error, .error = e->error };
+			       "%s could not be delivered at rip 0x%llx: the CPU's access to the IDT, to a descriptor or to the stack "
+			       "is one that hv must carry out, and it can do so in long mode only", vector_name(e->vector),
+			       (unsigned long long)v->rip);
+	v->event = (struct event){ .pending = true, .kind = e->type == HVM_EXT_INTR ? EVENT_INTERRUPT : EVENT_EXCEPTION,
+				   .vector = e->vector, .has_error = e->has_error, .error = e->error };
 	h->again.valid = false;
 	trap_note(v, "delivered by hv: %s", vector_name(e->vector));
 	return deliver_event(v);
@@ -103,8 +104,8 @@ struct cpuid_result hvm_cpuid(struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 {
 	struct cpuid_result host = trap_host_cpuid(v, leaf, subleaf), r = cpuid_policy(v, leaf, subleaf, host);
 
-	/* Features of paging need no virtualization here: the CPU walks the guest's own tables. With --shadow it does not, and SMAP would ask for
-	 * more of hv (hvm_shadow.c). */
+	/* Features of paging need no virtualization here: the CPU walks the guest's own tables. With --shadow it does not, and SMAP
+	 * would ask for more of hv (hvm_shadow.c). */
 	if (leaf == 7 && !subleaf)
 		r.ebx |= host.ebx & (CPUID7_SMEP | (v->vm->shadow ? 0 : CPUID7_SMAP));
 	if (leaf == 0x80000001)

@@ -12,8 +12,8 @@ enum fault_action shadow_resolve(struct vcpu *v, uint64_t gva, unsigned access);
 
 /*
  * FAULT_EMULATE: hv carries the instruction at rip out. One that it cannot carry out and that stores to a page of tables is left to the
- * machine: then s->store.armed is set, nothing has happened yet for the guest, and the engine runs one instruction of it (TF). 0 or negative,
- * VM stopped.
+ * machine: then s->store.armed is set, nothing has happened yet for the guest, and the engine runs one instruction of it (TF). 0 or
+ * negative, VM stopped.
  */
 int shadow_emulate(struct vcpu *v, uint64_t gva, unsigned access);
 
