@@ -146,15 +146,12 @@ TSC_SLACK = 1 << 45
 SAFE_CR4 = (2, 3, 4, 7, 9, 10)
 
 
-CR0_NE = 1 << 5  # set where LMSW follows: KVM carries that out for a nested guest on Intel, and forgets what the guest was shown
-
-
 def registers_params(rng):
     pat = int.from_bytes(bytes(rng.choice((0, 1, 4, 5, 6, 7)) for _ in range(8)), "little")
     cr0a, cr0b = (some_bits(rng, CR0_FIXED, CR0_FREE) for _ in range(2))
     cr0b |= CR0_NE  # Linux 6.1's KVM below a VMX guest sets what it sees of NE when it does LMSW for it
     cr4 = [some_bits(rng, 1 << 5, SAFE_CR4) for _ in range(2)]
-    return [u64(rng), rng.randrange(2, 5), pat, rng.getrandbits(12) & ~4 | 1 << 11, rng.randrange(1 << 50, 1 << 51), cr0a | 8, cr0b | CR0_NE, u64(rng), *cr4,
+    return [u64(rng), rng.randrange(2, 5), pat, rng.getrandbits(12) & ~4 | 1 << 11, rng.randrange(1 << 50, 1 << 51), cr0a | 8, cr0b, u64(rng), *cr4,
             rng.randrange(1, 16), rng.randrange(1, 16), rng.choice((8, 0x10, 0x18)), u64(rng) & ~0xF | rng.randrange(0, 15, 2)]
 
 
