@@ -21,7 +21,7 @@ FORK = {"trap, vtlb": "--engine trap --shadow vtlb", "trap, cached": "--engine t
         "hvm, 4 KiB": "--engine hvm --page-size 4K", "hvm, 2 MiB": "--engine hvm --page-size 2M"}
 LINUX = {"4 KiB": "4K", "2 MiB": "2M", "1 GiB": "1G"}
 ADDRESS = 0xffffffff80117000  # of a page of the course kernel's, the one of Lab 2's figures
-WHERE = "Counted by --stats json in the test host with SVM, one run each; the last bar in the one with VMX."
+WHERE = "Counted by --stats json in the test host with SVM, one run each; the last bar in the one with VMX. Devices and timer vary."
 WHERE_LINUX = "Counted by --stats json in the test host with SVM, one run each."
 
 KINDS = (("the guest's own page faults", "#1d4ed8", "#ffffff"), ("hidden page faults, emulated stores", "#b3261e", "#ffffff"),
