@@ -23,6 +23,7 @@ GUESTS = TOP / "build/guests"
 VM_GUESTS = TOP / "build/vm"
 
 sys.path.insert(0, str(TOP / "grader/lib"))
+from bochs import installed as bochs_installed  # noqa: E402,F401
 
 # Exit statuses of hv (labs/common/hv/vm.h).
 OK, GUEST_FAILED, USAGE, HOST, STOPPED, TODO, TIMEOUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 124, 130
@@ -92,13 +93,13 @@ def _results(console, commands):
     return found
 
 
-def _boot(commands, files, mem, timeout):
+def _boot(commands, files, mem, timeout, which="qemu"):
     script = SCRIPT
     for number, (name, command) in enumerate(commands.items()):
         stdin = f"printf %b {shlex.quote(''.join(f'{chr(92)}0{byte:03o}' for byte in command.stdin))} | " if command.stdin else ""
         script += f"{stdin}run {number} {command.limit} {shlex.join(map(str, command.argv))}\n"
     arguments = [word for file in [*files, f"{VM_GUESTS / 'usage'}:/bin/usage"] for word in ("--file", str(file))]
-    argv = [TOP / "scripts/testhost-run", "--mem", str(mem), "--timeout", f"{timeout:g}", *arguments, "--", script]
+    argv = [TOP / "scripts/testhost-run", "--host", which, "--mem", str(mem), "--timeout", f"{timeout:g}", *arguments, "--", script]
     output, trouble = watch(argv, quiet=max(command.limit for command in commands.values()) + 30)
     console = output.decode(errors="replace").replace("\r\n", "\n")
     return _results(console, commands), console[-2000:] + trouble
@@ -123,8 +124,8 @@ def watch(argv, quiet):
         return bytes(output), trouble + err.read().decode(errors="replace")[-2000:]
 
 
-def run(commands, files, mem=512, timeout=300):
-    """Runs commands (name -> Command) one after another in one boot of the test host. Returns name -> Result.
+def run(commands, files, mem=512, timeout=300, which="qemu"):
+    """Runs commands (name -> Command) one after another in one boot of the test host (which: qemu or bochs). Returns name -> Result.
 
     The QEMU that the test host runs in can abort when a nested guest writes CR8 while an interrupt is pending, and can lose a timer
     interrupt. That is not the guest's fault, so what was not reached then is tried again.
@@ -134,7 +135,7 @@ def run(commands, files, mem=512, timeout=300):
         missing = {name: command for name, command in commands.items() if name not in results}
         if not missing:
             return results
-        found, trouble = _boot(missing, files, mem, timeout)
+        found, trouble = _boot(missing, files, mem, timeout, which)
         results.update(found)
     missing = [name for name in commands if name not in results]
     if missing:
