@@ -58,7 +58,7 @@ class Refusals(unittest.TestCase):
 
     def test_flag_without_value(self):
         for flag in ("--mem", "--engine", "--initrd", "--append", "--timeout", "--trace", "--stats", "--gdb", "--sample-steps",
-                     "--dump-tables", "--dump-html"):
+                     "--dump-tables", "--dump-html", "--plan", "--page-size", "--neighbour"):
             self.refused(f"{flag} needs a value", "run", flag)
 
     def test_unknown_engine(self):
@@ -126,6 +126,31 @@ class Refusals(unittest.TestCase):
         page = self.file("page", b"kept")
         self.refused("No such file", "run", "--dump-tables", "all", "--dump-html", page, self.path / "absent.elf")
         self.assertEqual(page.read_bytes(), b"kept")
+
+    def test_nested_paging(self):
+        hvm = ["run", "--engine", "hvm"]
+        for size in ("3K", "4k", "", "4096", "512G", "2M,4K", "-1"):
+            self.refused(f"--page-size takes 4K, 2M or 1G, not \"{size}\"", *hvm, "--page-size", size, self.good)
+        for option, words in ((["--plan", self.good], "--plan is for the hvm engine"), (["--premap"], "--premap is for the hvm engine"),
+                              (["--page-size", "2M"], "--page-size is for the hvm engine"),
+                              (["--neighbour", self.good], "--neighbour is for the hvm engine")):
+            for engine in ("trap", "kvm"):
+                self.refused(words, "run", "--engine", engine, *option, self.good)
+        for option in (["--plan", self.good], ["--premap"], ["--page-size", "2M"]):
+            self.refused(f"{option[0]} is about nested page tables", *hvm, "--shadow", "vtlb", *option, self.good)
+        self.refused("--neighbour does not go with --gdb", *hvm, "--neighbour", self.good, "--gdb", "1234", self.good)
+        self.refused("--neighbour does not go with --shadow", *hvm, "--neighbour", self.good, "--shadow", "cached", self.good)
+        self.refused("--shadow is for the trap and hvm engines", "run", "--engine", "kvm", "--shadow", "cached", self.good)
+        self.refused("--dump-html draws", *hvm, "--dump-tables", "all", "--dump-html", self.path / "page", self.good)
+
+    def test_hvm_without_hardware(self):
+        """Where the machine has no SVM and no VMX, or there is no /dev/kvm, that is said before anything else is tried."""
+        if run(PROGRAMS["hv"], "run", "--engine", "hvm", "--timeout", "10", self.good).returncode != HOST:
+            self.skipTest("this machine has hardware assistance")
+        for options in ([], ["--shadow", "cached"], ["--page-size", "1G", "--premap"], ["--plan", self.path / "absent"]):
+            self.refused("/dev/kvm", "run", "--engine", "hvm", *options, self.good, status=HOST)
+        # The image comes first, as on the other engines.
+        self.refused("No such file", "run", "--engine", "hvm", self.path / "absent.elf")
 
     def test_requirements(self):
         for arguments, words in ((["--format", "xml"], "invalid choice: 'xml'"), (["now"], "unrecognized arguments: now")):

@@ -196,6 +196,9 @@ class TestHostileHvm(HostileHvm, unittest.TestCase):
     def more_commands(cls):
         run = [cls.program, "run", "--engine", "hvm", "--mem", f"{MEM}M"]
         commands = {("plan", n): host.Command([*run, "--plan", f"bad{n}.plan", "hostile.elf"]) for n in range(len(BAD_PLANS))}
+        commands["plan", "absent"] = host.Command([*run, "--plan", "absent", "hostile.elf"])
+        commands["plan", "directory"] = host.Command([*run, "--plan", "/work", "hostile.elf"])
+        commands["neighbour", "absent"] = host.Command([*run, "--neighbour", "absent", "--append", QUIET % 1, "hostile.elf"])
         for n, name in enumerate(NEIGHBOURS):
             options = ["--timeout", "6"] if name == "endless" else ["--timeout", "60"]
             commands["hostile first", name] = host.Command(
@@ -210,6 +213,15 @@ class TestHostileHvm(HostileHvm, unittest.TestCase):
                 result = self.results["plan", n]
                 self.assertEqual((result.status, result.stdout), (host.USAGE, b""), result.stderr)
                 self.assertRegex(result.stderr, rf"\Ahv: plan \"bad{n}.plan\", line \d+: [^\n]*{words}[^\n]*\n\Z")
+
+    def test_files_that_cannot_be_read(self):
+        for name, words in (("absent", "No such file"), ("directory", "directory")):
+            result = self.results["plan", name]
+            self.assertEqual((result.status, result.stdout), (host.USAGE, b""), result.stderr)
+            self.assertRegex(result.stderr, rf"\Ahv: cannot read the plan \"[^\n]*{words}[^\n]*\n\Z")
+        result = self.results["neighbour", "absent"]  # the first one is a guest like any other
+        self.assertEqual((result.status, result.stdout), (host.USAGE, b"lost=0\n"), result.stderr)
+        self.assertRegex(result.stderr, r"\Ahv: cannot open the image 'absent'[^\n]*\n\Z")
 
     def test_neighbours(self):
         """Whatever one guest does, the other one's memory stays as it is, and it comes to its end."""

@@ -27,7 +27,9 @@ static const uint64_t nowhere[] = { ABOVE_4G + 0x1000, MONITOR, MONITOR + 0x1000
 
 static void endless(void)
 {
-	asm volatile("cli; 1: jmp 1b");
+	if (variant)
+		asm volatile("sti");
+	asm volatile("1: jmp 1b");
 }
 
 static void sleep_forever(void)
