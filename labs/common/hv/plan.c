@@ -6,6 +6,7 @@
 
 #define PLAN_LINES 256
 #define WORDS 5
+#define RESULTS_MAX (8 * MiB) /* when there are more, the guest comes to its stages for ever */
 
 struct plan {
 	struct action {
@@ -239,6 +240,9 @@ int plan_stage(struct vcpu *v, uint64_t stage)
 		const struct action *a = &p->action[i];
 		if (a->stage != stage)
 			continue;
+		if (p->len > RESULTS_MAX)
+			return vm_stop(v->vm, HV_STOPPED, "the plan's results have grown to %zu MiB: the guest has come to its stages too often",
+				       p->len / (size_t)MiB);
 		put(p, "%s{\"stage\":%llu,\"command\":\"%s\"", p->len ? "," : "", (unsigned long long)stage, a->command->name);
 		put(p, ",\"result\":%d}", a->command->fn(h, a));
 	}
