@@ -45,7 +45,8 @@ int dirty_fetch(struct nested *n, struct dirty_log *log, uint64_t *out)
 
 int dirty_stop(struct nested *n, struct dirty_log *log)
 {
-	// TODO 3.19: what the log forbade is allowed again. Hint: log->may_write() knows what somebody else forbids.
+	// TODO 3.19: what the log forbade is allowed again. Hint: log->may_write() knows what somebody else forbids. A
+	// page that may be written all over gets W as large as it is; only a mixed one has to be split.
 	(void)log;
 	return lab_todo(n->vm, "3.19", "dirty_stop() in dirty.c: give W back where log->may_write() says so");
 }
