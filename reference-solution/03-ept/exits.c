@@ -107,7 +107,8 @@ int exit_msr(struct vcpu *v, const struct hvm_exit *x)
 		trap_set_tsc(v, value);
 	return hvm_skip(v, x);
 	// STARTER 3.10: an MSR that does not go past hv. Hint: msr_register() finds what the guest's CPU has, anything else is #GP(0), and so is
-	// what msr_value_valid() refuses. EFER.LMA is the CPU's own.
+	// what msr_value_valid() refuses. EFER.LMA is the CPU's own, and the time stamp counter (MSR_TSC) is trap_machine_tsc() and
+	// trap_set_tsc().
 	//	(void)x;
 	//	return lab_todo(v->vm, "3.10", "exit_msr() in exits.c: rdmsr and wrmsr");
 	// END
@@ -161,7 +162,8 @@ int exit_cr(struct vcpu *v, const struct hvm_exit *x)
 		return -ECANCELED;
 	return hvm_skip(v, x);
 	// STARTER 3.10: a control register that does not go past hv. Hint: the instruction at rip says which general register; cr_register(),
-	// cr_value_valid() and hvm_set_cr() know the rest.
+	// cr_value_valid() and hvm_set_cr() know the rest. CLTS, LMSW and SMSW come here too; the operand of the last two may be in
+	// memory: operand_read(), operand_write().
 	//	(void)x;
 	//	return lab_todo(v->vm, "3.10", "exit_cr() in exits.c: mov to and from control registers");
 	// END
