@@ -51,7 +51,8 @@ void svm_windows(struct svm *s, bool irq, bool nmi)
 	// virtual interrupts (APM vol. 2, 15.21.4).
 	if (irq)
 		lab_todo(s->h->vm, "3.13", "svm_windows() in svm.c: the interrupt window");
-	// TODO 3.15: leave the guest when its NMI handler ends. Hint: with IRET (APM vol. 2, 15.9).
+	// TODO 3.15: leave the guest when its NMI handler ends. Hint: with IRET (APM vol. 2, 15.9); as long as
+	// s->h->nmi_blocked, whether another NMI waits or not.
 	(void)b;
 	if (nmi)
 		lab_todo(s->h->vm, "3.15", "svm_windows() in svm.c: the NMI window");

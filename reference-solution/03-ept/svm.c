@@ -160,7 +160,8 @@ void svm_windows(struct svm *s, bool irq, bool nmi)
 	// SOLUTION 3.15
 	/* An NMI handler ends with IRET, and nobody but hv remembers that the guest is in one. */
 	b->intercept1 = (b->intercept1 & ~SVM_I1_IRET) | (nmi || s->h->nmi_blocked ? SVM_I1_IRET : 0);
-	// STARTER 3.15: leave the guest when its NMI handler ends. Hint: with IRET (APM vol. 2, 15.9).
+	// STARTER 3.15: leave the guest when its NMI handler ends. Hint: with IRET (APM vol. 2, 15.9); as long as s->h->nmi_blocked,
+	// whether another NMI waits or not.
 	//	(void)b;
 	//	if (nmi)
 	//		lab_todo(s->h->vm, "3.15", "svm_windows() in svm.c: the NMI window");
