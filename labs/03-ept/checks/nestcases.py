@@ -385,6 +385,16 @@ def split_trial(script, rng, format_, level):
     trial.finish()
 
 
+def lacking_trial(script, rng, format_, level):
+    """Memory that would fit into one page of a size that this CPU does not have."""
+    trial = Trial(script, rng, Cpu(format_, page_2m=level != 2, page_1g=False), 12)
+    gpa = size(level) * rng.randrange(1 << 48 - 12 - 9 * (level - 1))
+    trial.map(gpa, trial.ma(level, size(level)), size(level), 7, nestwalk.WB, 3)
+    trial.walk(gpa + rng.randrange(size(level)), 2)
+    trial.tables()
+    trial.finish()
+
+
 def large_trial(script, rng, format_, pool, steps):
     trial = Trial(script, rng, cpu_of(rng, format_), pool)
     for step in range(steps):
@@ -416,6 +426,7 @@ def large(rng):
         for level in (2, 3):
             join_trial(script, rng, format_, level)
             split_trial(script, rng, format_, level)
+            lacking_trial(script, rng, format_, level)
         for _ in range(3):
             large_trial(script, rng, format_, rng.randrange(24, 48), 40)
             large_trial(script, rng, format_, rng.randrange(6, 12), 40)
