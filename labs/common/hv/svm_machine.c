@@ -206,7 +206,9 @@ static void take_vmcb(struct svm *s)
 	}
 	v->dr[6] = b->dr6;
 	v->dr[7] = b->dr7;
-	v->rflags = b->rflags & ~(!s->guest_tf && (s->h->step || s->unblocking) ? FLAG_TF : 0);
+	/* hv's own TF goes. Behind the IRET that ends an NMI handler the flags are what the guest had saved. */
+	bool returned = s->unblocking && b->exitcode == SVM_EXIT_EXCEPTION + VEC_DB;
+	v->rflags = b->rflags & ~(!s->guest_tf && !returned && (s->h->step || s->unblocking) ? FLAG_TF : 0);
 	v->rip = b->rip;
 	v->gpr[RSP] = b->rsp;
 	v->gpr[RAX] = b->rax;
