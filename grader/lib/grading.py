@@ -167,8 +167,8 @@ class Grading:
         self.progress.judged(verdict)
 
     def _keep_files(self, verdict):
-        """The guest that a failure is about and the run's other files, beside the log, so that it can be run again by hand. The guest's path
-        below the root, or ''."""
+        """The guest that a failure is about and the run's other files, beside the log, so that it can be run again by hand. The
+        guest's path below the root, or ''."""
         run = verdict.result.name if verdict.status == FAILED and verdict.result else None
         kept = ""
         for name, content in self._files.get((verdict.checkpoint.id, run), {}).items():

@@ -67,8 +67,8 @@ static bool take_event(struct vcpu *v, struct hvm *h, struct hvm_event *e)
 	*e = (struct hvm_event){ .valid = true, .type = HVM_EXT_INTR, .vector = pic_acknowledge(&vm->pic) };
 	pthread_mutex_unlock(&vm->lock);
 	return true;
-	// STARTER 3.13: then an interrupt that waits at the 8259, if the guest takes it now. Hint: pic_pending(), pic_acknowledge() with the
-	// lock; RFLAGS.IF and v->shadow decide.
+	// STARTER 3.13: then an interrupt that waits at the 8259, if the guest takes it now. Hint: pic_pending(), pic_acknowledge()
+	// with the lock; RFLAGS.IF and v->shadow decide.
 	//	(void)h, (void)e;
 	//	return false;
 	// END

@@ -70,8 +70,8 @@ int exit_io(struct vcpu *v, const struct hvm_exit *x)
 		port_out(v, x->io.port, x->io.size, value);
 	}
 	return hvm_skip(v, x);
-	// STARTER 3.9: an access to a port. Hint: port_in(), port_out(); `in` changes only so much of RAX as gpr_write() does. For ins and outs
-	// fetch the instruction and use Lab 1's emulate_string_io(), behind hvm_fetch().
+	// STARTER 3.9: an access to a port. Hint: port_in(), port_out(); `in` changes only so much of RAX as gpr_write() does. For
+	// ins and outs fetch the instruction and use Lab 1's emulate_string_io(), behind hvm_fetch().
 	//	(void)x;
 	//	return lab_todo(v->vm, "3.9", "exit_io() in exits.c: in, out, ins, outs");
 	// END
@@ -106,9 +106,9 @@ int exit_msr(struct vcpu *v, const struct hvm_exit *x)
 	else
 		trap_set_tsc(v, value);
 	return hvm_skip(v, x);
-	// STARTER 3.10: an MSR that does not go past hv. Hint: msr_register() finds what the guest's CPU has, anything else is #GP(0), and so is
-	// what msr_value_valid() refuses. EFER.LMA is the CPU's own, and the time stamp counter (MSR_TSC) is trap_machine_tsc() and
-	// trap_set_tsc().
+	// STARTER 3.10: an MSR that does not go past hv. Hint: msr_register() finds what the guest's CPU has, anything else is
+	// #GP(0), and so is what msr_value_valid() refuses. EFER.LMA is the CPU's own, and the time stamp counter (MSR_TSC) is
+	// trap_machine_tsc() and trap_set_tsc().
 	//	(void)x;
 	//	return lab_todo(v->vm, "3.10", "exit_msr() in exits.c: rdmsr and wrmsr");
 	// END
@@ -161,9 +161,9 @@ int exit_cr(struct vcpu *v, const struct hvm_exit *x)
 	if (hvm_set_cr(v, x->cr.number, value))
 		return -ECANCELED;
 	return hvm_skip(v, x);
-	// STARTER 3.10: a control register that does not go past hv. Hint: the instruction at rip says which general register; cr_register(),
-	// cr_value_valid() and hvm_set_cr() know the rest. CLTS, LMSW and SMSW come here too; the operand of the last two may be in
-	// memory: operand_read(), operand_write().
+	// STARTER 3.10: a control register that does not go past hv. Hint: the instruction at rip says which general register;
+	// cr_register(), cr_value_valid() and hvm_set_cr() know the rest. CLTS, LMSW and SMSW come here too; the operand of the
+	// last two may be in memory: operand_read(), operand_write().
 	//	(void)x;
 	//	return lab_todo(v->vm, "3.10", "exit_cr() in exits.c: mov to and from control registers");
 	// END
@@ -177,7 +177,8 @@ int exit_violation(struct vcpu *v, const struct hvm_exit *x)
 	// SOLUTION 3.12
 	if (gpa >= v->vm->mem.size) /* a device's address, or nobody's */
 		return hvm_fetch(v) ? -ECANCELED : memory_emulate(v);
-	// STARTER 3.12: an address without memory belongs to a device. Hint: the access is carried out by hv: hvm_fetch(), memory_emulate().
+	// STARTER 3.12: an address without memory belongs to a device. Hint: the access is carried out by hv:
+	// hvm_fetch(), memory_emulate().
 	//	if (gpa >= v->vm->mem.size)
 	//		return lab_todo(v->vm, "3.12", "exit_violation() in exits.c: an address without memory");
 	// END

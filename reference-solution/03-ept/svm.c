@@ -39,9 +39,10 @@ void svm_controls(struct svm *s)
 	}
 	b->nested = 1;
 	b->ncr3 = s->h->nested.format->root(&s->h->nested);
-	// STARTER 3.7: what the guest is left for, and where its memory is. Hint: HLT, CPUID, INVD, ports, MSRs, shutdown, NMI (hv's own
-	// kick), and every instruction of SVM; VMRUN must be intercepted or the CPU refuses (APM vol. 2, 15.5.1). Then the bitmaps, svm_msr_pass()
-	// for what the guest has for itself, an ASID that is not 0, V_INTR_MASKING, nested paging and its nCR3.
+	// STARTER 3.7: what the guest is left for, and where its memory is. Hint: HLT, CPUID, INVD, ports, MSRs, shutdown, NMI
+	// (hv's own kick), and every instruction of SVM; VMRUN must be intercepted or the CPU refuses (APM vol. 2, 15.5.1). Then
+	// the bitmaps, svm_msr_pass() for what the guest has for itself, an ASID that is not 0, V_INTR_MASKING, nested paging and
+	// its nCR3.
 	//	lab_todo(s->h->vm, "3.7", "svm_controls() in svm.c: intercepts, bitmaps, ASID and nested paging in the VMCB");
 	// END
 }

@@ -64,7 +64,8 @@ EXCEPTIONS = (
     # --- what no two machines have in common
     Difference(("1.9-msr",), ALL + SHADOWED + GUEST_MODE, r"tsc[ab](\[\d\])?", "the time stamp counter"),
     Difference(("1.19-loop",), ALL + SHADOWED + GUEST_MODE, r"loop0\.r[ab]x", "how far a loop came until the clock ticked"),
-    Difference(("1.19-loop",), ALL + SHADOWED + GUEST_MODE, r"loop0\.(frame\[2\]|entry)", "the status flags there", bits=STATUS, chance="all"),
+    Difference(("1.19-loop",), ALL + SHADOWED + GUEST_MODE, r"loop0\.(frame\[2\]|entry)", "the status flags there",
+               bits=STATUS, chance="all"),
     Difference(("1.6-cr",), (QEMU,), r"cr3(old|r)\.rdx", "each loader puts its page tables elsewhere"),
     Difference(("1.20-trap", "1.20-kvm"), (KVM, PATCHED) + GUEST_MODE,
                r"l(0\.0\.a|1\.[01]\.[bcd]|6\.0\.a|7\.0\.[bcd]|d\.0\.[abc]|d\.1\.a|40000000\.0\.[abcd]|40000001\.0\.a|80000000\.0\.a|"
@@ -146,8 +147,10 @@ EXCEPTIONS = (
     Difference(("1.22-on", "1.22-off"), (PATCHED,), r"fault\.(popf|pushf)\[1\]",
                "a stack at an address that is not canonical raises #GP, and not #SS (vol. 3, 6.15)"),
     # --- guest mode: TCG and KVM on the kvm engine's side
-    Difference(ANY, GUEST_MODE, r"\w+\.frame\[[23]\]", "TCG never sets RF in a frame, hv does when it injects a fault (vol. 3, 17.3.1.1)", bits=RF),
-    Difference(("1.12-manual",), GUEST_MODE, r"(rep)?ins\.next", "KVM emulates INS itself, and reads the port before it knows where to store"),
+    Difference(ANY, GUEST_MODE, r"\w+\.frame\[[23]\]",
+               "TCG never sets RF in a frame, hv does when it injects a fault (vol. 3, 17.3.1.1)", bits=RF),
+    Difference(("1.12-manual",), GUEST_MODE, r"(rep)?ins\.next",
+               "KVM emulates INS itself, and reads the port before it knows where to store"),
     Difference(("1.12-cr-manual",), GUEST_MODE, r"cr0high\.vector", "MOV to CR0 and CR3 takes values that it does not take, and KVM "
                "cannot go on, nor the hvm engine unless it intercepts them (vol. 2, MOV to control registers)", behind=True),
     Difference(("1.12-msr_fault",), GUEST_MODE, r"rkvm\.(vector|error|rip|rsp|changed|r[ad]x)", "KVM has MSRs of its own"),

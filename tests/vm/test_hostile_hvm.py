@@ -108,7 +108,8 @@ BAD_PLANS = {
     "\n".join(["1 nmi"] * 257): "at most 256 lines",
 }
 QUIET = "watchman n=%d mem=16"
-NEIGHBOURS = {"wild_ram": ENDED + STOPPED, "tables_outside": ENDED, "bad_idt n=1": STOPPED, "timer_storm": ENDED, "garbage": ENDED + STOPPED}
+NEIGHBOURS = {"wild_ram": ENDED + STOPPED, "tables_outside": ENDED, "bad_idt n=1": STOPPED, "timer_storm": ENDED,
+              "garbage": ENDED + STOPPED}
 
 
 class HostileHvm(hostile.Hostile):

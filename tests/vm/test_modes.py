@@ -1,5 +1,5 @@
-"""Guests that begin where a PC begins, in real mode or 32-bit protected mode: the same under the kvm and hvm engines as on bare QEMU, and what
-hv says when they go wrong.
+"""Guests that begin where a PC begins, in real mode or 32-bit protected mode: the same under the kvm and hvm engines as on bare
+QEMU, and what hv says when they go wrong.
 """
 
 import pathlib

@@ -2,7 +2,8 @@
 
 The guest is checkpoint 2.17's (labs/02-shadow-paging/guests/edits.c); its steps are compared with checks/edit_model.py, which takes every
 translation from checks/walker.py. Both shadow modes, pools from large to tiny, and the processor itself (the kvm engine) must do what the
-model says; so must the same shadows below a guest that has its own CPL (the hvm engine), in the first round. The seed is new in every run and printed; TRAPDOOR_SEED=N fixes it, TRAPDOOR_STEPS=N and TRAPDOOR_ROUNDS=N make it longer.
+model says; so must the same shadows below a guest that has its own CPL (the hvm engine), in the first round. The seed is new in every run
+and printed; TRAPDOOR_SEED=N fixes it, TRAPDOOR_STEPS=N and TRAPDOOR_ROUNDS=N make it longer.
 """
 
 import json

@@ -76,8 +76,8 @@ int guest_main(void)
 	probe("w0b", write_dr0, R_AX, params[DR0_AGAIN]);
 	look("r0b", read_dr0);
 	look("r1b", read_dr1);
-	/* Where the CPU is QEMU's (7.2) and all this happened in it, it keeps watchpoints beyond the end of the virtual machine, and crashes when the
-	 * next one arms its own. */
+	/* Where the CPU is QEMU's (7.2) and all this happened in it, it keeps watchpoints beyond the end of the virtual machine,
+	 * and crashes when the next one arms its own. */
 	asm volatile("mov %0, %%dr7" : : "r"(0x400ul));
 	return 0;
 }

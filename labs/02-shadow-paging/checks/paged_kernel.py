@@ -124,4 +124,5 @@ def compare(result, compute, options):
 
 
 def verify(result, compute, options):
-    return first(compare(result, compute, options), trapped(result, 1000, "page faults of its programs and of the shadow", VEC_PF), printed_by_traps(result, result.output))
+    return first(compare(result, compute, options), trapped(result, 1000, "page faults of its programs and of the shadow", VEC_PF),
+                 printed_by_traps(result, result.output))

@@ -45,8 +45,8 @@ def enter_verify(results, params):
     return first(
         left(r, "Each INVD of the guest's is an exit, and the triple fault at its end. Registers and memory must be the guest's again "
              "behind each.", cache=rounds, shutdown=1),
-        said_why(r, "triple fault at rip %#x:" % end, "The guest calculates, in 15 registers and in memory, and ends by a triple fault where "
-                 "it was told to."),
+        said_why(r, "triple fault at rip %#x:" % end,
+                 "The guest calculates, in 15 registers and in memory, and ends by a triple fault where it was told to."),
         said_why(r, "IDT base %#x limit %#x, rsp %#x, cr2 %#x" % (base, limit, rsp, cr2),
                  "These four are the result of what the guest calculated: registers or memory were not the guest's own at some time."))
 
@@ -63,7 +63,8 @@ EMPTY = (0x8000000A, 0x40000000)
 
 
 def answers_params(rng):
-    more = [rng.randrange(8, 0x1000), rng.randrange(0x40000001, 0x40000100), rng.randrange(0x80000009, 0x80001000), 7 | rng.randrange(2, 100) << 32]
+    more = [rng.randrange(8, 0x1000), rng.randrange(0x40000001, 0x40000100), rng.randrange(0x80000009, 0x80001000),
+            7 | rng.randrange(2, 100) << 32]
     return [u64(rng), rng.randrange(0x1000, 0x7000, 64), rng.randrange(8, 15), rng.randrange(600, 1500), *more, place(rng, 32, 60)]
 
 
@@ -79,7 +80,8 @@ def cpuid_verify(r, params):
             if value >> 32:
                 return Failure("%s of CPUID leaf %#x with its upper half cleared" % (name.upper(), leaf), "%#x" % value, hint, r.name, True)
             if (leaf in EMPTY or n >= len(LEAVES) or (leaf, sub) == (7, 1)) and value:
-                return Failure("zeros from CPUID leaf %#x, subleaf %d" % (leaf, sub), "%s = %#x" % (name.upper(), value), hint, r.name, True)
+                return Failure("zeros from CPUID leaf %#x, subleaf %d" % (leaf, sub), "%s = %#x" % (name.upper(), value), hint,
+                               r.name, True)
         for where, name, bits, what in HIDDEN:
             if where == leaf and seen[name] & bits:
                 return Failure("CPUID leaf %#x without %s" % (leaf, what), "%s = %#x" % (name.upper(), seen[name]), hint, r.name, True)
@@ -99,15 +101,17 @@ def answers_verify(results, params):
     seed, port, count, long, *_, halt = p[:9]
     scratch = seed >> 8 & 0xFF
     found = [cpuid_verify(r, p)]
-    hint = "OUT changes no register. IN of 8 and 16 bits leaves the rest of RAX as it is, of 32 bits clears the upper half. Then on behind it."
+    hint = ("OUT changes no register. IN of 8 and 16 bits leaves the rest of RAX as it is, of 32 bits clears the upper half. "
+            "Then on behind it.")
     for i in range(PLAIN):
         before, at = registers(seed + 50 + i & MASK64), {4: 0xE0, 9: 0xE4}.get(i, port + STRIDE * i)
         before["rdx"] = low(before["rdx"], 16, port + STRIDE * i)
         changed = {} if i < 5 else {"rax": low(before["rax"], 8 << i - 5, MASK64 >> 64 - (8 << i - 5)) if i < 7 else 0xFFFFFFFF}
         found += [after(r, "port%x" % i, before, hint, **changed), unclaimed(r, "port", at, i >= 5, i < 5, hint)]
     found.append(reported(r, "scratch0", scratch, "A byte written to the UART's scratch register reads back."))
-    found += [reported(r, "enable%d" % i, value & PM1_ENABLE, "OUT of 16 bits writes both bytes of the power management's enable register, IN of "
-                       "16 bits reads both.") for i, value in enumerate((seed, ~seed))]
+    found += [reported(r, "enable%d" % i, value & PM1_ENABLE,
+                       "OUT of 16 bits writes both bytes of the power management's enable register, IN of 16 bits reads both.")
+              for i, value in enumerate((seed, ~seed))]
 
     port += STRIDE * PLAIN
     hint = "Lab 1's emulate_string_io() does what INS and OUTS do, with the guest's state fetched first; EMU_NEXT: the instruction is done."
@@ -151,7 +155,8 @@ def registers_params(rng):
     cr0a, cr0b = (some_bits(rng, CR0_FIXED, CR0_FREE) for _ in range(2))
     cr0b |= CR0_NE  # Linux 6.1's KVM below a VMX guest sets what it sees of NE when it does LMSW for it
     cr4 = [some_bits(rng, 1 << 5, SAFE_CR4) for _ in range(2)]
-    return [u64(rng), rng.randrange(2, 5), pat, rng.getrandbits(12) & ~4 | 1 << 11, rng.randrange(1 << 50, 1 << 51), cr0a | 8, cr0b, u64(rng), *cr4,
+    return [u64(rng), rng.randrange(2, 5), pat, rng.getrandbits(12) & ~4 | 1 << 11, rng.randrange(1 << 50, 1 << 51),
+            cr0a | 8, cr0b, u64(rng), *cr4,
             rng.randrange(1, 16), rng.randrange(1, 16), rng.choice((8, 0x10, 0x18)), u64(rng) & ~0xF | rng.randrange(0, 15, 2)]
 
 
@@ -159,8 +164,8 @@ def registers_verify(results, params):
     r, p = results["registers"], params["registers"]
     seed, rounds, pat, efer, tsc, cr0a, cr0b, cr2, cr4a, cr4b, cr8a, cr8b, cr3bits, lmsw = p[:14]
     random, found = SplitMix64(seed), []
-    hint = ("FS and GS bases and the MSRs of SYSCALL, SWAPGS and SYSENTER are the CPU's to keep for the guest: they must pass, and survive an "
-            "exit.")
+    hint = ("FS and GS bases and the MSRs of SYSCALL, SWAPGS and SYSENTER are the CPU's to keep for the guest: they must pass, "
+            "and survive an exit.")
     for i in range(rounds):
         for k, bits in enumerate(OWN_BITS):
             v = random.next()
@@ -190,12 +195,14 @@ def registers_verify(results, params):
         bits = efer >> 3 * i
         written = 0x100 | bits & 1 | (bits >> 1 & 1) << 11 | (0x400 if bits & 4 else 0)
         msr(EFER, written, None)
-        msr(EFER, None, written | EFER_LONG, "LMA says whether long mode is active: the CPU's to say, and not to be written (APM vol. 2, 3.1.7).")
+        msr(EFER, None, written | EFER_LONG,
+            "LMA says whether long mode is active: the CPU's to say, and not to be written (APM vol. 2, 3.1.7).")
     for i in range(2):
         seen = r.lines.get("tsc%d" % i, [0])[0]
         if not tsc <= seen < tsc + TSC_SLACK:
-            found.append(Failure("the time stamp counter just above %#x" % tsc, "%#x" % seen, "What is written to MSR 0x10 is what RDTSC counts "
-                                 "on from: trap_set_tsc(), trap_machine_tsc().", r.name))
+            found.append(Failure("the time stamp counter just above %#x" % tsc, "%#x" % seen,
+                                 "What is written to MSR 0x10 is what RDTSC counts on from: trap_set_tsc(), "
+                                 "trap_machine_tsc().", r.name))
 
     cr0b |= CR0_ET
     cr0c = cr0b & ~0xE | lmsw & 0xE
@@ -223,24 +230,25 @@ CHECKPOINTS = [
         "3.7", "SVM: entering the guest", 6,
         "svm_controls() fills the VMCB so that the CPU enters the guest with its nested tables, and leaves it for what hv must see. "
         "svm_decode_exit() says in hv's words why. (--premap: all of memory is mapped.)",
-        "`hv run --engine hvm --premap --trace exits` shows each exit. A CPU that refuses the VMCB says so at once: VMRUN must be intercepted, "
-        "the ASID not 0 (APM vol. 2, 15.5.1).",
+        "`hv run --engine hvm --premap --trace exits` shows each exit. A CPU that refuses the VMCB says so at once: VMRUN must be "
+        "intercepted, the ASID not 0 (APM vol. 2, 15.5.1).",
         runs=[guest("enter", enter_params, PREMAP, run="svm", hosts=AMD, ends=(HV_STOPPED,))], verify=enter_verify, depends=["3.4"]),
     Checkpoint(
         "3.8", "VMX: entering the guest", 6,
-        "The same with a VMCS: vmx_controls() writes its control fields and the EPT pointer, vmx_decode_exit() reads what an exit left in it.",
+        "The same with a VMCS: vmx_controls() writes its control fields and the EPT pointer, vmx_decode_exit() reads what an exit "
+        "left in it.",
         "VM-entry checks are in SDM vol. 3, 26.2 and 26.3; hv prints the VM-instruction error or the failed check.",
         runs=[guest("enter", enter_params, PREMAP, run="vmx", hosts=INTEL, ends=(HV_STOPPED,))], verify=enter_verify, depends=["3.4"]),
     Checkpoint(
         "3.9", "Exits: CPUID, ports, HLT", 6,
-        "CPUID answers what the policy says, in four registers with their upper halves cleared. IN, OUT, INS and OUTS of all sizes reach the "
-        "port bus and change what the CPU would change. HLT halts, with RIP behind it.",
+        "CPUID answers what the policy says, in four registers with their upper halves cleared. IN, OUT, INS and OUTS of all sizes "
+        "reach the port bus and change what the CPU would change. HLT halts, with RIP behind it.",
         "exit_cpuid(), exit_io() and exit_hlt() in exits.c. gpr_write() knows what a result of 1, 2 or 4 bytes does to a register.",
         runs=[guest("answers", answers_params, PREMAP, ends=(HV_STOPPED,))], verify=answers_verify, depends=["3.7", "3.8"]),
     Checkpoint(
         "3.10", "MSRs and control registers", 6,
-        "MSRs that are the guest's own, and CR0, CR2 and CR3, are read and written without an exit, and survive one. The others come to hv and "
-        "hold what they are given; EFER.LMA stays as it is.",
+        "MSRs that are the guest's own, and CR0, CR2 and CR3, are read and written without an exit, and survive one. The others come "
+        "to hv and hold what they are given; EFER.LMA stays as it is.",
         "svm_msr_pass() and vmx_msr_pass() for the first kind; exit_msr() and exit_cr() for the second.",
         runs=[guest("registers", registers_params, PREMAP)], verify=registers_verify, depends=["3.9"]),
 ]

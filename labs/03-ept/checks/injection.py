@@ -51,8 +51,8 @@ def inject_verify(results, params):
     r, p = results["inject"], params["inject"]
     seed, _, _, _, _, vector, base, _, times, ticks = p[:10]
     irq, timer = base + IRQ_COM1, base + IRQ_TIMER
-    by_hv = ("An exception that hv raises goes in with the next entry: its own vector, its error code if it has one, RIP at the instruction, "
-             "and no register changed.")
+    by_hv = ("An exception that hv raises goes in with the next entry: its own vector, its error code if it has one, RIP at the "
+             "instruction, and no register changed.")
     by_cpu = "The CPU delivers this by itself: hv must neither see it nor change anything of it."
     canonical = seed >> 18 | 1 << 45
     faults = [(event(GP), "an MSR that is not there")] * 2 + [(event(GP), "what EFER does not have")] * 2 + [
@@ -65,7 +65,8 @@ def inject_verify(results, params):
     found += [happened(r, "fault%x" % (len(faults) + i), [e], by_cpu, cr2) for i, (e, cr2) in enumerate(own)]
     found += [reported(r, "fault%x.rax" % i, seed, by_hv) for i in (0, 1, 9)]
 
-    shadow = "No interrupt directly behind an STI that set IF: v->shadow says that the guest is there. (APM vol. 2, 15.21.5; SDM vol. 3, 24.4.2)"
+    shadow = ("No interrupt directly behind an STI that set IF: v->shadow says that the guest is there. (APM vol. 2, 15.21.5; "
+              "SDM vol. 3, 24.4.2)")
     never = "No interrupt while IF is 0: it waits at the 8259, and the window is asked for."
     window = "With IF set the guest is interrupted at the next boundary: the interrupt window brings hv back at that moment."
     once = "What was taken from the 8259 has to be delivered, once; what was not stays there."
@@ -77,17 +78,18 @@ def inject_verify(results, params):
         happened(r, "irq3", [at["4"]], shadow, also=lost), happened(r, "irq4", [at["9"]], "POPF casts no shadow. " + window),
         happened(r, "irq5", [at["2"]], "STI; HLT with an interrupt waiting: HLT ends at once, and RIP is behind it."),
         happened(r, "irq6", [], "STI; CLI opens nothing: the CLI runs in the shadow of the STI."),
-        happened(r, "irq7", [event(GP, 1, 0, True), event(irq, 3, 0, True)], "The instruction in the STI's shadow faults first; then comes what "
-                 "waits, once."),
+        happened(r, "irq7", [event(GP, 1, 0, True), event(irq, 3, 0, True)],
+                 "The instruction in the STI's shadow faults first; then comes what waits, once."),
         happened(r, "irq8", [at["3"]], window), happened(r, "irq9", [at["2"]], once),
-        happened(r, "irqa", [event(timer, 2, 0, True), event(irq, 2, 0, True)], "Two wait: one goes in at each entry, the more urgent one first, "
-                 "and the other asks for a window again."),
+        happened(r, "irqa", [event(timer, 2, 0, True), event(irq, 2, 0, True)],
+                 "Two wait: one goes in at each entry, the more urgent one first, and the other asks for a window again."),
         reported(r, "times0", times, "Each interrupt that was raised is delivered exactly once."),
         reported(r, "ticks0", 2 * ticks, "A timer's interrupt reaches a guest in a loop that never leaves it, and one that halts.")]
     delivered = (r.stats or {}).get("delivered") or {}
     # irq1 to irq5, irq7 to irqa, then one after the other.
     if delivered.get(str(irq)) != 9 + times:
-        found.append(Failure("%d interrupts with vector %#x to be injected" % (9 + times, irq), "%s" % delivered.get(str(irq), 0), once, r.name))
+        found.append(Failure("%d interrupts with vector %#x to be injected" % (9 + times, irq),
+                             "%s" % delivered.get(str(irq), 0), once, r.name))
     return first(*found, left(r, "A window is asked for only while something waits that the guest does not take yet.",
                               interrupt_window=(4, 40)))
 
@@ -124,8 +126,9 @@ def redeliver_verify(results, params):
         if n % 2:  # on the stack that the TSS names
             rsp = 0
         key = "trial%x" % n
-        hint = ("%s, with IDT, GDT%s and stack in pages that nobody has touched before. The exit that brings such a page says which event was on "
-                "its way: inject it again, or it is lost. What INT n raises comes again by itself, because RIP is still there." % (
+        hint = ("%s, with IDT, GDT%s and stack in pages that nobody has touched before. The exit that brings such a page says which "
+                "event was on its way: inject it again, or it is lost. What INT n raises comes again by itself, because RIP is still "
+                "there." % (
                     names[kind], ", TSS" if n % 2 else ""))
         found += [happened(r, key, [first_event, end], hint, cr2 if kind == 3 else None),
                   reported(r, key + ".at", [rsp - (48 if error else 40) & 0xFFF, rsp - 40 & 0xFFF],
@@ -157,21 +160,21 @@ def nmi_order(r, n, steps, deepest, hint):
     key = "nmi%x.order" % n
     seen = list(nibbles(r.lines.get(key, [0])[0]))
     if seen != steps:
-        return Failure("; ".join(STEPS[s] for s in steps), "; ".join(STEPS.get(s, "?") for s in seen) or "nothing; " + describe_end(r), hint,
-                       r.name)
+        return Failure("; ".join(STEPS[s] for s in steps),
+                       "; ".join(STEPS.get(s, "?") for s in seen) or "nothing; " + describe_end(r), hint, r.name)
     return first(reported(r, "nmi%x.count" % n, steps.count(ENTER), hint), reported(r, "nmi%x.deepest" % n, deepest, hint))
 
 
 def nmi_verify(results, params):
     r, (_, rounds, *_) = results["nmi"], params["nmi"]
     again = [ENTER, MARK, LEAVE, ENTER, LEAVE, MARK]
-    window = ("While the guest is in its NMI handler the next one waits for the IRET, and one is all that can wait. SVM: the IRET is intercepted, "
-              "and behind it the window is open; VMX: NMI-window exiting. (SDM vol. 3, 6.7.1)")
+    window = ("While the guest is in its NMI handler the next one waits for the IRET, and one is all that can wait. SVM: the IRET is "
+              "intercepted, and behind it the window is open; VMX: NMI-window exiting. (SDM vol. 3, 6.7.1)")
     return first(
         nmi_order(r, 0, [ENTER, LEAVE, MARK], 1, "An NMI does not ask for IF; its handler runs once, at once."),
         nmi_order(r, 1, again, 1, window), nmi_order(r, 2, again, 1, window),
-        nmi_order(r, 3, [ENTER, MARK, TRAP, ENTER, LEAVE, MARK, LEAVE, MARK], 2, "The first IRET ends the blocking, whosever it is: here that of "
-                  "another exception's handler. (SDM vol. 3, 6.7.1)"),
+        nmi_order(r, 3, [ENTER, MARK, TRAP, ENTER, LEAVE, MARK, LEAVE, MARK], 2,
+                  "The first IRET ends the blocking, whosever it is: here that of another exception's handler. (SDM vol. 3, 6.7.1)"),
         nmi_order(r, 4, again, 1, window),
         nmi_order(r, 5, again + [IRQ], 1, "Of an NMI and an interrupt that wait, the NMI goes first; and IF concerns the interrupt alone."),
         reported(r, "many0", rounds + rounds // 2, "An NMI whose delivery was interrupted by a violation (its stack was not there yet) is "
@@ -182,20 +185,21 @@ def nmi_verify(results, params):
 CHECKPOINTS = [
     Checkpoint(
         "3.13", "Exceptions, interrupts, and the interrupt window", 8,
-        "Exceptions that hv raises reach the guest with vector and error code. An interrupt that waits at the 8259 is injected when the guest "
-        "takes it: IF is set, and it is not behind STI or MOV SS. Until then the interrupt window is asked for. None is lost, none comes twice.",
+        "Exceptions that hv raises reach the guest with vector and error code. An interrupt that waits at the 8259 is injected when "
+        "the guest takes it: IF is set, and it is not behind STI or MOV SS. Until then the interrupt window is asked for. None is "
+        "lost, none comes twice.",
         "events_next() chooses, svm_inject() and vmx_inject() tell the CPU, svm_windows() and vmx_windows() ask to be called back.",
         runs=[guest("inject", inject_params, "--page-size", "4K")], verify=inject_verify, depends=["3.11"]),
     Checkpoint(
         "3.14", "An interrupted delivery", 8,
-        "A violation while the CPU delivers an event (its gate, its stack, the GDT or the TSS is not mapped yet) must not lose the event, nor "
-        "bring it twice.",
+        "A violation while the CPU delivers an event (its gate, its stack, the GDT or the TSS is not mapped yet) must not lose the "
+        "event, nor bring it twice.",
         "x->interrupted, from EXITINTINFO or the IDT-vectoring information; events_interrupted() keeps it, events_next() takes it first.",
         runs=[guest("redeliver", redeliver_params, "--page-size", "4K")], verify=redeliver_verify, depends=["3.13"]),
     Checkpoint(
         "3.15", "NMI, and its window", 6,
-        "An NMI that hv wants the guest to have (a plan's `nmi`) is injected whatever IF is, but not while the guest is in its NMI handler: then "
-        "directly behind the IRET that ends it.",
+        "An NMI that hv wants the guest to have (a plan's `nmi`) is injected whatever IF is, but not while the guest is in its NMI "
+        "handler: then directly behind the IRET that ends it.",
         "h->nmi_pending, h->nmi_blocked and h->nmi_window in events_next(); svm_windows() and vmx_windows() ask for the moment.",
         runs=[guest("nmi", nmi_params, "--page-size", "4K", "--plan", "@DIR@/plan", files={"plan": PLAN})],
         verify=nmi_verify, depends=["3.14"]),

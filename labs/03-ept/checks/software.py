@@ -73,8 +73,9 @@ def protected(p):
 def software_verify(results, params):
     found = []
     if "boot-sector" in results:
-        found.append(printed(results["boot-sector"], boot_sector(params["boot-sector"]), "From real mode to 64-bit mode: segments, the interrupt "
-                             "vectors of real mode, and the mode switches are the guest CPU's own. EFER.LMA follows CR0.PG."))
+        found.append(printed(results["boot-sector"], boot_sector(params["boot-sector"]),
+                             "From real mode to 64-bit mode: segments, the interrupt vectors of real mode, and the mode switches are "
+                             "the guest CPU's own. EFER.LMA follows CR0.PG."))
     r = results["protected"]
     found += [printed(r, protected(params["protected"]), "32-bit protected mode: segments with bases, a 32-bit IDT, page tables of two "
                       "levels."),
@@ -89,8 +90,8 @@ ENDS = (HV_OK, HV_GUEST_FAILED)  # what a kernel says when it panics is compared
 CHECKPOINTS = [
     Checkpoint(
         "3.23", "Real software", 8,
-        "Both course kernels print what they print on the other engines; a boot sector goes from real mode over protected mode to 64-bit mode; a "
-        "guest of 32 bits has its segments and page tables.",
+        "Both course kernels print what they print on the other engines; a boot sector goes from real mode over protected mode to "
+        "64-bit mode; a guest of 32 bits has its segments and page tables.",
         "Nothing new is to be written. `hv run --engine hvm --trace exits` beside `hv run --engine kvm` shows where they part.",
         runs=[Run("boot-sector", "lab3/bootsector.bin", HVM, u64s(4), hosts=BOTH),
               Run("protected", "lab3/protected.elf", HVM, u64s(8), hosts=BOTH),

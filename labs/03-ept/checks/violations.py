@@ -23,8 +23,8 @@ def demand_content(r, params):
     for i in range(count):
         value = (random.next() << 48 | 0xB8 | i << 8 | 0xC3 << 40) & MASK64
         read = (read ^ value) * 0x9E3779B97F4A7C15 & MASK64
-    hint = ("Guest memory begins as zeros, and each page must lead to its own: gpa + the machine address of gpa 0, in the tables as in what hv "
-            "itself reads.")
+    hint = ("Guest memory begins as zeros, and each page must lead to its own: gpa + the machine address of gpa 0, in the tables as in "
+            "what hv itself reads.")
     return first(reported(r, "zeros0", 0, hint), reported(r, "read0", read, hint), reported(r, "called0", count * (count - 1) // 2, hint))
 
 
@@ -35,8 +35,8 @@ def demand_verify(results, params):
         pages = params[many][1] - params[few][1]
         cost = kinds(b).get("violation", 0) - kinds(a).get("violation", 0)
         base = kinds(a).get("violation", 0)
-        hint = ("The first access to a page maps it, with all rights that it may have, and only it: hvm_level() says how large it is. Nothing "
-                "about it comes to hv a second time.")
+        hint = ("The first access to a page maps it, with all rights that it may have, and only it: hvm_level() says how large it is. "
+                "Nothing about it comes to hv a second time.")
         if cost != pages:
             found.append(Failure("%d pages more to cost %d violations more (--page-size %s)" % (pages, pages, size),
                                  "%d more: %d instead of %d" % (cost, base + cost, base), hint, many))
@@ -61,8 +61,8 @@ def device_verify(results, params):
 CHECKPOINTS = [
     Checkpoint(
         "3.11", "Memory on demand", 6,
-        "What the guest touches for the first time is mapped then, as large as hvm_level() says, to its own memory; each page costs exactly one "
-        "violation, however it is used.",
+        "What the guest touches for the first time is mapped then, as large as hvm_level() says, to its own memory; each page costs "
+        "exactly one violation, however it is used.",
         "exit_violation() in exits.c. `hv run --trace exits --page-size 4K` shows each violation's gpa.",
         runs=[guest("demand", demand_params(SMALL, 20, 40), "--page-size", "4K", run="few"),
               guest("demand", demand_params(SMALL, 150, 250), "--page-size", "4K", run="many"),
@@ -71,8 +71,8 @@ CHECKPOINTS = [
         verify=demand_verify, depends=["3.10"]),
     Checkpoint(
         "3.12", "Devices: a violation where there is no memory", 5,
-        "An access to an address without memory is carried out by hv: it reaches the bus with the address and width that it has, whatever the "
-        "instruction, and the guest sees its result. So is the CPU's own access to a page table that lies there.",
+        "An access to an address without memory is carried out by hv: it reaches the bus with the address and width that it has, "
+        "whatever the instruction, and the guest sees its result. So is the CPU's own access to a page table that lies there.",
         "exit_violation() in exits.c: memory_emulate() decodes and does it, once all of the guest's state is there: hvm_fetch().",
         runs=[Run("mmio", "lab2/mmio.elf", ("--engine", "hvm"), mmio_params, hosts=BOTH)], verify=device_verify, depends=["3.11"]),
 ]

@@ -60,7 +60,8 @@ static void look_outside(unsigned width)
 		outside(gpa + random64() % PAGE);
 	for (unsigned i = 0; i < FAR; i++)
 		outside(MEMORY + random64() % MEMORY);
-	/* Anywhere up to the physical width, and where the machine has the guests' memory: gpa and machine address are not to be mixed up. */
+	/* Anywhere up to the physical width, and where the machine has the guests' memory: gpa and machine address are
+	 * not to be mixed up. */
 	for (unsigned i = 0; i < FAR; i++)
 		outside((1ull << 32) + random64() % (2 * MEMORY));
 	for (unsigned i = 0; i < FAR; i++) {

@@ -63,7 +63,8 @@ static void combined(struct dump *d, const struct dump_path *path, FILE *out)
 
 	nested_walk(n, path->w.gpa, 0, &w);
 	if (!path->memory) {
-		fprintf(out, "combined: no memory at gpa 0x%llx: a violation, and hv's device bus answers\n", (unsigned long long)path->w.gpa);
+		fprintf(out, "combined: no memory at gpa 0x%llx: a violation, and hv's device bus answers\n",
+			(unsigned long long)path->w.gpa);
 		return;
 	}
 	if (w.end != WALK_OK) {
@@ -73,7 +74,8 @@ static void combined(struct dump *d, const struct dump_path *path, FILE *out)
 	unsigned level = path->w.level < w.level ? path->w.level : w.level;
 	fprintf(out, "combined: gva 0x%llx -> gpa 0x%llx -> ma 0x%llx; kernel %s, user %s; one TLB entry covers %s\n",
 		(unsigned long long)path->gva, (unsigned long long)path->w.gpa, (unsigned long long)w.ma,
-		dump_rights(path->side[DUMP_KERNEL].guest & w.rights).s, dump_rights(path->side[DUMP_USER].guest & w.rights).s, sizes[level]);
+		dump_rights(path->side[DUMP_KERNEL].guest & w.rights).s,
+		dump_rights(path->side[DUMP_USER].guest & w.rights).s, sizes[level]);
 }
 
 static void references(struct dump *d, uint64_t gva, FILE *out)
@@ -100,8 +102,8 @@ static void references(struct dump *d, uint64_t gva, FILE *out)
 			fputs(" data", out);
 		data += r->what == REF_DATA;
 	}
-	fprintf(out, "\n%u references for the translation (G: an entry of the guest's, n: of the nested tables, by level)%s\n", count - data,
-		data ? "" : ", which does not come to its end");
+	fprintf(out, "\n%u references for the translation (G: an entry of the guest's, n: of the nested tables, by level)%s\n",
+		count - data, data ? "" : ", which does not come to its end");
 }
 
 void dump_nested_way(struct dump *d, uint64_t gva, FILE *out)

@@ -22,7 +22,8 @@ const char *const hvm_exit_names[HVM_KINDS] = {
 	[HVM_RDMSR] = "rdmsr", [HVM_WRMSR] = "wrmsr", [HVM_CR] = "control register", [HVM_DR] = "debug register", [HVM_INVLPG] = "invlpg",
 	[HVM_EXCEPTION] = "exception", [HVM_IRQ_WINDOW] = "interrupt window", [HVM_NMI_WINDOW] = "nmi window", [HVM_PAUSE] = "pause",
 	[HVM_HYPERCALL] = "hypercall", [HVM_VIRT] = "virtualization instruction", [HVM_XSETBV] = "xsetbv", [HVM_CACHE] = "cache",
-	[HVM_TASK] = "task switch", [HVM_SHUTDOWN] = "shutdown", [HVM_STEP] = "single step", [HVM_KICK] = "kick", [HVM_REFUSED] = "refused", [HVM_UNKNOWN] = "unknown",
+	[HVM_TASK] = "task switch", [HVM_SHUTDOWN] = "shutdown", [HVM_STEP] = "single step", [HVM_KICK] = "kick",
+	[HVM_REFUSED] = "refused", [HVM_UNKNOWN] = "unknown",
 };
 
 /* What the CPU does not take, or a guest cannot survive. */
@@ -35,7 +36,8 @@ static int exit_fatal(struct vcpu *v, const struct hvm_exit *x)
 		return vm_stop(v->vm, HV_STOPPED,
 			       "triple fault at rip 0x%llx: an exception could not be delivered, nor the double fault that followed; "
 			       "IDT base 0x%llx limit 0x%x, rsp 0x%llx, cr2 0x%llx", (unsigned long long)v->rip,
-			       (unsigned long long)v->idtr.base, v->idtr.limit, (unsigned long long)v->gpr[RSP], (unsigned long long)v->cr2);
+			       (unsigned long long)v->idtr.base, v->idtr.limit, (unsigned long long)v->gpr[RSP],
+			       (unsigned long long)v->cr2);
 	case HVM_MISCONFIG:
 		return vm_stop(v->vm, HV_STOPPED,
 			       "the nested tables hold an entry that is not valid, on the way of gpa 0x%llx (guest's rip 0x%llx): "
@@ -43,8 +45,8 @@ static int exit_fatal(struct vcpu *v, const struct hvm_exit *x)
 			       (unsigned long long)v->rip);
 	case HVM_REFUSED:
 		return vm_stop(v->vm, HV_STOPPED,
-			       "the CPU refuses to enter the guest (%s, code 0x%llx, 0x%llx): a field of the control structure, or the guest's "
-			       "state in it, holds what no CPU can be in", hvm_of(v)->backend->name, (unsigned long long)x->raw,
+			       "the CPU refuses to enter the guest (%s, code 0x%llx, 0x%llx): a field of the control structure, or the "
+			       "guest's state in it, holds what no CPU can be in", hvm_of(v)->backend->name, (unsigned long long)x->raw,
 			       (unsigned long long)x->info);
 	case HVM_TASK:
 		return vm_stop(v->vm, HV_STOPPED, "the guest switches tasks by hardware at rip 0x%llx, which hv does not do for it",
@@ -186,12 +188,14 @@ static int run_guest(struct hvm *h, struct hvm_exit *x)
 			trace_count(h->vm->trace.kind, "monitor"); /* the NMI's stub; the exit is still to come */
 			break;
 		case MACHINE_SHUTDOWN:
-			return vm_stop(h->vm, HV_STOPPED, "the machine itself shut down (triple fault) in the monitor, near machine rip 0x%llx",
+			return vm_stop(h->vm, HV_STOPPED,
+				       "the machine itself shut down (triple fault) in the monitor, near machine rip 0x%llx",
 				       (unsigned long long)h->m.run->s.regs.regs.rip);
 		case MACHINE_FAILED:
 			return -ECANCELED;
 		default:
-			return vm_stop(h->vm, HV_STOPPED, "the machine came back in a way the hvm engine never asks for (kind %d, address 0x%llx)",
+			return vm_stop(h->vm, HV_STOPPED,
+				       "the machine came back in a way the hvm engine never asks for (kind %d, address 0x%llx)",
 				       m.kind, (unsigned long long)m.addr);
 		}
 	}
@@ -201,8 +205,8 @@ static int run_guest(struct hvm *h, struct hvm_exit *x)
 #define FAULTS (1u << VEC_DE | 1u << VEC_BR | 1u << VEC_UD | 1u << VEC_NM | 1u << VEC_TS | 1u << VEC_NP | 1u << VEC_SS | 1u << VEC_GP | \
 		1u << VEC_PF | 1u << VEC_MF | 1u << VEC_AC | 1u << VEC_XM)
 
-/* The CPU pushes the flags as they are in the control structure. In the frame of a fault RF is set, so that an instruction breakpoint does not
- * strike a second time. (SDM vol. 3, 17.3.1.1) */
+/* The CPU pushes the flags as they are in the control structure. In the frame of a fault RF is set, so that an instruction
+ * breakpoint does not strike a second time. (SDM vol. 3, 17.3.1.1) */
 static void count_and_flag(struct vcpu *v, const struct hvm_event *e)
 {
 	if (!e->valid)
@@ -259,8 +263,9 @@ static const struct hvm_backend *choose_backend(struct hvm *h)
 		return &hvm_svm;
 	if (vmx.ecx & 1u << 5)
 		return &hvm_vmx;
-	vm_stop(h->vm, HV_HOST, "this /dev/kvm's machine has neither SVM nor VMX, which the hvm engine needs: KVM must be loaded with nested=1, "
-				"on hardware that has it; the test hosts have (`make doctor` says more)");
+	vm_stop(h->vm, HV_HOST,
+		"this /dev/kvm's machine has neither SVM nor VMX, which the hvm engine needs: KVM must be loaded with nested=1, "
+		"on hardware that has it; the test hosts have (`make doctor` says more)");
 	return NULL;
 }
 

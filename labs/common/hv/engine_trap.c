@@ -341,7 +341,8 @@ static int trap_create(struct vm *vm, const struct boot_state *boot)
 {
 	if (boot->mode != BOOT_LONG)
 		return vm_stop(vm, HV_USAGE,
-			       "%s: this %s starts in %s mode, and the trap engine runs 64-bit code only; --engine kvm and --engine hvm run it",
+			       "%s: this %s starts in %s mode, and the trap engine runs 64-bit code only; "
+			       "--engine kvm and --engine hvm run it",
 			       vm->opt.image, boot->kind, boot->mode == BOOT_REAL ? "real" : "32-bit protected");
 	struct trap_engine *e = calloc(1, sizeof *e);
 

@@ -99,16 +99,17 @@ struct cpuid_result;
 struct hvm_backend {
 	const char *name;                /* "svm", "vmx" */
 	const struct nested_format *format;
-	/* Does the machine have everything? One sentence for what is missing (vm_stop(HV_HOST)). Fills h->caps. Called when the vCPU is there
-	 * and has its CPUID. */
+	/* Does the machine have everything? One sentence for what is missing (vm_stop(HV_HOST)). Fills h->caps. Called when the
+	 * vCPU is there and has its CPUID. */
 	int (*check)(struct hvm *h);
 	/* Writes the monitor and the control structures into h->mon, puts the machine's CPU before the monitor's first instruction. The
 	 * guest's state is what vm->vcpu says. */
 	int (*create)(struct hvm *h);
-	/* Brings what of vm->vcpu changed, h->inject, the windows and a due flush into the control structure. The next machine_run() enters. */
+	/* Brings what of vm->vcpu changed, h->inject, the windows and a due flush into the control structure. The next
+	 * machine_run() enters. */
 	int (*enter)(struct hvm *h);
-	/* Behind a machine_run() that came back with MACHINE_IO. true: the guest was left, the state that exits need is in vm->vcpu (all of it
-	 * behind fetch()), *x says why. false: it was nothing of the guest's (a stub of the monitor's); run on. */
+	/* Behind a machine_run() that came back with MACHINE_IO. true: the guest was left, the state that exits need is in vm->vcpu
+	 * (all of it behind fetch()), *x says why. false: it was nothing of the guest's (a stub of the monitor's); run on. */
 	bool (*left)(struct hvm *h, const struct machine_exit *m, struct hvm_exit *x);
 	/* The rest of the state into vm->vcpu: segments, tables, debug registers, MSRs. */
 	int (*fetch)(struct hvm *h);

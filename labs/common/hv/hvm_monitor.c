@@ -103,7 +103,8 @@ bool hvm_monitor_stub(struct hvm *h, const struct machine_exit *x)
 	if (x->write && x->size == 1 && x->addr == HVM_PORT_NMI)
 		return true;
 	if (x->write && x->size == 1 && x->addr < STUBS)
-		vm_stop(h->vm, HV_STOPPED, "the monitor itself faulted (%s, machine's rsp 0x%llx): the control structure holds something impossible",
+		vm_stop(h->vm, HV_STOPPED,
+			"the monitor itself faulted (%s, machine's rsp 0x%llx): the control structure holds something impossible",
 			vector_name((uint8_t)x->addr), (unsigned long long)h->m.run->s.regs.regs.rsp);
 	else
 		vm_stop(h->vm, HV_STOPPED, "the guest reached a real port of the machine (0x%llx): the I/O bitmap has a hole",

@@ -47,7 +47,8 @@ bool hvm_monitor_stub(struct hvm *h, const struct machine_exit *x);
 void hvm_gpr_to_kvm(struct kvm_regs *r, const uint64_t *gpr);
 void hvm_gpr_from_kvm(uint64_t *gpr, const struct kvm_regs *r);
 
-/* What neither control structure keeps: MSRs that live in the machine's registers. read: into v->msr; else from it. 0 or negative, stopped. */
+/* What neither control structure keeps: MSRs that live in the machine's registers. read: into v->msr; else from it. 0
+ * or negative, stopped. */
 int hvm_msrs(struct hvm *h, bool read);
 
 #endif

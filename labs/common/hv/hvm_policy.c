@@ -85,8 +85,8 @@ int hvm_forbidden(struct vcpu *v, const struct hvm_exit *x)
 			return memory_emulate(v);
 	}
 	if (h->policy->npassing == POLICY_PASSING)
-		return vm_stop(v->vm, HV_STOPPED, "one instruction at rip 0x%llx needs more than %u watched pages", (unsigned long long)v->rip,
-			       POLICY_PASSING);
+		return vm_stop(v->vm, HV_STOPPED, "one instruction at rip 0x%llx needs more than %u watched pages",
+			       (unsigned long long)v->rip, POLICY_PASSING);
 	h->policy->passing[h->policy->npassing++] = page;
 	if (!h->passing || h->policy->step_rip != v->rip)
 		h->policy->step_times = 0;
@@ -102,9 +102,9 @@ int hvm_forbidden(struct vcpu *v, const struct hvm_exit *x)
 }
 
 /*
- * Some CPUs end a step before the instruction: when its first attempt had made the machine fill its own tables, Bochs leaves a step pending for
- * an instruction that has not been carried out. The next attempt finds everything in place. An instruction that really ends where it
- * began (a jump to itself) is let through a few times at once.
+ * Some CPUs end a step before the instruction: when its first attempt had made the machine fill its own tables, Bochs leaves a step
+ * pending for an instruction that has not been carried out. The next attempt finds everything in place. An instruction that really
+ * ends where it began (a jump to itself) is let through a few times at once.
  */
 #define STEPS_IN_PLACE 4
 

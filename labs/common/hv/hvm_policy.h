@@ -26,7 +26,8 @@ struct policy {
 		unsigned access;
 	} report[WATCH_REPORTS];
 	uint64_t reported; /* in all; what came behind the first WATCH_REPORTS is only counted */
-	/* Pages whose watch one instruction is let through (hvm_forbidden()): itself, what it reads and writes, each over two pages, and tables. */
+	/* Pages whose watch one instruction is let through (hvm_forbidden()): itself, what it reads and writes, each
+	 * over two pages, and tables. */
 	uint64_t passing[POLICY_PASSING];
 	unsigned npassing;
 	uint64_t step_rip;   /* the instruction */

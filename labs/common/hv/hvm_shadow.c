@@ -2,10 +2,10 @@
  * The hvm engine with --shadow: nested paging is off, and the CPU walks Lab 2's shadows while the guest runs.
  *
  * Lab 2 was written for a guest that never leaves CPL 3, and makes two sets of tables: one with the kernel's rights, one with the
- * programs'. Here the guest changes its CPL without an exit, so the wrong set may be in use. Both are safe then: in the kernel's no leaf has the U
- * bit, in the programs' there is nothing that CPL 3 may not touch but what spt_set_leaf() is told to make for the CPU's own accesses. An
- * access that only the other set allows faults, and the set is changed: one exit for most changes of CPL, which is the price of using these
- * tables here.
+ * programs'. Here the guest changes its CPL without an exit, so the wrong set may be in use. Both are safe then: in the kernel's no
+ * leaf has the U bit, in the programs' there is nothing that CPL 3 may not touch but what spt_set_leaf() is told to make for the CPU's
+ * own accesses. An access that only the other set allows faults, and the set is changed: one exit for most changes of CPL, which is the
+ * price of using these tables here.
  *
  * The machine's CR0.WP and EFER.NXE are always on, whatever the guest's are: Lab 2's leaves rely on them. Its CR4.SMEP is the guest's, so
  * that the kernel does not execute a program's page in the programs' tables. SMAP is not offered: STAC and CLAC do not exit, and the set

@@ -79,9 +79,9 @@ int nested_join(struct nested *n, uint64_t gpa, unsigned level);
 
 #define HARVEST_ACCESSED 1u
 #define HARVEST_DIRTY 2u
-/* Goes through what is mapped in [gpa, gpa + len) and calls seen() for each page (its first gpa, its level) that has A or D, with
- * which of `bits` it has; these are cleared in the entry. Only entries that map pages count: A in a table's entry says nothing of a single page.
- * Returns how many pages were seen. */
+/* Goes through what is mapped in [gpa, gpa + len) and calls seen() for each page (its first gpa, its level) that has A or D, with which
+ * of `bits` it has; these are cleared in the entry. Only entries that map pages count: A in a table's entry says nothing of a single
+ * page. Returns how many pages were seen. */
 unsigned nested_harvest(struct nested *n, uint64_t gpa, uint64_t len, unsigned bits,
 			void (*seen)(void *opaque, uint64_t gpa, unsigned level, unsigned bits), void *opaque);
 
@@ -97,8 +97,8 @@ struct dirty_log {
 /* While the log is on, whoever maps memory in it (exit_violation()) maps it without W, or writes to it would not be seen. */
 /* Begins: clears the bitmap, takes W from everything that is mapped below gfn log->pages, page by page as large as it is. 0, -ENOMEM. */
 int dirty_start(struct nested *n, struct dirty_log *log);
-/* The guest tried to write to gpa, which is write-protected for the log and for nothing else: notes the page, and lets it be written from now
- * on: 4 KiB, whatever size of page maps it. 0, -ENOMEM. */
+/* The guest tried to write to gpa, which is write-protected for the log and for nothing else: notes the page, and lets it be
+ * written from now on: 4 KiB, whatever size of page maps it. 0, -ENOMEM. */
 int dirty_fault(struct nested *n, struct dirty_log *log, uint64_t gpa);
 /* Copies the bitmap to out, and begins anew: the pages in it are clean and protected again. 0, -ENOMEM. */
 int dirty_fetch(struct nested *n, struct dirty_log *log, uint64_t *out);
@@ -113,13 +113,14 @@ struct reference {
 	enum { REF_GUEST, REF_NESTED, REF_DATA } what; /* an entry of the guest's tables, of the nested ones, the access itself */
 	unsigned guest_level;  /* whose gpa is being translated: 4 to 1 a guest table's, 0 the data's */
 	unsigned level;        /* REF_NESTED: level of the nested entry */
-	uint64_t gpa, ma;      /* REF_GUEST, REF_DATA: of the entry or datum; REF_NESTED: the gpa that is being translated; the entry's ma */
+	uint64_t gpa, ma;      /* REF_GUEST, REF_DATA: of the entry or datum; REF_NESTED: the gpa that is being translated;
+				* the entry's ma */
 	uint64_t entry;        /* what was read; REF_DATA: 0 */
 };
 #define REFERENCES_MAX 25
 /*
- * All memory references that the CPU makes to translate gva and to reach the data, in order, when no TLB helps: for each entry of the guest's
- * tables first those that translate its gpa. Ends where the CPU's walk would. Returns how many: at most 24 and the data.
+ * All memory references that the CPU makes to translate gva and to reach the data, in order, when no TLB helps: for each entry of the
+ * guest's tables first those that translate its gpa. Ends where the CPU's walk would. Returns how many: at most 24 and the data.
  * The access is a read. Where the nested tables keep A and D, reading one of the guest's entries needs W there as well: A may have to be
  * set in it. (APM vol. 2, 15.25.5, figure 15-14; SDM vol. 3, 28.3.2, 28.3.3.2)
  */
@@ -153,7 +154,7 @@ int exit_msr(struct vcpu *v, const struct hvm_exit *x);
 int exit_cr(struct vcpu *v, const struct hvm_exit *x);
 int exit_hlt(struct vcpu *v, const struct hvm_exit *x);
 
-/* --- events.c: what is injected -------------------------------------------------------------------------------------------------------- */
+/* --- events.c: what is injected ------------------------------------------------------------------------------------------------------ */
 
 /* Behind each exit, before it is handled: an event whose delivery it interrupted must not be lost. */
 void events_interrupted(struct vcpu *v, const struct hvm_exit *x);

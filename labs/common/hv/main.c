@@ -60,7 +60,8 @@ static void usage(FILE *out)
 		"  --plan FILE         hvm engine: what hv does with the nested tables when the guest comes to a stage (plan.h)\n"
 		"  --neighbour IMAGE   hvm engine: a second VM in the same machine, with its memory right behind; its lines begin with 2|\n"
 		"  --dump-tables GVA|all\n"
-		"                      at the end, on stderr: the guest's page tables, their shadows or the nested tables, and machine addresses,\n"
+		"                      at the end, on stderr: the guest's page tables, their shadows or the nested tables, and "
+		"machine addresses,\n"
 		"                      the way of one address or all that is mapped\n"
 		"  --dump-html FILE    with --dump-tables: the same as a page with a picture\n\n"
 		"On a terminal Ctrl-A x leaves, Ctrl-A a sends Ctrl-A.\n"
@@ -178,15 +179,15 @@ static int parse_page_size(const char *s, unsigned *level)
 
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE, PLAN, PAGE_SIZE, PREMAP, NEIGHBOUR,
-	       HELP };
+	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE,
+	       PLAN, PAGE_SIZE, PREMAP, NEIGHBOUR, HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
 		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
 		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH },
-		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "plan", 1, 0, PLAN }, { "page-size", 1, 0, PAGE_SIZE }, { "neighbour", 1, 0, NEIGHBOUR },
-		{ "premap", 0, 0, PREMAP }, { "help", 0, 0, HELP }, { 0 }
+		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "plan", 1, 0, PLAN }, { "page-size", 1, 0, PAGE_SIZE },
+		{ "neighbour", 1, 0, NEIGHBOUR }, { "premap", 0, 0, PREMAP }, { "help", 0, 0, HELP }, { 0 }
 	};
 	int c, err = 0;
 

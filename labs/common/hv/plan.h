@@ -1,9 +1,9 @@
 /*
- * --plan FILE: what hv does with a guest's memory when the guest comes to a stage. The guest makes a hypercall that says which stage this is
- * (HVM_CALL_STAGE), and knows nothing else; everything else is in the file, in lines of stage, command and arguments:
+ * --plan FILE: what hv does with a guest's memory when the guest comes to a stage. The guest makes a hypercall that says which stage
+ * this is (HVM_CALL_STAGE), and knows nothing else; everything else is in the file, in lines of stage, command and arguments:
  *
- *   N protect GPA LEN RIGHTS   from now on the guest may do only this there (rwx, r-x, r--, --x, ---); more stops the VM. Rights that no entry can
- *                              say are refused (-EOPNOTSUPP)
+ *   N protect GPA LEN RIGHTS   from now on the guest may do only this there (rwx, r-x, r--, --x, ---); more stops the VM. Rights that
+ *                              no entry can say are refused (-EOPNOTSUPP)
  *   N watch GPA LEN RIGHTS     the same, but what is more is reported and let through
  *   N allow GPA LEN            everything is allowed again
  *   N unmap GPA LEN            the mapping goes; it comes back on demand

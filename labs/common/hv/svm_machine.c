@@ -216,8 +216,8 @@ static void take_vmcb(struct svm *s)
 }
 
 /*
- * The guest's NMI handler ends with IRET, which is where the CPU leaves it: before the IRET. NMIs stay blocked until it is carried out, so the
- * guest is stepped over it.
+ * The guest's NMI handler ends with IRET, which is where the CPU leaves it: before the IRET. NMIs stay blocked until it is carried out,
+ * so the guest is stepped over it.
  */
 static void unblock_nmi(struct svm *s, struct hvm_exit *x)
 {

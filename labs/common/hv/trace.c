@@ -133,8 +133,8 @@ static void shadow_json(const struct shadow *s, FILE *out)
 		uint64_t count;
 	} counts[] = {
 		{ "hidden", c->hidden }, { "true", c->true_faults }, { "emulated", c->emulated }, { "unsync", c->unsync },
-		{ "synced", c->synced }, { "cr3_loads", c->cr3_loads }, { "roots", c->roots }, { "switches", c->switches }, { "made", c->made },
-		{ "evicted", c->evicted }, { "zapped", c->zapped }, { "peak", c->peak }, { "pages", s->npages },
+		{ "synced", c->synced }, { "cr3_loads", c->cr3_loads }, { "roots", c->roots }, { "switches", c->switches },
+		{ "made", c->made }, { "evicted", c->evicted }, { "zapped", c->zapped }, { "peak", c->peak }, { "pages", s->npages },
 	};
 
 	fprintf(out, ",\"shadow\":{\"mode\":\"%s\"", s->mode == SHADOW_VTLB ? "vtlb" : "cached");

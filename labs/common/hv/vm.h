@@ -82,8 +82,8 @@ struct vm {
 
 	struct vcpu vcpu;
 	const struct engine_ops *engine;
-	/* The guest has a CPU of its own with all its modes (kvm, hvm): 16- and 32-bit code runs, and CR0.PG says whether its page tables count.
-	 * Else (trap) it is in 64-bit mode always, and its tables count when there is a shadow. Set by the engine. */
+	/* The guest has a CPU of its own with all its modes (kvm, hvm): 16- and 32-bit code runs, and CR0.PG says whether its page
+	 * tables count. Else (trap) it is in 64-bit mode always, and its tables count when there is a shadow. Set by the engine. */
 	bool all_modes;
 	void *engine_state;
 	struct machine *machine; /* the engine's */
