@@ -2,7 +2,8 @@
 this engine runs (guests/real.S), and with what test_hostile.py and test_hostile_paging.py have for the others. What test_hostile.py asks of
 every attack is asked here, on AMD's hardware assistance (the QEMU test host) and, of some, on Intel's (Bochs).
 
-In Bochs 2.7 the machine's timer does not end a guest that runs without exits: an endless one would hang it.
+In Bochs 2.7 external interrupts stay masked when a guest is entered with interrupts off: a guest that loops like that, without exits, stops
+the whole test host, its timers included. So nothing that may be endless runs there.
 """
 
 import pathlib
@@ -15,8 +16,9 @@ import host
 import test_hostile as hostile
 from test_hostile import ANY, ENDED, MEM, SAYS_SO, STOPPED, TIMEOUT, Attack, stats
 
-LONG = 1
+LONG = 0.5  # seconds for what never ends
 ALL_MEM = 3072
+BOCHS_MEM = 1280  # more 2 MiB than there are tables
 # Of 256 counters each, so that the results become long: what a guest may make hv remember is bounded.
 PLANS = {"watch": "1 watch 0x400000 0x2000 r-x\n2 watch 0x400000 0x2000 rw-\n3 allow 0x400000 0x2000\n", "nmi": "1 nmi\n",
          "bomb": "1 count\n" * 256}
@@ -40,13 +42,12 @@ def real(n, statuses, reason, **more):
 
 ATTACKS = (
     HvmAttack("instructions", ENDED, output=r"\Agot_through=0\n", sanitized=True, bochs=True),
-    HvmAttack("cpuid_all", ENDED, output=r"\Aupper=0\noffered=0\n\Z", sanitized=True, bochs=True),
+    HvmAttack("cpuid_all", ENDED, output=r"\Aupper=0\noffered=0\n\Z", bochs=True),
     HvmAttack("msrs_all", ENDED, output=r"\Agot_through=0\nvector_0d=", sanitized=True, bochs=True),
     HvmAttack("registers", ENDED, output="vector_0d=", bochs=True, sanitized=True),
     HvmAttack("registers", ENDED + STOPPED + TIMEOUT, f"^$|triple fault|{REFUSED}|still running", which=(1, 2), seconds=LONG),
-    HvmAttack("hypercalls", ENDED, output=r"\Awrong=0\n\Z", sanitized=True, bochs=True),
-    HvmAttack("port_strings", ENDED, output="all strings", sanitized=True, bochs=True),
-    HvmAttack("stages", ENDED, output=r"\Aenough\n\Z", bochs=True),
+    HvmAttack("hypercalls", ENDED, output=r"\Awrong=0\n\Z", bochs=True),
+    HvmAttack("port_strings", ENDED, output="all strings", sanitized=True),
     HvmAttack("stages", STOPPED, "the plan's results", which=(1,), plan="bomb", sanitized=True),
     HvmAttack("spread", ENDED, output=r"\Awrong=0\n\Z", page_size="4K", mem=ALL_MEM, sanitized=True, bochs=True),
     HvmAttack("event_storm", ENDED, output=r"\Anmis=44c\nexceptions=3e8\nticks=1\n\Z", plan="nmi", sanitized=True, bochs=True),
@@ -108,8 +109,7 @@ BAD_PLANS = {
     "\n".join(["1 nmi"] * 257): "at most 256 lines",
 }
 QUIET = "watchman n=%d mem=16"
-NEIGHBOURS = {"wild_ram": ENDED + STOPPED, "tables_outside": ENDED, "bad_idt n=1": STOPPED, "timer_storm": ENDED,
-              "garbage": ENDED + STOPPED}
+NEIGHBOURS = {"wild_ram": ENDED + STOPPED, "tables_outside": ENDED, "bad_idt n=1": STOPPED, "bad_iret": ENDED, "garbage": ENDED + STOPPED}
 
 
 class HostileHvm(hostile.Hostile):
@@ -123,13 +123,14 @@ class HostileHvm(hostile.Hostile):
 
     @classmethod
     def command(cls, attack, n, engine_options):
-        argv = [cls.program, "run", *engine_options, "--mem", f"{attack.mem}M", "--timeout", str(attack.seconds), "--stats", "json",
+        mem = min(attack.mem, BOCHS_MEM) if cls.which_host == "bochs" else attack.mem
+        argv = [cls.program, "run", *engine_options, "--mem", f"{mem}M", "--timeout", str(attack.seconds), "--stats", "json",
                 "--page-size", attack.page_size, *(["--plan", f"{attack.plan}.plan"] if attack.plan else [])]
         if attack.name.startswith("real"):
             argv.append(f"{attack.name}.bin")
         else:
-            argv += ["--append", f"{attack.name} n={n} mem={attack.mem} seed={cls.seed + n}", "hostile.elf"]
-        return host.Command(argv, limit=attack.seconds + 20)
+            argv += ["--append", f"{attack.name} n={n} mem={mem} seed={cls.seed + n}", "hostile.elf"]
+        return host.Command(argv, limit=int(attack.seconds) + 20)
 
     @classmethod
     def chosen(cls):
