@@ -6,7 +6,7 @@
 
 #define PLAN_LINES 256
 #define WORDS 5
-#define RESULTS_MAX (8 * MiB) /* when there are more, the guest comes to its stages for ever */
+#define RESULTS_MAX (4 * MiB) /* when there are more, the guest comes to its stages for ever */
 
 struct plan {
 	struct action {
@@ -16,7 +16,7 @@ struct plan {
 	} action[PLAN_LINES];
 	unsigned count;
 	char *out; /* results, as a list of JSON objects */
-	size_t len;
+	size_t len, room;
 };
 
 /* Results are appended as text: what was read cannot be read again at the end. */
@@ -29,10 +29,14 @@ static void put(struct plan *p, const char *fmt, ...)
 	va_start(ap, fmt);
 	int n = vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
-	char *more = realloc(p->out, p->len + (size_t)n + 1);
-	if (!more)
-		return;
-	p->out = more;
+	if (p->len + (size_t)n >= p->room) {
+		size_t room = p->room ? 2 * p->room : 4096;
+		char *more = realloc(p->out, room);
+		if (!more)
+			return;
+		p->out = more;
+		p->room = room;
+	}
 	memcpy(p->out + p->len, text, (size_t)n + 1);
 	p->len += (size_t)n;
 }
@@ -241,8 +245,7 @@ int plan_stage(struct vcpu *v, uint64_t stage)
 		if (a->stage != stage)
 			continue;
 		if (p->len > RESULTS_MAX)
-			return vm_stop(v->vm, HV_STOPPED,
-				       "the plan's results have grown to %zu MiB: the guest has come to its stages too often",
+			return vm_stop(v->vm, HV_STOPPED, "the plan's results have grown to %zu MiB: the guest comes to its stages too often",
 				       p->len / (size_t)MiB);
 		put(p, "%s{\"stage\":%llu,\"command\":\"%s\"", p->len ? "," : "", (unsigned long long)stage, a->command->name);
 		put(p, ",\"result\":%d}", a->command->fn(h, a));
