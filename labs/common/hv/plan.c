@@ -349,9 +349,12 @@ int plan_read(struct hvm *h, const char *path)
 		n++;
 		bad = strlen(line) == sizeof line - 1 ? "the line is too long" : parse_line(h, line);
 	}
+	int unread = ferror(f) ? errno : 0; /* a directory, say */
 	fclose(f);
 	if (!h->plan)
 		return vm_stop(h->vm, HV_HOST, "the host has not enough memory");
+	if (unread)
+		return vm_stop(h->vm, HV_USAGE, "cannot read the plan \"%s\": %s", path, strerror(unread));
 	return bad ? vm_stop(h->vm, HV_USAGE, "plan \"%s\", line %u: %s", path, n, bad) : 0;
 }
 
