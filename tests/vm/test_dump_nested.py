@@ -10,8 +10,8 @@ import tempfile
 import unittest
 
 import host
-from test_dump import (BODY, CODE, END, EVERY, LARGE, NOWHERE, NX, PAGES, PS, READ, START, TABLE, TAKEN, WRITTEN, A, D, P, U, W, bits, image,
-                       walk)
+from test_dump import (BODY, CODE, END, EVERY, LARGE, NOWHERE, NX, PAGES, PS, READ, START, TABLE, TAKEN, WRITTEN, A, D, P, U, W, bits,
+                       image, walk)
 
 GUEST_MA = 4 << 30
 MEM = 64 << 20

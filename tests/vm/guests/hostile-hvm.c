@@ -143,7 +143,7 @@ static void registers(void)
 	uint64_t cr0, cr4, efer = rdmsr(EFER);
 
 	asm volatile("mov %%cr0, %0; mov %%cr4, %1" : "=r"(cr0), "=r"(cr4));
-	for (unsigned i = 0; i < 2000; i++) {
+	for (unsigned i = 0; i < 1000; i++) {
 		uint64_t value = i % 3 ? random64() >> random64() % 64 : 1ull << random64() % 64;
 
 		switch (random64() % (variant ? 6 : 5)) {
