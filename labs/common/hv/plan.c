@@ -246,7 +246,8 @@ int plan_stage(struct vcpu *v, uint64_t stage)
 			continue;
 		if (p->len > RESULTS_MAX)
 			return vm_stop(v->vm, HV_STOPPED,
-				       "the plan's results have grown to %zu MiB: the guest comes to its stages too often", p->len / (size_t)MiB);
+				       "the plan's results have grown to %zu MiB: the guest comes to its stages too often",
+				       p->len / (size_t)MiB);
 		put(p, "%s{\"stage\":%llu,\"command\":\"%s\"", p->len ? "," : "", (unsigned long long)stage, a->command->name);
 		put(p, ",\"result\":%d}", a->command->fn(h, a));
 	}
