@@ -38,7 +38,9 @@ struct kvm_engine {
 
 static int put_vcpu(struct kvm_engine *e, const struct vcpu *v)
 {
-	return kvm_set_vcpu(&e->m, v) ? machine_error(&e->m, "KVM_SET_SREGS or KVM_SET_REGS") : 0;
+	const char *call;
+
+	return kvm_set_vcpu(&e->m, v, &call) ? machine_error(&e->m, call) : 0;
 }
 
 /*
@@ -301,7 +303,9 @@ static int kvm_get_state(struct vm *vm, struct vcpu *out)
 static int kvm_set_state(struct vm *vm, const struct vcpu *in)
 {
 	struct kvm_engine *e = vm->engine_state;
-	return kvm_set_vcpu(&e->m, in);
+	const char *call;
+
+	return kvm_set_vcpu(&e->m, in, &call);
 }
 
 static int kvm_translate(struct vm *vm, uint64_t gva, uint64_t *gpa)

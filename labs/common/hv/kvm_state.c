@@ -61,7 +61,7 @@ int kvm_get_vcpu(struct machine *m, struct vcpu *v)
 	return 0;
 }
 
-int kvm_set_vcpu(struct machine *m, const struct vcpu *v)
+int kvm_set_vcpu(struct machine *m, const struct vcpu *v, const char **call)
 {
 	const uint64_t *g = v->gpr;
 	struct kvm_regs r = {
@@ -84,9 +84,11 @@ int kvm_set_vcpu(struct machine *m, const struct vcpu *v)
 	s.ldt = to_kvm(&v->ldtr), s.tr = to_kvm(&v->tr);
 	s.gdt = (struct kvm_dtable){ .base = v->gdtr.base, .limit = v->gdtr.limit };
 	s.idt = (struct kvm_dtable){ .base = v->idtr.base, .limit = v->idtr.limit };
-	if (ioctl(m->vcpu_fd, KVM_SET_SREGS, &s) < 0 || ioctl(m->vcpu_fd, KVM_SET_REGS, &r) < 0)
+	*call = "KVM_SET_SREGS";
+	if (ioctl(m->vcpu_fd, KVM_SET_SREGS, &s) < 0)
 		return -errno;
-	return 0;
+	*call = "KVM_SET_REGS";
+	return ioctl(m->vcpu_fd, KVM_SET_REGS, &r) < 0 ? -errno : 0;
 }
 
 int kvm_translate_gva(struct machine *m, uint64_t gva, uint64_t *gpa)

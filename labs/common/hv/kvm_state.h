@@ -10,8 +10,8 @@
 
 /* Fetches registers, segments, tables, control and debug registers. 0 or -errno. */
 int kvm_get_vcpu(struct machine *m, struct vcpu *v);
-/* Puts back all of that but the debug registers. 0 or -errno. */
-int kvm_set_vcpu(struct machine *m, const struct vcpu *v);
+/* Puts back all of that but the debug registers. 0, or -errno with the call that refused in *call. */
+int kvm_set_vcpu(struct machine *m, const struct vcpu *v, const char **call);
 /* gva to gpa by the guest's tables (KVM_TRANSLATE). 0 or -EFAULT. */
 int kvm_translate_gva(struct machine *m, uint64_t gva, uint64_t *gpa);
 

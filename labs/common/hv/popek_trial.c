@@ -152,8 +152,10 @@ static int put_cpu(struct machine *m, struct vcpu *v)
 {
 	struct kvm_debugregs d = { .db = { v->dr[0], v->dr[1], v->dr[2], v->dr[3] }, .dr6 = v->dr[6], .dr7 = v->dr[7] };
 
-	if (kvm_set_vcpu(m, v))
-		return machine_error(m, "KVM_SET_SREGS or KVM_SET_REGS");
+	const char *call;
+
+	if (kvm_set_vcpu(m, v, &call))
+		return machine_error(m, call);
 	if (ioctl(m->vcpu_fd, KVM_SET_DEBUGREGS, &d) < 0)
 		return machine_error(m, "KVM_SET_DEBUGREGS");
 	return exchange_msrs(m, v, true);
