@@ -182,13 +182,20 @@ def make(root, *args):
     return process.returncode, output.decode("utf-8", "replace")
 
 
+_made = set()  # (root, target): what this process has made need not be asked for again, for a mutant after the other
+
+
 def make_parts(root, targets):
     """What does not depend on the student. Failing here is the grader's fault."""
     with build_lock(root):
+        targets = [target for target in targets if (root, target) not in _made]
+        if not targets:
+            return
         status, output = make(root, *targets)
     if status:
         tail = "\n".join("  | " + visible(line, 200) for line in output.splitlines()[-15:])
         raise GraderError("`make %s` failed:\n%s" % (" ".join(targets), tail))
+    _made.update((root, target) for target in targets)
 
 
 def compile_hv(root, solution, work):
