@@ -82,8 +82,8 @@ EXCEPTIONS = (
     # --- TCG: registers
     Difference(("1.7-dr",), ALL, r"r[46]\w?\.r\w+", "keeps bits of DR6 that are always 0 (vol. 3, figure 17-1)", bits=1 << 12),
     Difference(("1.7-dr",), ALL, r"r[57]\w?\.r\w+", "keeps bits of DR7 that are always 0 (vol. 3, figure 17-1)", bits=0xD000),
-    Difference(("1.9-msr",), (KVM, PATCHED) + GUEST_MODE, r"resetpat\.r[ad]x", "the PAT is not switched between a nested guest and its host",
-               chance="all"),
+    Difference(("1.9-msr",), (KVM, PATCHED) + GUEST_MODE, r"resetpat\.r[ad]x",
+               "the PAT is not switched between a nested guest and its host", chance="all"),
     Difference(("1.12-dr_fault",), ALL, r"gd[rw]\.(vector|error|rip|rsp|dr[67])|gdr\.(changed|rax)",
                "there is no general-detect exception (DR7.GD; vol. 3, 17.2.4)"),
     Difference(("1.12-msr_fault",), ALL, r"(lstar|cstar|fs|gs|kernelgs)\.(vector|error|rip|rsp|kept)",
