@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-static struct segment from_kvm(const struct kvm_segment *k)
+struct segment segment_from_kvm(const struct kvm_segment *k)
 {
 	return (struct segment){
 		.selector = k->selector,
@@ -15,7 +15,7 @@ static struct segment from_kvm(const struct kvm_segment *k)
 	};
 }
 
-static struct kvm_segment to_kvm(const struct segment *s)
+struct kvm_segment segment_to_kvm(const struct segment *s)
 {
 	return (struct kvm_segment){
 		.selector = s->selector, .base = s->base, .limit = s->limit, .type = s->attr & SEG_TYPE, .s = !!(s->attr & SEG_S),
@@ -36,14 +36,14 @@ int kvm_get_vcpu(struct machine *m, struct vcpu *v)
 	memcpy(v->gpr, g, sizeof g);
 	v->rip = r.rip;
 	v->rflags = r.rflags;
-	v->seg[ES] = from_kvm(&s.es);
-	v->seg[CS] = from_kvm(&s.cs);
-	v->seg[SS] = from_kvm(&s.ss);
-	v->seg[DS] = from_kvm(&s.ds);
-	v->seg[FS] = from_kvm(&s.fs);
-	v->seg[GS] = from_kvm(&s.gs);
-	v->ldtr = from_kvm(&s.ldt);
-	v->tr = from_kvm(&s.tr);
+	v->seg[ES] = segment_from_kvm(&s.es);
+	v->seg[CS] = segment_from_kvm(&s.cs);
+	v->seg[SS] = segment_from_kvm(&s.ss);
+	v->seg[DS] = segment_from_kvm(&s.ds);
+	v->seg[FS] = segment_from_kvm(&s.fs);
+	v->seg[GS] = segment_from_kvm(&s.gs);
+	v->ldtr = segment_from_kvm(&s.ldt);
+	v->tr = segment_from_kvm(&s.tr);
 	v->gdtr = (struct dtable){ s.gdt.base, s.gdt.limit };
 	v->idtr = (struct dtable){ s.idt.base, s.idt.limit };
 	v->cr0 = s.cr0;
@@ -79,9 +79,9 @@ int kvm_set_vcpu(struct machine *m, const struct vcpu *v, const char **call)
 	s.cr4 = v->cr4;
 	s.cr8 = v->cr8;
 	s.efer = v->efer;
-	s.es = to_kvm(&v->seg[ES]), s.cs = to_kvm(&v->seg[CS]), s.ss = to_kvm(&v->seg[SS]);
-	s.ds = to_kvm(&v->seg[DS]), s.fs = to_kvm(&v->seg[FS]), s.gs = to_kvm(&v->seg[GS]);
-	s.ldt = to_kvm(&v->ldtr), s.tr = to_kvm(&v->tr);
+	s.es = segment_to_kvm(&v->seg[ES]), s.cs = segment_to_kvm(&v->seg[CS]), s.ss = segment_to_kvm(&v->seg[SS]);
+	s.ds = segment_to_kvm(&v->seg[DS]), s.fs = segment_to_kvm(&v->seg[FS]), s.gs = segment_to_kvm(&v->seg[GS]);
+	s.ldt = segment_to_kvm(&v->ldtr), s.tr = segment_to_kvm(&v->tr);
 	s.gdt = (struct kvm_dtable){ .base = v->gdtr.base, .limit = v->gdtr.limit };
 	s.idt = (struct kvm_dtable){ .base = v->idtr.base, .limit = v->idtr.limit };
 	*call = "KVM_SET_SREGS";

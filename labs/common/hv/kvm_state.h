@@ -8,6 +8,9 @@
 #include "engine.h"
 #include "machine.h"
 
+/* A segment register with its hidden part, as KVM has it. */
+struct segment segment_from_kvm(const struct kvm_segment *k);
+struct kvm_segment segment_to_kvm(const struct segment *s);
 /* Fetches registers, segments, tables, control and debug registers. 0 or -errno. */
 int kvm_get_vcpu(struct machine *m, struct vcpu *v);
 /* Puts back all of that but the debug registers. 0, or -errno with the call that refused in *call. */

@@ -62,7 +62,6 @@ _Static_assert(offsetof(struct vmcb, es) == 0x400 && offsetof(struct vmcb, cpl) 
 	       sizeof(struct vmcb) == 0x1000, "the VMCB is laid out by the manual");
 
 /* What the guest is left for: vmcb->intercept1 (offset 00c) and intercept2 (offset 010). */
-#define SVM_I1_INTR (1u << 0)
 #define SVM_I1_NMI (1u << 1)
 #define SVM_I1_VINTR (1u << 4)
 #define SVM_I1_RDPMC (1u << 15)
@@ -114,7 +113,6 @@ enum svm_exit_code {
 #define SVM_IO_PORT(info) ((uint16_t)((info) >> 16))
 
 /* EXITINFO1 of SVM_EXIT_NPF: as a page fault's error code, and what the CPU was translating (APM vol. 2, 15.25.6). */
-#define SVM_NPF_FINAL (1ull << 32) /* the guest's own access */
 #define SVM_NPF_WALK (1ull << 33)  /* an entry of the guest's page tables */
 
 /* EVENTINJ and EXITINTINFO (APM vol. 2, 15.20): vector in bits 7:0, type in 10:8 (as in struct hvm_event), error code in 63:32. */

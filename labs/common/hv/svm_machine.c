@@ -4,6 +4,7 @@
  * and how an event goes in is Lab 3's svm.c.
  */
 #include "hvm_monitor.h"
+#include "kvm_state.h"
 #include "lab1.h"
 #include "lab3.h"
 #include "svm.h"
@@ -82,22 +83,6 @@ static struct segment from_vmcb(const struct vmcb_segment *s)
 	return (struct segment){ .selector = s->selector, .attr = attr_from_vmcb(s->attr), .limit = s->limit, .base = s->base };
 }
 
-static struct kvm_segment to_kvm(const struct segment *s)
-{
-	return (struct kvm_segment){
-		.base = s->base, .limit = s->limit, .selector = s->selector, .type = s->attr & 0xf, .s = s->attr >> 4 & 1,
-		.dpl = s->attr >> 5 & 3, .present = s->attr >> 7 & 1, .avl = s->attr >> 12 & 1, .l = s->attr >> 13 & 1,
-		.db = s->attr >> 14 & 1, .g = s->attr >> 15 & 1, .unusable = !(s->attr & SEG_P)
-	};
-}
-
-static struct segment from_kvm(const struct kvm_segment *k)
-{
-	return (struct segment){ .selector = k->selector, .base = k->base, .limit = k->limit,
-				 .attr = (uint16_t)(k->type | k->s << 4 | k->dpl << 5 | k->present << 7 | k->avl << 12 | k->l << 13 |
-						    k->db << 14 | k->g << 15) };
-}
-
 /* The guest's FS, GS, TR, LDTR: in the machine's registers while the monitor runs as while the guest does. */
 static int put_vmload_state(struct svm *s)
 {
@@ -107,10 +92,10 @@ static int put_vmload_state(struct svm *s)
 	if (ioctl(s->h->m.vcpu_fd, KVM_GET_SREGS, &r) < 0)
 		return machine_error(&s->h->m, "KVM_GET_SREGS");
 	hvm_monitor_sregs(&r, 0, EFER_SVME);
-	r.fs = to_kvm(&v->seg[FS]);
-	r.gs = to_kvm(&v->seg[GS]);
-	r.tr = to_kvm(&v->tr);
-	r.ldt = to_kvm(&v->ldtr);
+	r.fs = segment_to_kvm(&v->seg[FS]);
+	r.gs = segment_to_kvm(&v->seg[GS]);
+	r.tr = segment_to_kvm(&v->tr);
+	r.ldt = segment_to_kvm(&v->ldtr);
 	if (ioctl(s->h->m.vcpu_fd, KVM_SET_SREGS, &r) < 0)
 		return machine_error(&s->h->m, "KVM_SET_SREGS");
 	s->at_start = true;
@@ -306,10 +291,10 @@ static int svm_fetch(struct hvm *h)
 
 	if (ioctl(h->m.vcpu_fd, KVM_GET_SREGS, &r) < 0)
 		return machine_error(&h->m, "KVM_GET_SREGS");
-	v->seg[FS] = from_kvm(&r.fs);
-	v->seg[GS] = from_kvm(&r.gs);
-	v->tr = from_kvm(&r.tr);
-	v->ldtr = from_kvm(&r.ldt);
+	v->seg[FS] = segment_from_kvm(&r.fs);
+	v->seg[GS] = segment_from_kvm(&r.gs);
+	v->tr = segment_from_kvm(&r.tr);
+	v->ldtr = segment_from_kvm(&r.ldt);
 	return hvm_msrs(h, true);
 }
 

@@ -56,7 +56,6 @@ enum vmcs_field {
 #define PROC_CR8_LOAD (1u << 19)
 #define PROC_CR8_STORE (1u << 20)
 #define PROC_NMI_WINDOW (1u << 22)
-#define PROC_MOV_DR (1u << 23)
 #define PROC_IO_BITMAPS (1u << 25)
 #define PROC_TRAP_FLAG (1u << 27) /* monitor trap flag */
 #define PROC_MSR_BITMAPS (1u << 28)
