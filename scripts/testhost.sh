@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# testhost.sh: gets the kernel of the test host into build/testhost/{vmlinuz,modules/*.ko}.
+# testhost.sh: gets the kernel of the test host into build/testhost/{vmlinuz,modules/*.ko}, and into build/testhost/guest/*.ko the modules
+# that the same kernel needs as a guest on virtio devices.
 #
 # It is Debian's linux-image-cloud-amd64, downloaded and unpacked, never installed. Without Debian's archive, name another
 # x86-64 Linux kernel of 6.1 or later: TESTHOST_KERNEL=/boot/vmlinuz-... TESTHOST_MODULES=/lib/modules/... make testhost
@@ -7,6 +8,8 @@ set -eu
 cd "$(dirname "$0")/.."
 to=build/testhost
 modules="irqbypass ccp kvm kvm-amd kvm-intel"
+guest_modules="virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_mmio virtio_blk failover net_failover virtio_net
+	virtio_console rng-core virtio-rng virtio_balloon ext4"
 tmp=
 trap 'rm -rf "$to.new" $tmp' EXIT
 
@@ -18,20 +21,23 @@ elsewhere="Name a kernel yourself: make testhost TESTHOST_KERNEL=/path/to/vmlinu
 
 # Copies one kernel and the modules that make /dev/kvm with SVM, uncompressed, because insmod of busybox wants them so.
 # A module that is built into the kernel has no file: only kvm and kvm-amd are always modules.
+take_module() { # MODULE MODULE-DIRECTORY TO
+	found=$(find "$2" -name "$1.ko*" | head -n 1)
+	case $found in
+	"") ;;
+	*.ko) cp "$found" "$3/" ;;
+	*.ko.xz) xz -dc "$found" >"$3/$1.ko" ;;
+	*.ko.zst) zstd -qdc "$found" >"$3/$1.ko" ;;
+	*) fail "$found: this kind of compression is not known here." ;;
+	esac
+}
+
 take() { # VMLINUZ MODULE-DIRECTORY
 	rm -rf "$to.new"
-	mkdir -p "$to.new/modules"
+	mkdir -p "$to.new/modules" "$to.new/guest"
 	cp "$1" "$to.new/vmlinuz"
-	for m in $modules; do
-		found=$(find "$2" -name "$m.ko*" | head -n 1)
-		case $found in
-		"") ;;
-		*.ko) cp "$found" "$to.new/modules/" ;;
-		*.ko.xz) xz -dc "$found" >"$to.new/modules/$m.ko" ;;
-		*.ko.zst) zstd -qdc "$found" >"$to.new/modules/$m.ko" ;;
-		*) fail "$found: this kind of compression is not known here." ;;
-		esac
-	done
+	for m in $modules; do take_module "$m" "$2" "$to.new/modules"; done
+	for m in $guest_modules; do take_module "$m" "$2" "$to.new/guest"; done
 	[ -f "$to.new/modules/kvm-amd.ko" ] || fail "$2 holds no kvm-amd module, so this kernel cannot serve as the test host."
 	chmod -R u+w,a+r "$to.new"
 	rm -rf "$to"
@@ -44,7 +50,7 @@ if [ -n "${TESTHOST_KERNEL:-}${TESTHOST_MODULES:-}" ]; then
 	take "$TESTHOST_KERNEL" "$TESTHOST_MODULES"
 	exit 0
 fi
-[ -f $to/vmlinuz ] && [ -f $to/modules/kvm-amd.ko ] && [ -f $to/modules/kvm-intel.ko ] && exit 0
+[ -f $to/vmlinuz ] && [ -f $to/modules/kvm-amd.ko ] && [ -f $to/modules/kvm-intel.ko ] && [ -d $to/guest ] && exit 0
 
 command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 ||
 	fail "The test host's kernel is fetched with apt-get, which this machine does not have. $elsewhere"

@@ -17,7 +17,7 @@ struct device_ops {
 	void (*write)(void *dev, uint64_t offset, unsigned size, uint64_t value);
 };
 
-#define BUS_RANGES 32
+#define BUS_RANGES 48
 #define BUS_UNCLAIMED 64
 
 struct bus_range {

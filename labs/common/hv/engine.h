@@ -30,6 +30,10 @@ struct engine_ops {
 
 	/* An ISA interrupt line changed. Called with the lock held. */
 	void (*irq_line)(struct vm *vm, unsigned irq, bool level);
+	/* An eventfd that raises an interrupt line for a moment when it is written to, or one that a guest's 4-byte store of `value` at gpa
+	 * writes to instead of coming back to hv. The caller closes it. -errno; NULL where the engine has no such thing. */
+	int (*irq_fd)(struct vm *vm, unsigned irq);
+	int (*io_fd)(struct vm *vm, uint64_t gpa, unsigned len, uint32_t value);
 	/* True when the engine brings these devices itself. */
 	bool has_pic, has_pit;
 

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LOOP_FDS 16
+#define LOOP_FDS 64
 
 /* Monotonic time in nanoseconds (clock.c; unit tests bring their own clock). */
 uint64_t clock_ns(void);

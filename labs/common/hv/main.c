@@ -3,6 +3,7 @@
  */
 #include "engine.h"
 #include "gva.h"
+#include "lab4.h"
 #include "neighbour.h"
 #include "nested_command.h"
 #include "popek.h"
@@ -59,6 +60,10 @@ static void usage(FILE *out)
 		"  --premap            hvm engine: all of guest memory is mapped before the guest begins, not on demand\n"
 		"  --plan FILE         hvm engine: what hv does with the nested tables when the guest comes to a stage (plan.h)\n"
 		"  --neighbour IMAGE   hvm engine: a second VM in the same machine, with its memory right behind; its lines begin with 2|\n"
+		"  --rng               a virtio entropy device\n"
+		"  --rings LIST        rings that the virtio devices named behind it offer: split or packed, indirect=on|off,\n"
+		"                      event-idx=on|off (default: split,indirect=on,event-idx=on)\n"
+		"  --event-fds on|off  kvm engine: kicks and interrupts of virtio devices go through eventfds (default: on)\n"
 		"  --dump-tables GVA|all\n"
 		"                      at the end, on stderr: the guest's page tables, their shadows or the nested tables, and "
 		"machine addresses,\n"
@@ -177,18 +182,55 @@ static int parse_page_size(const char *s, unsigned *level)
 	return bad("--page-size takes 4K, 2M or 1G, not \"%s\"", s);
 }
 
+/* --disk, --net and so on. */
+static int add_device(struct vm_options *o, int (*create)(struct vm *vm, const char *arg), uint64_t rings)
+{
+	if (o->ndevices == VIRTIO_SLOTS)
+		return bad("%s", "there is room for 8 devices (--disk, --net, --rng, --balloon, --console)");
+	o->device[o->ndevices++] = (struct device_option){ create, optarg, rings };
+	return 0;
+}
+
+static int parse_rings(const char *s, uint64_t *rings)
+{
+	static const struct {
+		const char *word;
+		uint64_t clear, set;
+	} words[] = {
+		{ "split", F_RING_PACKED, 0 }, { "packed", 0, F_RING_PACKED },
+		{ "indirect=on", 0, F_RING_INDIRECT_DESC }, { "indirect=off", F_RING_INDIRECT_DESC, 0 },
+		{ "event-idx=on", 0, F_RING_EVENT_IDX }, { "event-idx=off", F_RING_EVENT_IDX, 0 },
+	};
+
+	for (const char *p = s;; p++) {
+		size_t len = strcspn(p, ",");
+		unsigned i = 0;
+
+		while (i < sizeof words / sizeof *words && (strlen(words[i].word) != len || strncmp(p, words[i].word, len)))
+			i++;
+		if (i == sizeof words / sizeof *words)
+			return bad("--rings takes split, packed, indirect=on|off and event-idx=on|off, with commas between, not \"%s\"", s);
+		*rings = (*rings & ~words[i].clear) | words[i].set;
+		p += len;
+		if (!*p)
+			return 0;
+	}
+}
+
 static int parse(int argc, char **argv, struct vm_options *o)
 {
 	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE,
-	       PLAN, PAGE_SIZE, PREMAP, NEIGHBOUR, HELP };
+	       PLAN, PAGE_SIZE, PREMAP, NEIGHBOUR, RNG, RINGS, EVENT_FDS, HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
 		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
 		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH },
 		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "plan", 1, 0, PLAN }, { "page-size", 1, 0, PAGE_SIZE },
-		{ "neighbour", 1, 0, NEIGHBOUR }, { "premap", 0, 0, PREMAP }, { "help", 0, 0, HELP }, { 0 }
+		{ "neighbour", 1, 0, NEIGHBOUR }, { "premap", 0, 0, PREMAP },
+		{ "rng", 0, 0, RNG }, { "rings", 1, 0, RINGS }, { "event-fds", 1, 0, EVENT_FDS }, { "help", 0, 0, HELP }, { 0 }
 	};
+	uint64_t rings = F_RING_INDIRECT_DESC | F_RING_EVENT_IDX;
 	int c, err = 0;
 
 	opterr = 0;
@@ -226,6 +268,9 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		case PLAN: o->plan = optarg; break;
 		case PAGE_SIZE: err = parse_page_size(optarg, &o->page_level); break;
 		case PREMAP: o->premap = true; break;
+		case RNG: err = add_device(o, rng_create, rings); break;
+		case RINGS: err = parse_rings(optarg, &rings); break;
+		case EVENT_FDS: err = parse_switch("--event-fds takes on or off, not \"%s\"", optarg, &o->event_fds); break;
 		case HELP: usage(stdout); exit(HV_OK);
 		case ':': err = bad("%s needs a value", argv[optind - 1]); break;
 		default: err = bad("there is no option %s", argv[optind - 1]);
@@ -267,7 +312,7 @@ int main(int argc, char **argv)
 {
 	static struct vm vm;
 
-	vm.opt = (struct vm_options){ .engine = "trap", .mem_size = 64 * MiB, .gdb_port = -1, .mirror_if = true,
+	vm.opt = (struct vm_options){ .engine = "trap", .mem_size = 64 * MiB, .gdb_port = -1, .mirror_if = true, .event_fds = true,
 				     .shadow_pages = SHADOW_PAGES };
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))) {
 		usage(stdout);

@@ -74,7 +74,7 @@ void trace_exit(struct vm *vm, const char *what, uint64_t rip, const char *text,
 }
 
 /* A string as JSON: quoted, with everything escaped that may not stand in one. */
-static void json_string(FILE *out, const char *s)
+void json_string(FILE *out, const char *s)
 {
 	fputc('"', out);
 	for (; *s; s++) {
@@ -182,6 +182,8 @@ void trace_json(struct vm *vm, FILE *out)
 		shadow_json(vm->shadow, out);
 	if (vm->engine->stats && vm->engine_state)
 		vm->engine->stats(vm, out);
+	if (vm->nvirtio)
+		virtio_json(vm, out);
 	if (vm->opt.hash_memory && vm->mem.hva) {
 		fputs(",\"memory\":", out);
 		memhash_json(&vm->mem, out);

@@ -11,6 +11,7 @@
 #include "mem.h"
 #include "trace.h"
 #include "vcpu.h"
+#include "virtio.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -20,6 +21,7 @@
 struct engine_ops;
 struct machine;
 struct gdbstub;
+struct vm;
 
 /* Exit statuses of the hv program. */
 enum {
@@ -31,6 +33,13 @@ enum {
 	HV_TODO = 5,         /* a lab step that is not written yet was reached; its number and hint are on stderr */
 	HV_TIMEOUT = 124,    /* --timeout */
 	HV_INTERRUPTED = 130 /* Ctrl-C / SIGTERM */
+};
+
+/* A device that the command line asked for (virtio_devices.c). */
+struct device_option {
+	int (*create)(struct vm *vm, const char *arg); /* 0, or -errno after vm_stop() */
+	const char *arg;                               /* what stands behind the option, or NULL */
+	uint64_t rings;                                /* features of the rings that it offers */
 };
 
 struct vm_options {
@@ -53,6 +62,9 @@ struct vm_options {
 	const char *plan;      /* hvm engine: file, or NULL (plan.h) */
 	unsigned page_level;   /* hvm engine: the largest pages that nested tables use (1 to 3), 0: not said */
 	bool premap;           /* hvm engine: all of guest memory is mapped before the guest begins */
+	struct device_option device[VIRTIO_SLOTS];
+	unsigned ndevices;
+	bool event_fds; /* kicks and interrupts of virtio devices go through eventfds where the engine has them */
 };
 
 struct vm {
@@ -79,6 +91,9 @@ struct vm {
 	struct debugdev debug;
 	struct reset_port reset_port;
 	struct acpi_pm acpi;
+	struct virtio_dev *virtio[VIRTIO_SLOTS];
+	unsigned nvirtio;
+	struct loop_timer virtio_rest; /* for the kicks that had to stop in between */
 
 	struct vcpu vcpu;
 	const struct engine_ops *engine;

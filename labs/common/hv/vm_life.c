@@ -144,8 +144,13 @@ static int set_up(struct vm *vm, FILE **html)
 		return vm_stop(vm, HV_USAGE, "cannot write the page \"%s\": %s", vm->opt.dump_html, strerror(errno));
 	if (vm_create_devices(vm))
 		return vm_stop(vm, HV_STOPPED, "two devices claim the same port: a bug in hv");
+	for (unsigned i = 0; i < vm->opt.ndevices; i++)
+		if (vm->opt.device[i].create(vm, vm->opt.device[i].arg))
+			return vm->stopping ? -ECANCELED : vm_stop(vm, HV_HOST, "a device could not be made");
 	if (vm->engine->create(vm, &boot))
 		return vm->stopping ? -ECANCELED : vm_stop(vm, HV_HOST, "the %s engine could not start", vm->engine->name);
+	if (virtio_connect(vm))
+		return vm_stop(vm, HV_HOST, "there are not enough event descriptors for the devices");
 	if (vm->opt.gdb_port >= 0 && gdbstub_create(vm, vm->opt.gdb_port))
 		return -ECANCELED;
 	return 0;
@@ -243,6 +248,7 @@ int vm_main(struct vm *vm)
 		fprintf(stderr, "hv: the page \"%s\" could not be written whole\n", vm->opt.dump_html);
 	report(vm);
 	gdbstub_destroy(vm);
+	virtio_destroy(vm);
 	vm->engine->destroy(vm);
 	guest_mem_destroy(&vm->mem);
 	loop_destroy(&vm->loop);
