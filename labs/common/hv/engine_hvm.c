@@ -247,6 +247,7 @@ static enum run_result hvm_run(struct vm *vm)
 		if (h->backend->enter(h) || run_guest(h, &x))
 			break;
 		shadow_store_over(v);
+		written_apply(vm);
 		if (handle_exit(v, h, &x, &debugger))
 			break;
 		if (debugger || (h->debug_step && x.kind != HVM_KICK && !h->hidden))

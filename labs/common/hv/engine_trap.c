@@ -307,6 +307,7 @@ static enum run_result trap_run(struct vm *vm)
 		int err = machine_run(&e->m, &x);
 		trace_leave_guest(&vm->trace);
 		shadow_store_over(v);
+		written_apply(vm);
 		if (err)
 			break;
 		switch (x.kind) {

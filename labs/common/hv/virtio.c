@@ -313,6 +313,16 @@ void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t writ
 		abort();
 	}
 	q->in_flight--;
+	/* What the device wrote, and the ring: the used one, or the packed one. A little more does no harm. */
+	for (unsigned i = 0; i < c->nin && written; i++) {
+		const struct iovec *v = &c->iov[c->nout + i];
+
+		written_add(q->dev->vm, (uint64_t)((uint8_t *)v->iov_base - q->dev->vm->mem.hva), v->iov_len);
+	}
+	if (virtio_has(q->dev, F_RING_PACKED))
+		written_add(q->dev->vm, q->desc, 16ull * q->size);
+	else
+		written_add(q->dev->vm, q->device, 6 + 8ull * q->size);
 	virtio_rings(q->dev)->push(q, c, written);
 }
 

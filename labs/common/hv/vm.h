@@ -12,6 +12,7 @@
 #include "trace.h"
 #include "vcpu.h"
 #include "virtio.h"
+#include "written.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -93,6 +94,7 @@ struct vm {
 	struct acpi_pm acpi;
 	struct virtio_dev *virtio[VIRTIO_SLOTS];
 	unsigned nvirtio;
+	struct written written; /* by devices, the engine has yet to hear of it */
 	struct loop_timer virtio_rest; /* for the kicks that had to stop in between */
 
 	struct vcpu vcpu;

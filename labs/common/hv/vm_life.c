@@ -249,6 +249,7 @@ int vm_main(struct vm *vm)
 	report(vm);
 	gdbstub_destroy(vm);
 	virtio_destroy(vm);
+	written_free(vm);
 	vm->engine->destroy(vm);
 	guest_mem_destroy(&vm->mem);
 	loop_destroy(&vm->loop);
