@@ -278,5 +278,6 @@ endef
 $(foreach t,$(notdir $(unit_tests)),$(eval $(call unit_rule,$(t))))
 
 -include tests/vm/vm.mk
+-include tests/fuzz/fuzz.mk
 
 -include $(wildcard $(pre)frame/*.d $(out)/*.d $(baseout)/*.d $(pre)unit/*.d build/guests/obj/*.d build/guests/paged/*.d build/guests/m32/*.d build/guests/lab*/obj/*.d)

@@ -67,6 +67,8 @@ needed_by_labs() { # --check leaves out what is not needed to build and to grade
 		header_from "stdarg.h stddef.h setjmp.h stdint.h cmocka.h" libcmocka-dev "runs the unit tests"
 		command_from gdb gdb "looks into a guest, and tests hv's debugger port"
 		command_from cppcheck cppcheck "checks the C code in make lint"
+		{ command -v clang && echo "int main(void) { return 0; }" | clang -fsanitize=address -x c -o /dev/null -; } >/dev/null 2>&1 || lacks clang "lets random drivers loose on the devices (make fuzz)"
+		compgen -G "/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer*" >/dev/null || lacks libclang-rt-14-dev "is the library of libFuzzer"
 	fi
 }
 

@@ -142,6 +142,8 @@ def suites():
     directories = {path.parent for path in (TOP / "tests").glob("*/test_*.py")}
     for directory in sorted(directories, key=lambda path: (path.name != "vm", path)):
         rest[f"tests/{directory.name}"] = unittests(directory.relative_to(TOP))
+    rest["fuzz"] = counted([sys.executable, "tests/fuzz/run.py", "--jobs", "1",
+                            "--seconds", "60" if os.environ.get("TRAPDOOR_ALL") else "10"])
     rest.update({f"mutants-{lab}": mutants(lab) for lab in reversed(LABS)})
     rest.update({
         **{f"grade-{lab}-reference": grade(lab, "reference-solution", "passed") for lab in LABS},
