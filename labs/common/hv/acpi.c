@@ -1,20 +1,20 @@
 /*
- * ACPI tables (ACPI 6.5 chapter 5): as few as a guest needs to find out how to power off and reset. There is no MADT,
- * because there is one CPU and its interrupts come from the 8259 pair; without one a guest uses the legacy numbering.
+ * ACPI tables (ACPI 6.5 chapter 5): how to power off and reset, which virtio devices there are, and, where the machine has APICs, its
+ * CPUs and interrupt wires. Without a MADT a guest uses one CPU and the 8259 pair with the legacy numbering.
  */
+#include "acpi_aml.h"
 #include "boot.h"
 #include "devices.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Guest addresses. The RSDP comes first, 16-byte aligned, where a BIOS guest would also search for it (5.2.5.1). */
 #define RSDP_GPA BOOT_ACPI
-#define XSDT_GPA (BOOT_ACPI + 0x40)
-#define FACS_GPA (BOOT_ACPI + 0x80) /* must be 64-byte aligned */
-#define DSDT_GPA (BOOT_ACPI + 0xc0)
-#define FADT_GPA (BOOT_ACPI + 0x100)
+#define FACS_GPA (BOOT_ACPI + 0x40) /* must be 64-byte aligned */
+#define BOOT_ACPI_END 0xf0000
 
-#define SCI_IRQ 9
 #define RESET_PORT 0x64 /* struct reset_port answers there */
 #define RESET_PULSE 0xfe
 
@@ -42,7 +42,7 @@ struct table_header {
 
 struct xsdt {
 	struct table_header header;
-	uint64_t table[1];
+	uint64_t table[2]; /* FADT and MADT */
 } __attribute__((packed));
 
 /* Generic address structure (5.2.3.2). */
@@ -100,48 +100,87 @@ _Static_assert(sizeof(struct facs) == 64, "FACS layout");
 #define BOOT_ARCH_LEGACY_DEVICES (1u << 0) /* the UART, found by its well-known ports */
 #define BOOT_ARCH_NO_VGA (1u << 2)
 
-/*
- * The whole DSDT: Name (\_S5, Package (4) { S5, S5, 0, 0 }) in AML (20.2): NameOp, a root-relative name, PackageOp, the
- * package's length counted from its own byte, four elements. _S5 (7.4.2.6) tells which SLP_TYP to write to power off.
- */
-static const uint8_t dsdt_aml[] = {
-	0x08, '\\', '_', 'S', '5', '_', 0x12, 8, 4, 0x0a, ACPI_SLP_TYP_S5, 0x0a, ACPI_SLP_TYP_S5, 0x00, 0x00,
-};
-
-struct dsdt {
+/* 5.2.12. What follows are its entries. */
+struct madt {
 	struct table_header header;
-	uint8_t aml[sizeof(dsdt_aml)];
+	uint32_t lapic, flags;
+} __attribute__((packed));
+enum { MADT_LAPIC = 0, MADT_IOAPIC = 1, MADT_OVERRIDE = 2, MADT_LAPIC_NMI = 4 };
+#define MADT_PCAT_COMPAT (1u << 0) /* there is a pair of 8259 too, which a guest must mask */
+
+struct madt_lapic {
+	uint8_t type, length, processor_uid, apic_id;
+	uint32_t flags;
 } __attribute__((packed));
 
-_Static_assert(RSDP_GPA + sizeof(struct rsdp) <= XSDT_GPA, "RSDP fits");
-_Static_assert(XSDT_GPA + sizeof(struct xsdt) <= FACS_GPA, "XSDT fits");
-_Static_assert(DSDT_GPA + sizeof(struct dsdt) <= FADT_GPA, "DSDT fits");
+struct madt_ioapic {
+	uint8_t type, length, id, reserved;
+	uint32_t address, gsi_base;
+} __attribute__((packed));
 
-/* The byte that makes the sum of all len bytes 0. The place where it goes still holds 0. */
-static uint8_t checksum(const void *data, size_t len)
+struct madt_override {
+	uint8_t type, length, bus, irq;
+	uint32_t gsi;
+	uint16_t flags;
+} __attribute__((packed));
+
+struct madt_lapic_nmi {
+	uint8_t type, length, processor_uid;
+	uint16_t flags;
+	uint8_t lint;
+} __attribute__((packed));
+
+#define MADT_CPU_MAX 8
+struct whole_madt {
+	struct madt madt;
+	struct madt_ioapic ioapic;
+	struct madt_override timer, sci;
+	struct madt_lapic_nmi nmi;
+	struct madt_lapic cpu[MADT_CPU_MAX]; /* the last, because fewer may be used */
+} __attribute__((packed));
+
+_Static_assert(sizeof(struct madt_lapic) == 8 && sizeof(struct madt_ioapic) == 12, "MADT entry layout");
+_Static_assert(sizeof(struct madt_override) == 10 && sizeof(struct madt_lapic_nmi) == 6, "MADT entry layout");
+
+/* Room for \_S5 and BOOT_VIRTIO_MAX devices, and to spare. */
+#define AML_MAX 2048
+struct dsdt {
+	struct table_header header;
+	uint8_t aml[AML_MAX];
+} __attribute__((packed));
+
+/* One place after the other, from FIRST_TABLE on. */
+#define FIRST_TABLE (FACS_GPA + sizeof(struct facs))
+#define TABLE_ALIGN 16
+_Static_assert(RSDP_GPA + sizeof(struct rsdp) <= FACS_GPA, "RSDP fits");
+#define TABLES_END (FIRST_TABLE + sizeof(struct dsdt) + sizeof(struct fadt) + sizeof(struct whole_madt) + sizeof(struct xsdt) + \
+		    4 * TABLE_ALIGN)
+_Static_assert(TABLES_END <= BOOT_ACPI_END, "all tables fit");
+
+struct writer {
+	const struct guest_mem *mem;
+	uint64_t next; /* where the next table goes */
+	struct xsdt xsdt;
+	unsigned tables; /* that the XSDT names so far */
+};
+
+/* Fills in the header of a table whose contents are complete, and puts the table into guest memory. Returns its gpa. */
+static uint64_t put_table(struct writer *w, const char *signature, uint8_t revision, struct table_header *header, size_t length)
 {
-	const uint8_t *p = data;
-	uint8_t sum = 0;
+	uint64_t gpa = w->next;
 
-	for (size_t i = 0; i < len; i++)
-		sum += p[i];
-	return (uint8_t)-sum;
-}
-
-/* Fills in the header of a table whose contents are complete, and puts the table into guest memory. */
-static void put_table(const struct guest_mem *mem, uint64_t gpa, const char *signature, uint8_t revision,
-		      struct table_header *header, uint32_t length)
-{
 	memcpy(header->signature, signature, sizeof(header->signature));
-	header->length = length;
+	header->length = (uint32_t)length;
 	header->revision = revision;
 	memcpy(header->oem_id, "TRAPDR", sizeof(header->oem_id));
 	memcpy(header->oem_table_id, "TRAPDOOR", sizeof(header->oem_table_id));
 	header->oem_revision = 1;
 	memcpy(header->creator_id, "TRAP", sizeof(header->creator_id));
 	header->creator_revision = 1;
-	header->checksum = checksum(header, length);
-	memcpy(boot_area(mem, gpa, length), header, length);
+	header->checksum = boot_checksum(header, length);
+	memcpy(boot_area(w->mem, gpa, length), header, length);
+	w->next = (gpa + length + TABLE_ALIGN - 1) & ~(uint64_t)(TABLE_ALIGN - 1);
+	return gpa;
 }
 
 static struct gas io_register(uint16_t port, uint8_t bytes, uint8_t access)
@@ -149,13 +188,69 @@ static struct gas io_register(uint16_t port, uint8_t bytes, uint8_t access)
 	return (struct gas){ .space = GAS_IO, .bit_width = 8 * bytes, .access = access, .address = port };
 }
 
-static void fadt_write(const struct guest_mem *mem)
+/*
+ * The DSDT tells how to power off, and which virtio devices there are: nothing else would, because their bus cannot be searched.
+ * Name (\_S5, Package () { S5, S5, 0, 0 }) has the SLP_TYP to write (7.4.2.6).
+ */
+static uint64_t dsdt_write(struct writer *w, const struct boot_request *req)
+{
+	struct dsdt dsdt = { 0 };
+	struct aml a = { .bytes = dsdt.aml, .room = sizeof(dsdt.aml) };
+
+	aml_name(&a, "\\_S5_");
+	size_t package = aml_package(&a, 4);
+	aml_integer(&a, ACPI_SLP_TYP_S5);
+	aml_integer(&a, ACPI_SLP_TYP_S5);
+	aml_integer(&a, 0);
+	aml_integer(&a, 0);
+	aml_end(&a, package);
+	size_t bus = req->nvirtio ? aml_scope(&a, "\\_SB_") : 0;
+	for (unsigned i = 0; i < req->nvirtio; i++) {
+		const char name[] = { 'V', 'I', 'O', (char)('0' + i), 0 };
+		size_t device = aml_device(&a, name);
+		aml_name(&a, "_HID");
+		aml_string(&a, "LNRO0005");
+		aml_name(&a, "_UID");
+		aml_integer(&a, i);
+		aml_name(&a, "_CRS");
+		size_t resources = aml_resources(&a);
+		aml_memory32(&a, req->virtio[i].gpa, req->virtio[i].len);
+		aml_interrupt(&a, req->virtio[i].gsi);
+		aml_resources_end(&a, resources);
+		aml_end(&a, device);
+	}
+	if (req->nvirtio)
+		aml_end(&a, bus);
+	if (a.full) {
+		fprintf(stderr, "hv: bug: the DSDT is larger than planned\n");
+		abort();
+	}
+	return put_table(w, "DSDT", 2, &dsdt.header, sizeof(dsdt.header) + a.len);
+}
+
+static uint64_t madt_write(struct writer *w, unsigned cpus)
+{
+	struct whole_madt t = {
+		.madt = { .lapic = LAPIC_GPA, .flags = MADT_PCAT_COMPAT },
+		.ioapic = { MADT_IOAPIC, sizeof(t.ioapic), IOAPIC_ID, 0, IOAPIC_GPA, 0 },
+		.timer = { MADT_OVERRIDE, sizeof(t.timer), 0, 0, IOAPIC_PIN_IRQ0, 0 },
+		.sci = { MADT_OVERRIDE, sizeof(t.sci), 0, ACPI_SCI_IRQ, ACPI_SCI_IRQ, MP_LEVEL_HIGH },
+		.nmi = { MADT_LAPIC_NMI, sizeof(t.nmi), 0xff, 0, 1 }, /* every CPU, LINT1 */
+	};
+	if (cpus > MADT_CPU_MAX)
+		cpus = MADT_CPU_MAX;
+	for (unsigned i = 0; i < cpus; i++)
+		t.cpu[i] = (struct madt_lapic){ MADT_LAPIC, sizeof(t.cpu[i]), (uint8_t)i, (uint8_t)i, 1 };
+	return put_table(w, "APIC", 5, &t.madt.header, offsetof(struct whole_madt, cpu) + cpus * sizeof(t.cpu[0]));
+}
+
+static uint64_t fadt_write(struct writer *w, uint32_t dsdt)
 {
 	/* SMI_CMD 0 says that the machine is always in ACPI mode (4.8.2.5): there is nothing to switch on. */
 	struct fadt fadt = {
 		.facs = FACS_GPA,
-		.dsdt = DSDT_GPA,
-		.sci_irq = SCI_IRQ,
+		.dsdt = dsdt,
+		.sci_irq = ACPI_SCI_IRQ,
 		.pm1a_evt = ACPI_PM1A_EVT,
 		.pm1a_cnt = ACPI_PM1A_CNT,
 		.pm1_evt_len = ACPI_PM1A_CNT - ACPI_PM1A_EVT,
@@ -168,33 +263,30 @@ static void fadt_write(const struct guest_mem *mem)
 		.reset_reg = io_register(RESET_PORT, 1, GAS_BYTE),
 		.reset_value = RESET_PULSE,
 		.minor = 5,
-		.x_dsdt = DSDT_GPA,
+		.x_dsdt = dsdt,
 		.x_pm1a_evt = io_register(ACPI_PM1A_EVT, ACPI_PM1A_CNT - ACPI_PM1A_EVT, GAS_WORD),
 		.x_pm1a_cnt = io_register(ACPI_PM1A_CNT, 2, GAS_WORD),
 	};
 	memcpy(&fadt.hypervisor_id, "Trapdoor", sizeof(fadt.hypervisor_id));
-	put_table(mem, FADT_GPA, "FACP", 6, &fadt.header, sizeof(fadt));
+	return put_table(w, "FACP", 6, &fadt.header, sizeof(fadt));
 }
 
-uint64_t acpi_tables_write(struct guest_mem *mem)
+uint64_t acpi_tables_write(struct guest_mem *mem, const struct boot_request *req)
 {
+	struct writer w = { .mem = mem, .next = FIRST_TABLE };
 	struct facs facs = { .signature = "FACS", .length = sizeof(facs), .version = 2 };
 	memcpy(boot_area(mem, FACS_GPA, sizeof(facs)), &facs, sizeof(facs));
 
-	struct dsdt dsdt = { 0 };
-	memcpy(dsdt.aml, dsdt_aml, sizeof(dsdt_aml));
-	put_table(mem, DSDT_GPA, "DSDT", 2, &dsdt.header, sizeof(dsdt));
+	w.xsdt.table[w.tables++] = fadt_write(&w, (uint32_t)dsdt_write(&w, req));
+	if (req->apic)
+		w.xsdt.table[w.tables++] = madt_write(&w, req->cpus);
+	uint64_t xsdt = put_table(&w, "XSDT", 1, &w.xsdt.header, offsetof(struct xsdt, table) + w.tables * sizeof(w.xsdt.table[0]));
 
-	fadt_write(mem);
-
-	struct xsdt xsdt = { .table = { FADT_GPA } };
-	put_table(mem, XSDT_GPA, "XSDT", 1, &xsdt.header, sizeof(xsdt));
-
-	struct rsdp rsdp = { .revision = 2, .length = sizeof(rsdp), .xsdt = XSDT_GPA };
+	struct rsdp rsdp = { .revision = 2, .length = sizeof(rsdp), .xsdt = xsdt };
 	memcpy(rsdp.signature, "RSD PTR ", sizeof(rsdp.signature));
 	memcpy(rsdp.oem_id, "TRAPDR", sizeof(rsdp.oem_id));
-	rsdp.checksum = checksum(&rsdp, 20);
-	rsdp.checksum_all = checksum(&rsdp, sizeof(rsdp));
+	rsdp.checksum = boot_checksum(&rsdp, 20);
+	rsdp.checksum_all = boot_checksum(&rsdp, sizeof(rsdp));
 	memcpy(boot_area(mem, RSDP_GPA, sizeof(rsdp)), &rsdp, sizeof(rsdp));
 	return RSDP_GPA;
 }

@@ -20,6 +20,16 @@ int boot_fail(char *err, size_t errlen, int error, const char *fmt, ...)
 	return error;
 }
 
+uint8_t boot_checksum(const void *data, size_t len)
+{
+	const uint8_t *p = data;
+	uint8_t sum = 0;
+
+	for (size_t i = 0; i < len; i++)
+		sum += p[i];
+	return (uint8_t)-sum;
+}
+
 void *boot_area(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
 {
 	void *p = guest_range(mem, gpa, len);

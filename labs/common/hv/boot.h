@@ -1,6 +1,6 @@
 /*
  * What the loaders of all image formats share: boot data below 1 MiB, the memory map, the command line, the initrd.
- * loader.h is the public side; only loader.c, elf.c, bzimage.c, boot_sector.c, start_info.c, boot.c and acpi.c include this.
+ * loader.h is the public side; only the loaders, start_info.c, boot.c, acpi.c and mptable.c include this.
  *
  * Errors of all loaders: -ENOEXEC the file is not something that hv can start (wrong kind, malformed, truncated),
  * -ENOMEM it does not fit in guest memory, -E2BIG the command line is too long, or what open(2) and read(2) said.
@@ -21,6 +21,22 @@ struct boot_map_entry {
 	uint32_t type;
 };
 void boot_memory_map(const struct guest_mem *mem, struct boot_map_entry map[BOOT_MAP_ENTRIES]);
+
+/*
+ * Interrupt wires, as the MADT and the MP table both tell them. Where they differ from "ISA interrupt n is edge-triggered, active high,
+ * and on pin n of the IOAPIC": the 8254 is on pin 2, as in every PC, and ACPI's own interrupt is level-triggered.
+ */
+#define LAPIC_GPA 0xfee00000u
+#define IOAPIC_GPA 0xfec00000u
+#define IOAPIC_ID 0 /* as its own register says after a reset */
+#define IOAPIC_VERSION 0x11
+#define IOAPIC_PIN_IRQ0 2
+#define CASCADE_IRQ 2 /* joins the two 8259: no interrupt of its own */
+#define ACPI_SCI_IRQ 9
+#define MP_LEVEL_HIGH 0x0d /* polarity 1: active high; trigger mode 3: level (MP 1.4, table 4-10; ACPI 6.5, table 5.26) */
+
+/* The byte that makes the sum of all len bytes 0. The place where it goes still holds 0. */
+uint8_t boot_checksum(const void *data, size_t len);
 
 /* Stores one sentence (printf style) in err and returns error. */
 int boot_fail(char *err, size_t errlen, int error, const char *fmt, ...) __attribute__((format(printf, 4, 5)));

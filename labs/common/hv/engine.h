@@ -23,19 +23,24 @@ struct engine_ops {
 	int (*create)(struct vm *vm, const struct boot_state *boot);
 	void (*destroy)(struct vm *vm);
 
-	/* Runs the guest on the calling thread until the VM stops or the debugger wants it. Called without the lock. */
+	/* Runs the guest, its vCPU 0 on the calling thread, until the VM stops or the debugger wants it. Called without the lock, and
+	 * only by vm_run(). */
 	enum run_result (*run)(struct vm *vm);
-	/* Async-signal-safe: makes run() look up soon. */
+	/* Async-signal-safe: makes run() look up soon, on all vCPUs' threads. vm_kick() sends vCPU 0's thread a signal. */
 	void (*kick)(struct vm *vm);
 
 	/* An ISA interrupt line changed. Called with the lock held. */
 	void (*irq_line)(struct vm *vm, unsigned irq, bool level);
-	/* An eventfd that raises an interrupt line for a moment when it is written to, or one that a guest's 4-byte store of `value` at gpa
-	 * writes to instead of coming back to hv. The caller closes it. -errno; NULL where the engine has no such thing. */
-	int (*irq_fd)(struct vm *vm, unsigned irq);
+	/* An eventfd that raises this interrupt when it is written to: an edge, and nobody has to take the line down again. -errno. NULL
+	 * where the engine lacks it, as also below. After create(); the caller closes it. */
+	int (*irq_fd)(struct vm *vm, unsigned gsi);
+	/* An eventfd that is signalled, instead of an exit, when the guest stores `value` with `len` bytes at gpa. Other values exit. */
 	int (*io_fd)(struct vm *vm, uint64_t gpa, unsigned len, uint32_t value);
+	unsigned max_cpus;
 	/* True when the engine brings these devices itself. */
 	bool has_pic, has_pit;
+	/* There are local APICs and an IOAPIC, and the tables that the guest finds tell it so. */
+	bool has_apic;
 
 	/* The debugger's view; only while the vCPU is not running. */
 	int (*get_state)(struct vm *vm, struct vcpu *out);

@@ -12,6 +12,7 @@
 #include "plan.h"
 #include "segment.h"
 #include "shadow_paging.h"
+#include "vm_pause.h"
 
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -166,9 +167,9 @@ static int run_guest(struct hvm *h, struct hvm_exit *x)
 	int stopping;
 
 	for (;;) {
-		trace_enter_guest(&h->vm->trace);
+		trace_enter_guest(&h->vm->trace.cpu[0]);
 		int err = machine_run(&h->m, &m);
-		trace_leave_guest(&h->vm->trace);
+		trace_leave_guest(&h->vm->trace.cpu[0]);
 		if (err)
 			return -ECANCELED;
 		switch (m.kind) {
@@ -228,6 +229,7 @@ static enum run_result hvm_run(struct vm *vm)
 		h->m.run->immediate_exit = 0;
 		vm->kicked = false;
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		vm_park(vm);
 		if (vm->gdb && gdbstub_take_interrupt(vm))
 			return RUN_DEBUG;
 		if (v->halted) {
@@ -410,6 +412,7 @@ const struct engine_ops engine_hvm = {
 	.run = hvm_run,
 	.kick = hvm_kick,
 	.irq_line = hvm_irq_line,
+	.max_cpus = 1,
 	.get_state = hvm_get_state,
 	.set_state = hvm_set_state,
 	.translate = hvm_translate,

@@ -6,6 +6,7 @@
 #include "gdbstub.h"
 #include "shadow_paging.h"
 #include "trap_state.h"
+#include "vm_pause.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -289,6 +290,7 @@ static enum run_result trap_run(struct vm *vm)
 		vm->kicked = false;
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 		if (!e->under_way) {
+			vm_park(vm);
 			if (vm->gdb && gdbstub_take_interrupt(vm))
 				return RUN_DEBUG;
 			if (before_entry(v, e))
@@ -303,9 +305,9 @@ static enum run_result trap_run(struct vm *vm)
 		}
 		if (vm->stopping)
 			break;
-		trace_enter_guest(&vm->trace);
+		trace_enter_guest(&vm->trace.cpu[0]);
 		int err = machine_run(&e->m, &x);
-		trace_leave_guest(&vm->trace);
+		trace_leave_guest(&vm->trace.cpu[0]);
 		shadow_store_over(v);
 		written_apply(vm);
 		if (err)
@@ -420,6 +422,7 @@ const struct engine_ops engine_trap = {
 	.run = trap_run,
 	.kick = trap_kick,
 	.irq_line = trap_irq_line,
+	.max_cpus = 1,
 	.get_state = trap_get_state,
 	.set_state = trap_set_state,
 	.translate = trap_translate,

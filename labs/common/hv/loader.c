@@ -1,5 +1,6 @@
 #include "loader.h"
 #include "boot.h"
+#include "mptable.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -74,7 +75,9 @@ int boot_load(struct guest_mem *mem, const struct boot_request *req, struct boot
 	if (r)
 		return r;
 
-	acpi_tables_write(mem);
+	acpi_tables_write(mem, req);
+	if (req->apic)
+		mptable_write(mem, req);
 	*boot = (struct boot_state){ 0 };
 	if (elf_probe(image, len)) {
 		r = elf_load(mem, image, len, boot, err, errlen);

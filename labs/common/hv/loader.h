@@ -23,6 +23,7 @@
 
 #include "mem.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,10 +46,20 @@
 #define BOOT_SECTOR_MAX 0x8000u
 #define BOOT_IRET 0xfff53u
 
+#define BOOT_VIRTIO_MAX 8
+
 struct boot_request {
 	const char *image;   /* file names */
 	const char *initrd;  /* or NULL */
 	const char *append;  /* command line, or NULL for an empty one */
+	/* The machine as ACPI and MP tables describe it to the guest. */
+	bool apic;     /* it has local APICs and an IOAPIC; without them the tables say nothing of interrupts and CPUs */
+	unsigned cpus; /* with apic */
+	struct boot_device {
+		uint32_t gpa, len;
+		unsigned gsi; /* edge-triggered, active high */
+	} virtio[BOOT_VIRTIO_MAX]; /* virtio-mmio devices */
+	unsigned nvirtio;
 };
 
 /* More segments than any sensible linker script makes; a bound keeps the test for overlaps from becoming slow on a hostile file. */
@@ -92,8 +103,8 @@ void boot_vcpu(struct vcpu *v, const struct boot_state *boot);
 
 /* Boot page tables and GDT (boot.c). */
 void boot_tables_write(struct guest_mem *mem);
-/* RSDP, XSDT, FADT, FACS, DSDT with \_S5 at BOOT_ACPI (acpi.c); returns the RSDP's gpa. */
-uint64_t acpi_tables_write(struct guest_mem *mem);
+/* RSDP, XSDT, FADT, FACS, DSDT with \_S5 and devices, and with req->apic a MADT, at BOOT_ACPI (acpi.c); returns the RSDP's gpa. */
+uint64_t acpi_tables_write(struct guest_mem *mem, const struct boot_request *req);
 
 /* Reads a whole regular file. 0 or -errno with a sentence in err; *data is malloc'ed. */
 int file_read_all(const char *path, const char *what, uint8_t **data, size_t *len, char *err, size_t errlen);

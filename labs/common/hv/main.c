@@ -41,6 +41,7 @@ static void usage(FILE *out)
 		"      hvm               %s\n"
 		"      kvm               %s\n"
 		"  --mem SIZE          guest memory, with K, M or G (default: 64M; from 2M to 3G)\n"
+		"  --cpus N            kvm engine: number of vCPUs (from 1 to 8; default: 1)\n"
 		"  --initrd FILE       initial RAM disk\n"
 		"  --append STRING     command line of the guest\n"
 		"  --timeout SECONDS   stop the guest after that time (exit status 124)\n"
@@ -107,6 +108,16 @@ static int parse_timeout(const char *s, double *seconds)
 	*seconds = strtod(s, &end);
 	if (end == s || *end || !isfinite(*seconds) || *seconds <= 0 || *seconds > 1e6)
 		return bad("--timeout takes a number of seconds above 0, not \"%s\"", s);
+	return 0;
+}
+
+static int parse_cpus(const char *s, unsigned *cpus)
+{
+	char *end;
+	long n = strtol(s, &end, 10);
+	if (end == s || *end || n < 1 || n > VM_CPUS_MAX)
+		return bad("--cpus takes a number from 1 to 8, not \"%s\"", s);
+	*cpus = (unsigned)n;
 	return 0;
 }
 
@@ -219,10 +230,10 @@ static int parse_rings(const char *s, uint64_t *rings)
 
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE,
+	enum { ENGINE, MEM, CPUS, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE,
 	       PLAN, PAGE_SIZE, PREMAP, NEIGHBOUR, RNG, RINGS, EVENT_FDS, HELP };
 	static const struct option longopts[] = {
-		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
+		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "cpus", 1, 0, CPUS }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
 		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
 		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH },
@@ -242,6 +253,7 @@ static int parse(int argc, char **argv, struct vm_options *o)
 				err = bad("there is no engine \"%s\": it is trap, hvm or kvm", optarg);
 			break;
 		case MEM: err = parse_size(optarg, &o->mem_size); break;
+		case CPUS: err = parse_cpus(optarg, &o->cpus); break;
 		case INITRD: o->initrd = optarg; break;
 		case APPEND: o->append = optarg; break;
 		case TIMEOUT: err = parse_timeout(optarg, &o->timeout); break;
@@ -286,6 +298,11 @@ static int parse(int argc, char **argv, struct vm_options *o)
 	if ((o->sample_steps || o->hash_memory) && !o->stats_json)
 		return bad("%s shows what it found in --stats json, which is missing",
 			   o->sample_steps ? "--sample-steps" : "--hash-memory");
+	if (o->cpus > engine_find(o->engine)->max_cpus)
+		return bad("--cpus: the %s engine runs one vCPU; --engine kvm runs up to 8", o->engine);
+	if (o->cpus > 1 && (o->gdb_port >= 0 || o->sample_steps))
+		return bad("%s stops the guest at an instruction, which needs a guest with one vCPU: leave --cpus away",
+			   o->gdb_port >= 0 ? "--gdb" : "--sample-steps");
 	if (o->dump_html && !o->dump)
 		return bad("%s", "--dump-html shows what --dump-tables asks for, which is missing");
 	if (o->dump_html && !strcmp(o->engine, engine_hvm.name) && !o->shadow)
@@ -312,7 +329,7 @@ int main(int argc, char **argv)
 {
 	static struct vm vm;
 
-	vm.opt = (struct vm_options){ .engine = "trap", .mem_size = 64 * MiB, .gdb_port = -1, .mirror_if = true, .event_fds = true,
+	vm.opt = (struct vm_options){ .engine = "trap", .mem_size = 64 * MiB, .cpus = 1, .gdb_port = -1, .mirror_if = true, .event_fds = true,
 				     .shadow_pages = SHADOW_PAGES };
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))) {
 		usage(stdout);

@@ -286,7 +286,7 @@ static int try_trap(struct trial *t, const struct popek_probe *probe, enum popek
 	if (vm->status == HV_TODO || vm->status == HV_HOST)
 		return -ECANCELED;
 	/* The ending itself is one exit. */
-	seen->heard = vm->trace.total > (t->ended ? 1 : 0);
+	seen->heard = trace_total(&vm->trace) > (t->ended ? 1 : 0);
 	if (!t->ended && !vm->vcpu.halted) {
 		seen->end = END_STOPPED;
 		snprintf(seen->reason, sizeof seen->reason, "%s", vm->reason);

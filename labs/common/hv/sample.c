@@ -1,5 +1,6 @@
 #include "sample.h"
 #include "vm_life.h"
+#include "vm_pause.h"
 
 /* Is it an instruction with a REP prefix? A step is then one of its repetitions. */
 static bool repeats(struct vm *vm, const struct vcpu *v)
@@ -25,7 +26,7 @@ enum run_result sample_run(struct vm *vm)
 			vm_stop(vm, HV_HOST, "this KVM cannot single-step a guest");
 			return RUN_STOPPED;
 		}
-		result = vm->engine->run(vm);
+		result = vm_run(vm);
 		/* The last one ended the VM; or a signal did, and it was none. */
 		if (result == RUN_STOPPED && vm->trace.interventions == before)
 			break;

@@ -14,7 +14,7 @@ void trace_init(struct trace *t, bool exits, FILE *out)
 	t->exits = exits;
 	t->out = out;
 	t->start_ns = clock_ns();
-	t->start_ticks = t->mark_ticks = __rdtsc();
+	t->start_ticks = t->cpu[0].mark_ticks = __rdtsc();
 }
 
 void trace_count(struct trace_count *table, const char *name)
@@ -39,19 +39,28 @@ const char *vector_name(uint8_t vector)
 	return vector < sizeof names / sizeof *names ? names[vector] : "vector above 21";
 }
 
-void trace_enter_guest(struct trace *t)
+void trace_enter_guest(struct trace_cpu *cpu)
 {
 	uint64_t now = __rdtsc();
-	t->hv_ticks += now - t->mark_ticks;
-	t->mark_ticks = now;
+	if (cpu->mark_ticks)
+		cpu->hv_ticks += now - cpu->mark_ticks;
+	cpu->mark_ticks = now;
 }
 
-void trace_leave_guest(struct trace *t)
+void trace_leave_guest(struct trace_cpu *cpu)
 {
 	uint64_t now = __rdtsc();
-	t->guest_ticks += now - t->mark_ticks;
-	t->mark_ticks = now;
-	t->total++;
+	cpu->guest_ticks += now - cpu->mark_ticks;
+	cpu->mark_ticks = now;
+	cpu->exits++;
+}
+
+uint64_t trace_total(const struct trace *t)
+{
+	uint64_t total = 0;
+	for (unsigned i = 0; i < VM_CPUS_MAX; i++)
+		total += t->cpu[i].exits;
+	return total;
 }
 
 void trace_exit(struct vm *vm, const char *what, uint64_t rip, const char *text, const char *did, ...)
@@ -65,7 +74,7 @@ void trace_exit(struct vm *vm, const char *what, uint64_t rip, const char *text,
 	va_start(ap, did);
 	vsnprintf(note, sizeof note, did, ap);
 	va_end(ap);
-	fprintf(t->out, "exit %-6llu %-12s rip 0x%-10llx %-28s", (unsigned long long)t->total, what, (unsigned long long)rip,
+	fprintf(t->out, "exit %-6llu %-12s rip 0x%-10llx %-28s", (unsigned long long)trace_total(t), what, (unsigned long long)rip,
 		text && *text ? text : "");
 	if (note[0])
 		fprintf(t->out, " -> %s", note);
@@ -143,6 +152,22 @@ static void shadow_json(const struct shadow *s, FILE *out)
 	fputc('}', out);
 }
 
+/* Each vCPU's own account, then the times of all together. ms: per tick. */
+static void cpus_json(const struct trace *t, unsigned cpus, double ms, FILE *out)
+{
+	double guest = 0, hv = 0;
+
+	fputs(",\"vcpus\":[", out);
+	for (unsigned i = 0; i < cpus; i++) {
+		const struct trace_cpu *c = &t->cpu[i];
+		fprintf(out, "%s{\"exits\":%llu,\"guest_ms\":%.3f,\"hv_ms\":%.3f}", i ? "," : "", (unsigned long long)c->exits,
+			(double)c->guest_ticks * ms, (double)c->hv_ticks * ms);
+		guest += (double)c->guest_ticks * ms;
+		hv += (double)c->hv_ticks * ms;
+	}
+	fprintf(out, "],\"guest_ms\":%.3f,\"hv_ms\":%.3f", guest, hv);
+}
+
 void trace_json(struct vm *vm, FILE *out)
 {
 	const struct trace *t = &vm->trace;
@@ -152,7 +177,7 @@ void trace_json(struct vm *vm, FILE *out)
 		fprintf(out, ",\"vm\":%u", vm->neighbour.index + 1);
 	fprintf(out, ",\"status\":%d,\"reason\":", vm->status);
 	json_string(out, vm->reason);
-	fprintf(out, ",\"guest_code\":%u,\"exits\":%llu", vm->guest_code, (unsigned long long)t->total);
+	fprintf(out, ",\"guest_code\":%u,\"exits\":%llu", vm->guest_code, (unsigned long long)trace_total(t));
 	fputs(",\"by_kind\":{", out);
 	json_counts(out, t->kind, json_traps(out, t));
 	fputs("},\"emulated\":{", out);
@@ -188,5 +213,6 @@ void trace_json(struct vm *vm, FILE *out)
 		fputs(",\"memory\":", out);
 		memhash_json(&vm->mem, out);
 	}
-	fprintf(out, ",\"guest_ms\":%.3f,\"hv_ms\":%.3f}\n", (double)t->guest_ticks * ms, (double)t->hv_ticks * ms);
+	cpus_json(t, vm->opt.cpus, ms, out);
+	fputs("}\n", out);
 }

@@ -36,10 +36,11 @@ void vm_kick(struct vm *vm)
 	pthread_mutex_lock(&vm->lock);
 	vm->kicked = true;
 	pthread_cond_broadcast(&vm->wake);
-	if (vm->vcpu_running && !pthread_equal(pthread_self(), vm->vcpu_thread)) {
+	bool self = pthread_equal(pthread_self(), vm->vcpu_thread);
+	if (vm->vcpu_running && (!self || vm->opt.cpus > 1))
 		vm->engine->kick(vm);
+	if (vm->vcpu_running && !self)
 		pthread_kill(vm->vcpu_thread, VM_KICK_SIGNAL);
-	}
 	pthread_mutex_unlock(&vm->lock);
 }
 

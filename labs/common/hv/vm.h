@@ -1,5 +1,5 @@
 /*
- * One virtual machine: memory, buses, devices, one vCPU, the engine that runs it, and how it ended.
+ * One virtual machine: memory, buses, devices, vCPUs, the engine that runs it, and how it ended.
  */
 #ifndef HV_VM_H
 #define HV_VM_H
@@ -46,6 +46,7 @@ struct device_option {
 struct vm_options {
 	const char *engine;
 	uint64_t mem_size;
+	unsigned cpus; /* 1 to VM_CPUS_MAX; more than one on the kvm engine only */
 	const char *image, *initrd, *append;
 	double timeout; /* seconds, 0 = none */
 	bool trace_exits, stats_json;
@@ -75,9 +76,11 @@ struct vm {
 	struct loop loop;
 	struct console con;
 	pthread_mutex_t lock; /* held whenever a device, the bus or an interrupt controller is touched; recursive */
-	pthread_cond_t wake;  /* a halted vCPU waits here */
-	pthread_t vcpu_thread;
-	bool vcpu_running; /* vcpu_thread is valid and may be signalled */
+	pthread_cond_t wake;  /* a halted vCPU waits here, and who pauses or is paused (vm_pause.h) */
+	pthread_t vcpu_thread; /* vCPU 0's; an engine with several has the other threads */
+	bool vcpu_running;     /* vcpu_thread is valid and may be signalled */
+	volatile unsigned pauses; /* vm_pause() calls that no vm_resume() has taken back */
+	unsigned cpus_inside;     /* vCPUs that are in the guest or may enter it */
 
 	struct neighbour {
 		uint8_t *block; /* the memory of both VMs, or NULL: there is one only */
@@ -127,7 +130,7 @@ struct vm {
  */
 int vm_stop(struct vm *vm, int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* Makes the vCPU leave KVM_RUN or HLT soon, so that it looks at interrupts, the debugger and vm->stopping. */
+/* Makes every vCPU leave KVM_RUN or HLT soon, so that it looks at interrupts, the debugger and vm->stopping. */
 void vm_kick(struct vm *vm);
 
 /* A lab step that the student has not written. Stops the VM with HV_TODO, naming the step and its hint; -ECANCELED. */

@@ -5,6 +5,7 @@
 #include "loader.h"
 #include "sample.h"
 #include "segment.h"
+#include "vm_pause.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -78,7 +79,7 @@ static void on_timeout(void *opaque)
 	struct ending *end = opaque;
 
 	vm_stop(end->vm, HV_TIMEOUT, "the guest was still running after %g seconds (%llu exits so far)", end->vm->opt.timeout,
-		(unsigned long long)end->vm->trace.total);
+		(unsigned long long)trace_total(&end->vm->trace));
 	loop_timer_set(&end->vm->loop, &end->grace, clock_ns() + GRACE_NS);
 }
 
@@ -128,7 +129,8 @@ void vm_init(struct vm *vm)
 /* Memory, image, devices, engine; *html is the file of --dump-html. 0, or negative with the VM stopped. */
 static int set_up(struct vm *vm, FILE **html)
 {
-	struct boot_request req = { vm->opt.image, vm->opt.initrd, vm->opt.append };
+	struct boot_request req = { .image = vm->opt.image, .initrd = vm->opt.initrd, .append = vm->opt.append,
+				    .apic = vm->engine->has_apic, .cpus = vm->opt.cpus };
 	struct boot_state boot = { 0 };
 	char err[400] = "";
 
@@ -198,7 +200,7 @@ static void run(struct vm *vm)
 		return;
 	if (vm->opt.sample_steps && sample_run(vm) == RUN_STOPPED)
 		return;
-	while (vm->engine->run(vm) == RUN_DEBUG)
+	while (vm_run(vm) == RUN_DEBUG)
 		if (!vm->gdb || !gdbstub_serve(vm, false))
 			return;
 }
