@@ -2,8 +2,8 @@
  * The kvm engine: the guest runs at CPL 0, in the machine itself. KVM does the CPU, the memory and the interrupt controllers; hv
  * does the devices. This is the division of labour between KVM and QEMU, and enough to boot Linux.
  */
-#include "cpu_topology.h"
 #include "gdbstub.h"
+#include "kvm_cpuid.h"
 #include "kvm_engine.h"
 #include "kvm_state.h"
 #include "vm_life.h"
@@ -84,7 +84,8 @@ static int kvm_create(struct vm *vm, const struct boot_state *boot)
 	if (machine_open(m, vm) || machine_create(m) || kvm_create_chips(m) ||
 	    machine_add_memory(m, 0, 0, vm->mem.hva, vm->mem.size))
 		return -ECANCELED;
-	topology_cpuid(m->cpuid, 0, e->ncpus);
+	kvm_cpuid_features(m->cpuid, ioctl(m->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0);
+	kvm_cpuid_topology(m->cpuid, 0, e->ncpus);
 	if (machine_add_vcpu(m))
 		return -ECANCELED;
 	machine_native_tsc(m);

@@ -2,7 +2,7 @@
  * Several vCPUs. vCPU 0 is Lab 1's; the others are made here, one file descriptor each on the same VM, and each is run by a thread of
  * its own in the same loop. They meet in two places: KVM, which does memory and interrupts between them, and vm->lock.
  */
-#include "cpu_topology.h"
+#include "kvm_cpuid.h"
 #include "kvm_engine.h"
 #include "vm_life.h"
 #include "vm_pause.h"
@@ -26,7 +26,7 @@ static int add_cpu(struct kvm_engine *e, unsigned id)
 	if (!m->cpuid)
 		return vm_stop(m->vm, HV_HOST, "the host has not enough memory");
 	memcpy(m->cpuid, first->cpuid, size);
-	topology_cpuid(m->cpuid, id, e->ncpus);
+	kvm_cpuid_topology(m->cpuid, id, e->ncpus);
 	m->vcpu_fd = ioctl(m->vm_fd, KVM_CREATE_VCPU, (unsigned long)id);
 	if (m->vcpu_fd < 0)
 		return machine_error(m, "KVM_CREATE_VCPU");

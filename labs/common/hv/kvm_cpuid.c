@@ -1,8 +1,19 @@
-#include "cpu_topology.h"
+#include "kvm_cpuid.h"
 #include "machine.h"
 
 #include <cpuid.h>
-#include <stdbool.h>
+
+/* Leaf 1, ECX */
+#define X2APIC (1u << 21)
+#define TSC_DEADLINE (1u << 24)
+#define HYPERVISOR (1u << 31)
+
+void kvm_cpuid_features(struct kvm_cpuid2 *cpuid, bool tsc_deadline)
+{
+	for (unsigned i = 0; i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 1)
+			cpuid->entries[i].ecx |= HYPERVISOR | X2APIC | (tsc_deadline ? TSC_DEADLINE : 0);
+}
 
 /* Replaces `width` bits from `shift` on. */
 static void put(uint32_t *reg, unsigned shift, unsigned width, uint32_t value)
@@ -79,7 +90,7 @@ static void correct(struct kvm_cpuid_entry2 *e, bool amd, unsigned id, unsigned 
 	}
 }
 
-void topology_cpuid(struct kvm_cpuid2 *cpuid, unsigned id, unsigned ncpus)
+void kvm_cpuid_topology(struct kvm_cpuid2 *cpuid, unsigned id, unsigned ncpus)
 {
 	unsigned kept = 0, max = 0;
 	bool amd = false;
