@@ -58,7 +58,7 @@ class Refusals(unittest.TestCase):
 
     def test_flag_without_value(self):
         for flag in ("--mem", "--engine", "--initrd", "--append", "--timeout", "--trace", "--stats", "--gdb", "--sample-steps",
-                     "--dump-tables", "--dump-html", "--plan", "--page-size", "--neighbour"):
+                     "--dump-tables", "--dump-html", "--plan", "--page-size", "--neighbour", "--control", "--name"):
             self.refused(f"{flag} needs a value", "run", flag)
 
     def test_unknown_engine(self):
@@ -126,6 +126,25 @@ class Refusals(unittest.TestCase):
         page = self.file("page", b"kept")
         self.refused("No such file", "run", "--dump-tables", "all", "--dump-html", page, self.path / "absent.elf")
         self.assertEqual(page.read_bytes(), b"kept")
+
+    def test_control(self):
+        for name in ("", "a/b", "..", "-x", "a b", "n" * 41):
+            self.refused("--name takes", "run", "--name", name, self.good)
+        self.refused("one of them only", "run", "--name", "a", "--control", "b", self.good)
+        for option in ("--name", "--control"):
+            self.refused(f"--neighbour does not go with {option}", "run", "--engine", "hvm", "--neighbour", self.good, option, "a", self.good)
+        self.refused("socket and a command are missing", "ctl")
+        self.refused("command is missing", "ctl", "a")
+        self.refused("no command \"jump\"", "ctl", "a", "jump")
+        self.refused("status takes no value", "ctl", "a", "status", "now")
+        self.refused("balloon needs a value", "ctl", "a", "balloon")
+        self.refused("one value is enough", "ctl", "a", "balloon", "1", "2")
+        self.refused("one line of less than 512 bytes", "ctl", "a", "balloon", "1\nquit")
+        self.refused("one line of less than 512 bytes", "ctl", "a", "balloon", "1" * 600)
+        self.refused("list takes nothing", "list", "all")
+        self.refused("no VM answers", "ctl", self.path / "absent", "status", status=HOST)
+        self.refused("no VM answers", "ctl", self.good, "status", status=HOST)  # no socket
+        self.refused("no VM answers", "ctl", "/" + "x" * 200, "status", status=HOST)
 
     def test_nested_paging(self):
         hvm = ["run", "--engine", "hvm"]

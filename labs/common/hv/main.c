@@ -1,6 +1,8 @@
 /*
  * The command line of hv.
  */
+#include "control_command.h"
+#include "control_path.h"
 #include "engine.h"
 #include "gva.h"
 #include "lab4.h"
@@ -26,12 +28,14 @@ static void usage(FILE *out)
 {
 	fprintf(out,
 		"usage: hv run [options] IMAGE\n"
+		"       hv ctl SOCKET|NAME COMMAND [VALUE]\n"
+		"       hv list\n"
 		"       hv report\n"
 		"       hv popek [options]\n"
 		"       hv walk [options]\n"
 		"       hv nested [FILE]\n"
 		"run: runs a guest, an ELF64 image of the course or a Linux bzImage; on hvm and kvm also an ELF32 image\n"
-		"or a boot sector. report: prints the table of checkpoint 1.21, which says of each sensitive instruction whether it\n"
+		"or a boot sector. ctl: commands to a VM that runs; see hv ctl --help. list: the VMs that run and have a name. report: prints the table of checkpoint 1.21, which says of each sensitive instruction whether it\n"
 		"traps. popek: tries out what Popek and Goldberg's theorem says of this x86; see hv popek --help. walk: walks page\n"
 		"tables that are made up; see hv walk --help. nested: works on nested page tables as a script says; see hv\n"
 		"nested --help.\n\n"
@@ -49,6 +53,8 @@ static void usage(FILE *out)
 		"  --stats json        one line of JSON on stderr at the end: exits, emulated instructions, time\n"
 		"  --hash-memory       with --stats json: a CRC-32 of each page of guest memory that is not all zero\n"
 		"  --sample-steps N    with --stats json: single-step the first N instructions and count those that did not run directly\n"
+		"  --control SOCKET    listen for commands (hv ctl) on a Unix socket at that place\n"
+		"  --name NAME         the same at the place where hv ctl NAME and hv list look\n"
 		"  --gdb PORT          wait for gdb on 127.0.0.1:PORT before the first instruction\n"
 		"  --mirror-if on|off  trap engine: pushf shows the virtual interrupt flag (default: on)\n"
 		"  --patch on|off      trap engine: make pushf and popf of an ELF64 image trap (default: off)\n"
@@ -230,11 +236,12 @@ static int parse_rings(const char *s, uint64_t *rings)
 
 static int parse(int argc, char **argv, struct vm_options *o)
 {
-	enum { ENGINE, MEM, CPUS, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE,
+	enum { ENGINE, MEM, CPUS, INITRD, APPEND, TIMEOUT, TRACE, STATS, GDB, MIRROR, PATCH, SHADOW, PAGES, SAMPLE, HASH, DUMP, PAGE_FILE, CONTROL, NAME,
 	       PLAN, PAGE_SIZE, PREMAP, NEIGHBOUR, RNG, RINGS, EVENT_FDS, HELP };
 	static const struct option longopts[] = {
 		{ "engine", 1, 0, ENGINE }, { "mem", 1, 0, MEM }, { "cpus", 1, 0, CPUS }, { "initrd", 1, 0, INITRD }, { "append", 1, 0, APPEND },
 		{ "timeout", 1, 0, TIMEOUT }, { "trace", 1, 0, TRACE }, { "stats", 1, 0, STATS }, { "gdb", 1, 0, GDB },
+		{ "control", 1, 0, CONTROL }, { "name", 1, 0, NAME },
 		{ "mirror-if", 1, 0, MIRROR }, { "patch", 1, 0, PATCH }, { "shadow", 1, 0, SHADOW }, { "shadow-pages", 1, 0, PAGES },
 		{ "sample-steps", 1, 0, SAMPLE }, { "hash-memory", 0, 0, HASH },
 		{ "dump-tables", 1, 0, DUMP }, { "dump-html", 1, 0, PAGE_FILE }, { "plan", 1, 0, PLAN }, { "page-size", 1, 0, PAGE_SIZE },
@@ -268,6 +275,12 @@ static int parse(int argc, char **argv, struct vm_options *o)
 				err = bad("--stats takes \"json\", not \"%s\"", optarg);
 			break;
 		case GDB: err = parse_port(optarg, &o->gdb_port); break;
+		case CONTROL: o->control = optarg; break;
+		case NAME:
+			o->name = optarg;
+			if (!control_name_valid(optarg))
+				err = bad("--name takes up to 40 letters, digits, dots, hyphens and underscores, not \"%s\"", optarg);
+			break;
 		case MIRROR: err = parse_switch("--mirror-if takes on or off, not \"%s\"", optarg, &o->mirror_if); break;
 		case PATCH: err = parse_switch("--patch takes on or off, not \"%s\"", optarg, &o->patch); break;
 		case SHADOW: err = parse_shadow(optarg, &o->shadow); break;
@@ -311,6 +324,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		return bad("%s", "--sample-steps and --gdb both want to single-step the guest: one of them only");
 	if (o->shadow && !strcmp(o->engine, engine_kvm.name))
 		return bad("--shadow is for the trap and hvm engines: in the %s engine the CPU walks the guest's tables itself", o->engine);
+	if (o->control && o->name)
+		return bad("%s", "--control and --name both say where the control socket is: one of them only");
 	const char *nested_option = o->plan ? "--plan" : o->page_level ? "--page-size" : o->premap ? "--premap" : NULL;
 	if (nested_option && strcmp(o->engine, engine_hvm.name))
 		return bad("%s is for the hvm engine, which has nested page tables", nested_option);
@@ -318,6 +333,8 @@ static int parse(int argc, char **argv, struct vm_options *o)
 		return bad("%s", "--neighbour is for the hvm engine: its nested tables are what keeps two guests apart");
 	if (o->neighbour && (o->gdb_port >= 0 || o->shadow))
 		return bad("--neighbour does not go with %s", o->shadow ? "--shadow" : "--gdb");
+	if (o->neighbour && (o->control || o->name))
+		return bad("--neighbour does not go with %s: a control socket is for one VM", o->control ? "--control" : "--name");
 	if (nested_option && o->shadow)
 		return bad("%s is about nested page tables, which --shadow does without", nested_option);
 	if (o->patch && strcmp(o->engine, engine_trap.name))
@@ -339,6 +356,10 @@ int main(int argc, char **argv)
 		puts("hv " VERSION);
 		return HV_OK;
 	}
+	if (argc > 1 && !strcmp(argv[1], "ctl"))
+		return ctl_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "list"))
+		return list_main(argc - 1, argv + 1);
 	if (argc == 2 && !strcmp(argv[1], "report"))
 		return report_main();
 	if (argc > 1 && !strcmp(argv[1], "popek"))

@@ -96,12 +96,17 @@ int vm_create_devices(struct vm *vm)
 	cmos_init(&vm->cmos, vm->mem.size);
 	debugdev_init(&vm->debug, &vm->con, guest_exit, vm);
 	vm->reset_port = (struct reset_port){ guest_reset, vm };
+	crtc_init(&vm->crtc);
 	vm->acpi = (struct acpi_pm){ .poweroff = guest_poweroff, .opaque = vm };
 	err |= bus_add(pio, 0x3f8, 8, &uart_ops, &vm->uart);
 	err |= bus_add(pio, 0x70, 2, &cmos_ops, &vm->cmos);
 	err |= bus_add(pio, 0xe9, 1, &debugcon_ops, &vm->debug);
 	err |= bus_add(pio, 0xf4, 4, &debugexit_ops, &vm->debug);
 	err |= bus_add(pio, 0x64, 1, &reset_port_ops, &vm->reset_port);
+	err |= bus_add(pio, CRTC_PORT, 2, &crtc_ops, &vm->crtc);
+	err |= bus_add(pio, CRTC_MISC_WRITE, 1, &crtc_misc_write_ops, &vm->crtc);
+	err |= bus_add(pio, CRTC_MISC_READ, 1, &crtc_misc_read_ops, &vm->crtc);
+	err |= bus_add(pio, CRTC_STATUS, 1, &crtc_status_ops, &vm->crtc);
 	err |= bus_add(pio, ACPI_PM1A_EVT, ACPI_PM_LEN, &acpi_pm_ops, &vm->acpi);
 	if (!vm->engine->has_pic) {
 		pic_init(&vm->pic, interrupt_ready, vm);

@@ -6,6 +6,7 @@
 
 #include "bus.h"
 #include "console.h"
+#include "crtc.h"
 #include "devices.h"
 #include "loop.h"
 #include "mem.h"
@@ -22,7 +23,7 @@
 struct engine_ops;
 struct machine;
 struct gdbstub;
-struct vm;
+struct control;
 
 /* Exit statuses of the hv program. */
 enum {
@@ -51,6 +52,7 @@ struct vm_options {
 	double timeout; /* seconds, 0 = none */
 	bool trace_exits, stats_json;
 	int gdb_port; /* -1 = none */
+	const char *control, *name; /* of the control socket (control.h); at most one of them, or NULL */
 	bool mirror_if; /* trap engine: the machine's RFLAGS.IF follows the virtual one, so that pushf tells the truth */
 	uint64_t sample_steps; /* 0 = none */
 	bool hash_memory;
@@ -94,6 +96,7 @@ struct vm {
 	struct cmos cmos;
 	struct debugdev debug;
 	struct reset_port reset_port;
+	struct crtc crtc;
 	struct acpi_pm acpi;
 	struct virtio_dev *virtio[VIRTIO_SLOTS];
 	unsigned nvirtio;
@@ -110,6 +113,10 @@ struct vm {
 	struct shadow *shadow; /* trap engine with --shadow=vtlb or cached, else NULL: memory is flat */
 	unsigned phys_bits;    /* width of the CPU's physical addresses (CPUID 0x80000008) */
 	struct gdbstub *gdb; /* NULL without --gdb */
+	struct control *control; /* NULL without --control and --name */
+	bool paused;             /* by a command on the control socket */
+	/* Asks the guest to give up that many MiB of its memory. Set by the balloon device; NULL: there is none. */
+	void (*balloon_set)(struct vm *vm, uint64_t mib);
 	struct trace trace;
 	struct sample {
 		uint64_t instructions; /* that were single-stepped */

@@ -1,4 +1,5 @@
 #include "vm_life.h"
+#include "control.h"
 #include "dump_tables.h"
 #include "engine.h"
 #include "gdbstub.h"
@@ -90,6 +91,7 @@ static void on_grace(void *opaque)
 
 	console_restore_terminal();
 	fprintf(stderr, "hv: the code that handles an exit did not return\n");
+	control_remove(end->vm);
 	report(end->vm);
 	_exit(end->vm->status);
 }
@@ -155,7 +157,7 @@ static int set_up(struct vm *vm, FILE **html)
 		return vm_stop(vm, HV_HOST, "there are not enough event descriptors for the devices");
 	if (vm->opt.gdb_port >= 0 && gdbstub_create(vm, vm->opt.gdb_port))
 		return -ECANCELED;
-	return 0;
+	return control_start(vm);
 }
 
 bool vm_insn_at(struct vm *vm, const struct vcpu *v, struct insn *insn)
@@ -249,6 +251,7 @@ int vm_main(struct vm *vm)
 	if (html && (ferror(html) | fclose(html)))
 		fprintf(stderr, "hv: the page \"%s\" could not be written whole\n", vm->opt.dump_html);
 	report(vm);
+	control_stop(vm);
 	gdbstub_destroy(vm);
 	virtio_destroy(vm);
 	written_free(vm);
