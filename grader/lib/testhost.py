@@ -47,14 +47,14 @@ def build_program(root, name, *sources):
 SECTIONS = (".BTF", ".comment", ".orc_unwind", ".orc_unwind_ip", "__mcount_loc")
 
 
-def stripped_modules(testhost, names, cache):
+def stripped_modules(testhost, names, cache, directory="modules"):
     """(file name, path) of those of the kernel's modules that there are, without symbols, type information and signature: checking
-    a signature takes longer in an emulated machine than all else that loading a module does. testhost: build/testhost. cache: where
-    they are kept."""
+    a signature takes longer in an emulated machine than all else that loading a module does. testhost: build/testhost; directory: of
+    it, "modules" or "guest". cache: where they are kept."""
     strip = shutil.which(os.path.basename(find_compiler()).replace("gcc", "strip"))
     found = []
     for name in (name + ".ko" for name in names):
-        source = os.path.join(testhost, "modules", name)
+        source = os.path.join(testhost, directory, name)
 
         def strip_it(target, source=source):
             done = subprocess.run([strip, "--strip-unneeded", *("-R" + section for section in SECTIONS), "-o", target, source],
