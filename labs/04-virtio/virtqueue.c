@@ -23,15 +23,16 @@ static int split_enable(struct virtqueue *q)
 	return lab_todo(q->dev->vm, "4.3", "split_enable() in virtqueue.c: size, alignment and addresses of a queue");
 }
 
-/* One descriptor that names a buffer becomes an iovec. 0, or -EPROTO after virtio_broken(). */
-static int add_buffer(struct virtqueue *q, struct vq_chain *c, const struct split_desc *d)
+/* A buffer becomes the next iovec of a chain; packed rings use this too. 0, or -EPROTO after virtio_broken(). */
+int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t len, bool writable)
 {
-	// TODO 4.4: the next iovec of the chain. Hint: guest_range(); DESC_F_WRITE means that the device writes, and
-	// counts for nin and in_len; the others, for nout and out_len, come before those. An empty buffer gives no
-	// iovec.
+	// TODO 4.4: the next iovec of the chain. Hint: guest_range(); buffers that the device writes count for nin and
+	// in_len; the others, for nout and out_len, come before those. An empty buffer gives no iovec.
 	(void)c;
-	(void)d;
-	return lab_todo(q->dev->vm, "4.4", "add_buffer() in virtqueue.c: a descriptor becomes an iovec");
+	(void)gpa;
+	(void)len;
+	(void)writable;
+	return lab_todo(q->dev->vm, "4.4", "chain_add() in virtqueue.c: a buffer becomes an iovec");
 }
 
 /* A descriptor that names a table of descriptors (2.7.5.3), in which the chain goes on. 0, or -EPROTO after virtio_broken(). */
@@ -59,7 +60,7 @@ static int collect(struct virtqueue *q, struct vq_chain *c)
 
 	if (d.flags & (DESC_F_NEXT | DESC_F_INDIRECT))
 		return open_table(q, &d, &table, &entries), lab_todo(q->dev->vm, "4.6", "collect() in virtqueue.c: chains");
-	return add_buffer(q, c, &d);
+	return chain_add(q, c, d.addr, d.len, d.flags & DESC_F_WRITE);
 }
 
 static int split_pop(struct virtqueue *q, struct vq_chain *c)

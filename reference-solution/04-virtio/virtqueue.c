@@ -36,34 +36,35 @@ static int split_enable(struct virtqueue *q)
 	// END
 }
 
-/* One descriptor that names a buffer becomes an iovec. 0, or -EPROTO after virtio_broken(). */
-static int add_buffer(struct virtqueue *q, struct vq_chain *c, const struct split_desc *d)
+/* A buffer becomes the next iovec of a chain; packed rings use this too. 0, or -EPROTO after virtio_broken(). */
+int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t len, bool writable)
 {
 	// SOLUTION 4.4
-	void *p = guest_range(&q->dev->vm->mem, d->addr, d->len);
-	bool in = d->flags & DESC_F_WRITE;
+	void *p = guest_range(&q->dev->vm->mem, gpa, len);
 
 	if (!p)
-		return virtio_broken(q->dev, "queue %u: a buffer of %u bytes at 0x%llx is outside memory", q->index, d->len,
-				     (unsigned long long)d->addr);
-	if (!in && c->nin)
+		return virtio_broken(q->dev, "queue %u: a buffer of %u bytes at 0x%llx is outside memory", q->index, len,
+				     (unsigned long long)gpa);
+	if (!writable && c->nin)
 		return virtio_broken(q->dev, "queue %u: a readable buffer behind a writable one", q->index);
-	if (!d->len)
+	if (!len)
 		return 0;
-	c->iov[c->nout + c->nin] = (struct iovec){ p, d->len };
-	if (in) {
+	c->iov[c->nout + c->nin] = (struct iovec){ p, len };
+	if (writable) {
 		c->nin++;
-		c->in_len += d->len;
+		c->in_len += len;
 	} else {
 		c->nout++;
-		c->out_len += d->len;
+		c->out_len += len;
 	}
 	return 0;
-	// STARTER 4.4: the next iovec of the chain. Hint: guest_range(); DESC_F_WRITE means that the device writes, and counts for nin and
-	// in_len; the others, for nout and out_len, come before those. An empty buffer gives no iovec.
+	// STARTER 4.4: the next iovec of the chain. Hint: guest_range(); buffers that the device writes count for nin and in_len; the others,
+	// for nout and out_len, come before those. An empty buffer gives no iovec.
 	//	(void)c;
-	//	(void)d;
-	//	return lab_todo(q->dev->vm, "4.4", "add_buffer() in virtqueue.c: a descriptor becomes an iovec");
+	//	(void)gpa;
+	//	(void)len;
+	//	(void)writable;
+	//	return lab_todo(q->dev->vm, "4.4", "chain_add() in virtqueue.c: a buffer becomes an iovec");
 	// END
 }
 
@@ -111,7 +112,7 @@ static int collect(struct virtqueue *q, struct vq_chain *c)
 			i = 0;
 			continue;
 		}
-		if (add_buffer(q, c, &d))
+		if (chain_add(q, c, d.addr, d.len, d.flags & DESC_F_WRITE))
 			return -EPROTO;
 		if (!(d.flags & DESC_F_NEXT))
 			return 0;
@@ -125,7 +126,7 @@ static int collect(struct virtqueue *q, struct vq_chain *c)
 	//
 	//	if (d.flags & (DESC_F_NEXT | DESC_F_INDIRECT))
 	//		return open_table(q, &d, &table, &entries), lab_todo(q->dev->vm, "4.6", "collect() in virtqueue.c: chains");
-	//	return add_buffer(q, c, &d);
+	//	return chain_add(q, c, d.addr, d.len, d.flags & DESC_F_WRITE);
 	// END
 }
 

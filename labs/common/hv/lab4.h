@@ -34,6 +34,9 @@ void virtio_mmio_write(struct virtio_dev *d, uint64_t offset, unsigned size, uin
  */
 extern const struct ring_ops split_rings, packed_rings;
 
+/* virtqueue.c, for both formats: a buffer becomes the next iovec of a chain. 0, or -EPROTO after virtio_broken(). */
+int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t len, bool writable);
+
 /* --- rng.c (5.4), blk.c (5.2), net.c (5.1): make a device ----------------------------------------------------------------------- */
 
 int rng_create(struct vm *vm, const char *arg);

@@ -70,7 +70,7 @@ static void kick_rest(void *opaque)
 	}
 }
 
-static void kick_later(struct virtqueue *q)
+void virtqueue_again(struct virtqueue *q)
 {
 	struct vm *vm = q->dev->vm;
 
@@ -284,7 +284,7 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c)
 		return 0;
 	for (;;) {
 		if (q->in_kick && !q->budget) {
-			kick_later(q);
+			virtqueue_again(q);
 			return 0;
 		}
 		int n = rings->pop(q, c);

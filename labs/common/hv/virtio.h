@@ -77,8 +77,8 @@ struct virtqueue {
 	uint16_t next_avail;	    /* split: how many chains were taken, modulo 65536; packed: the slot to look at next */
 	uint16_t next_used;	    /* split: how many were given back, modulo 65536; packed: the slot to write next */
 	bool avail_wrap, used_wrap; /* packed: the wrap counters */
-	uint16_t signalled;	    /* next_used when it was last decided whether to interrupt the driver */
-	bool signalled_wrap;	    /* packed: and used_wrap */
+	uint16_t signalled;	    /* split: next_used when it was last decided whether to interrupt the driver */
+	uint16_t unsignalled;	    /* packed: slots used since then, at most size */
 
 	bool armed;			    /* the driver was asked for a notification of new buffers */
 	uint16_t in_flight;		    /* chains taken and not given back */
@@ -123,6 +123,8 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c);
 void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t written);
 /* After one or several pushes: interrupts the driver unless it does not want to be. */
 void virtqueue_notify(struct virtqueue *q);
+/* There is more to do than one kick may: the kick comes again by itself, behind the other events that wait. */
+void virtqueue_again(struct virtqueue *q);
 
 /* Copies len bytes from the device-readable part, beginning `offset` bytes into it, or to the device-writable part. They return how
  * many there were to copy, less than len when the part ends before. */

@@ -79,4 +79,15 @@ static inline struct split_desc ring_desc(const struct split_desc *p)
 				    .next = __atomic_load_n(&p->next, __ATOMIC_RELAXED) };
 }
 
+/* The same for a packed ring. The flags first: what they say is there is seen by what is read after them (2.8.21). */
+static inline struct packed_desc ring_packed_desc(const struct packed_desc *p)
+{
+	struct packed_desc d = { .flags = ring_load16(&p->flags) };
+
+	d.addr = __atomic_load_n(&p->addr, __ATOMIC_RELAXED);
+	d.len = __atomic_load_n(&p->len, __ATOMIC_RELAXED);
+	d.id = __atomic_load_n(&p->id, __ATOMIC_RELAXED);
+	return d;
+}
+
 #endif
