@@ -14,6 +14,7 @@ import tempfile
 import time
 
 from model import GraderError
+from snapshot import QemuStart
 
 MARK = b"TDR1"
 MAX_RECORD = 16 << 20
@@ -70,6 +71,7 @@ class Machine:
     def __init__(self):
         self._process = None
         self._buffer = b""
+        self.booted = True  # not when it went on from a snapshot
         self.log = ""  # console and the emulator's messages, once the machine has ended
 
     def _start(self, messages):
@@ -188,28 +190,20 @@ class Machine:
 class QemuMachine(Machine):
     program = "QEMU"
 
-    def __init__(self, kernel, initrd):
+    def __init__(self, kernel, base, cargo, boot=False):
         super().__init__()
-        self._qemu = shutil.which("qemu-system-x86_64")
-        if not self._qemu:
+        qemu = shutil.which("qemu-system-x86_64")
+        if not qemu:
             raise GraderError("qemu-system-x86_64 is not installed (Debian and Ubuntu: apt install qemu-system-x86).")
-        self._kernel, self._initrd = kernel, initrd
+        self._qemu = QemuStart(qemu, kernel, base, APPEND, MEMORY_MIB, 2)
+        self._cargo, self._boot = cargo, boot
 
     def _start(self, messages):
-        initrd = os.path.join(self._dir, "initrd")
-        with open(initrd, "wb") as f:
-            f.write(self._initrd)
         # The channel has no name in the file system, so nobody else on this machine can be at its other end.
         self._channel, theirs = socket.socketpair()
-        with theirs:
-            return self._spawn([
-                self._qemu, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB), "-nodefaults", "-no-user-config",
-                "-nic", "none", "-vga", "none", "-display", "none", "-no-reboot",
-                "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-                "-kernel", self._kernel, "-initrd", initrd, "-append", APPEND,
-                "-serial", "file:" + os.path.join(self._dir, "console"),
-                "-chardev", "socket,id=results,fd=%d" % theirs.fileno(), "-serial", "chardev:results",
-            ], messages, [theirs.fileno()])
+        chardevs = ["file,path=" + os.path.join(self._dir, "console"), "socket,fd=%d" % theirs.fileno()]
+        with theirs, self._qemu.command(self._dir, self._cargo, chardevs, self._boot) as (command, fds, self.booted):
+            return self._spawn(command, messages, [theirs.fileno(), *fds])
 
     def _receive_from(self):
         return self._channel

@@ -23,7 +23,8 @@ BOOT_ATTEMPTS = 3
 KNOWN_FAULT_ATTEMPTS = 4
 
 # Programs of the grader's own that run in the test host, from grader/testhost.
-RUNNER = ("runner", "runner.c", "job.c", "witness.c", "channel.c")
+RUNNER = ("runner", "runner.c", "job.c", "witness.c", "mailbox.c", "channel.c")
+RESUME = ("resume", "resume.c", "mailbox.c", "channel.c")
 TELL = ("tell", "tell.c", "channel.c")
 
 
@@ -119,16 +120,22 @@ class TestHost:
     def _kernel(self):
         return os.path.join(self._dir, "vmlinuz")
 
-    def _machine(self, initrd):
-        """A Machine that will boot with this initramfs."""
+    def _machine(self, base, cargo, boot):
+        """A Machine with what these two archives hold. boot: it must not go on from a snapshot."""
         raise NotImplementedError
 
-    def _initrd(self, jobs):
+    def _base(self):
+        """What is the same for all jobs."""
         ramfs = Initramfs()
         ramfs.copy("/init", self._runner, 0o755)
         ramfs.character_device("/dev/console", 5, 1)
+        ramfs.directory("/jail")
         for name, path in stripped_modules(self._dir, self.modules, os.path.join(self._root, "build", "grade", "modules")):
             ramfs.copy("/modules/" + name, path)
+        return ramfs.bytes()
+
+    def _cargo(self, jobs):
+        ramfs = Initramfs()
         for path, source in self._programs.items():
             ramfs.copy("/jail" + path, source, 0o755)
         ramfs.file("/plan", _plan(jobs), 0o600)
@@ -155,7 +162,7 @@ class TestHost:
         alone = False
         while pending and not self._stopped:
             batch = pending[:1] if alone else pending
-            finished, running, death = self._boot(batch, wanted, done, started)
+            finished, running, death = self._boot(batch, wanted, done, started, boot_failures > 0)
             pending = [job for job in pending if job not in finished]
             alone = False
             if not death or self._stopped:
@@ -181,10 +188,10 @@ class TestHost:
             else:
                 done(running, Outcome(host_trouble=sentence))
 
-    def _boot(self, jobs, wanted, done, started):
-        """One boot. Returns (finished jobs, the job that was running or None, HostDied or None)."""
+    def _boot(self, jobs, wanted, done, started, boot):
+        """One boot, or, if boot is false, a snapshot's. Returns (finished jobs, the job that was running or None, HostDied or None)."""
         finished, running, death = [], None, None
-        machine = self.machine = self._machine(self._initrd(jobs))
+        machine = self.machine = self._machine(self._base(), self._cargo(jobs), boot)
         self.boots += 1
         try:
             with machine:
@@ -264,8 +271,8 @@ class QemuHost(TestHost):
     name = "qemu"
     modules = ("irqbypass", "ccp", "kvm", "kvm-amd")
 
-    def _machine(self, initrd):
-        return QemuMachine(self._kernel, initrd)
+    def _machine(self, base, cargo, boot):
+        return QemuMachine(self._kernel, base, cargo, boot)
 
 
 class BochsHost(TestHost):
@@ -275,8 +282,8 @@ class BochsHost(TestHost):
     modules = ("irqbypass", "kvm", "kvm-intel")
     patience = 10  # its clock counts instructions, however long they take
 
-    def _machine(self, initrd):
-        return BochsMachine(self._root, self._kernel, initrd)
+    def _machine(self, base, cargo, boot):
+        return BochsMachine(self._root, self._kernel, base + bytes(-len(base) % 4) + cargo)
 
 
 HOSTS = {host.name: host for host in (QemuHost, BochsHost)}

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -30,7 +31,11 @@
 #define MODULES "/modules/"
 #define SCALE_MAX 40.0
 
+#define PACE_BYTES (4u << 20)
+#define PACE_TRIES 4
+
 static double scale = 1.0; /* how much slower this machine is than the nominal one, at least 1 */
+static unsigned boot_ms;   /* what the boot took, or would take now */
 
 uint64_t now_ms(void)
 {
@@ -125,8 +130,8 @@ static bool plan_line(struct job *job, const char *word, const char *value)
 		memset(job, 0, sizeof *job);
 		job->index = number;
 	} else if (!strcmp(word, "nominal")) {
-		if (number && now_ms() > number)
-			scale = (double)now_ms() / number;
+		if (number && boot_ms > number)
+			scale = (double)boot_ms / number;
 		scale = scale > SCALE_MAX ? SCALE_MAX : scale;
 	} else if (!strcmp(word, "uid")) {
 		job->uid = number;
@@ -184,6 +189,44 @@ static void run_plan(FILE *plan)
 	}
 }
 
+/* Nanoseconds that some work of the kind takes that a boot consists of: page faults. The quickest of a few times. */
+static uint64_t pace(void)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (int i = 0; i < PACE_TRIES; i++) {
+		struct timespec a, b;
+		uint64_t ns;
+		char *p;
+
+		clock_gettime(CLOCK_MONOTONIC, &a);
+		p = mmap(NULL, PACE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		for (size_t at = 0; p != MAP_FAILED && at < PACE_BYTES; at += 4096)
+			p[at] = 1;
+		if (p != MAP_FAILED)
+			munmap(p, PACE_BYTES);
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		ns = (b.tv_sec - a.tv_sec) * 1000000000ull + b.tv_nsec - a.tv_nsec;
+		best = ns < best ? ns : best;
+	}
+	return best;
+}
+
+/* The boot's time is the measure of the machine's speed. When the boot was an earlier one, another may have been at work beside it. */
+static void measure_speed(void)
+{
+	uint64_t then, now;
+
+	boot_ms = now_ms();
+	if (!mailbox_expected())
+		return;
+	then = pace();
+	mailbox_take();
+	now = pace();
+	if (now > then)
+		boot_ms = (double)boot_ms * now / then;
+}
+
 static void hello(FILE *plan)
 {
 	struct utsname u;
@@ -194,7 +237,7 @@ static void hello(FILE *plan)
 		fatal("the plan does not begin with the nominal boot time");
 	plan_line(NULL, "nominal", line + 8);
 	uname(&u);
-	channel_printf('H', "kernel=%s\nuptime_ms=%llu\nscale=%.3f\n", u.release, (unsigned long long)now_ms(), scale);
+	channel_printf('H', "kernel=%s\nboot_ms=%u\nscale=%.3f\n", u.release, boot_ms, scale);
 }
 
 int main(void)
@@ -217,6 +260,7 @@ int main(void)
 	err = witness_open();
 	if (err)
 		fatal("the test host's kernel cannot count KVM events (%s), so nothing could be proven", strerror(-err));
+	measure_speed();
 	plan = fopen(PLAN, "re");
 	if (!plan)
 		fatal("the test host was started without a plan");

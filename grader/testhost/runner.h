@@ -47,6 +47,13 @@ char channel_receive(void);
 /* Reports why the test host cannot work, and ends it. */
 void fatal(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
+/* --- mailbox.c: the job of a machine that was saved before it had one --- */
+
+/* True when the machine is to be saved: its job comes later. */
+bool mailbox_expected(void);
+/* Says that the machine can be saved, waits for the job, unpacks it and sets the clock. */
+void mailbox_take(void);
+
 /* --- witness.c: what the kernel saw of KVM --- */
 
 /* Attaches histograms to KVM's tracepoints. 0, or a negative errno when this kernel cannot. */
