@@ -24,7 +24,7 @@ static bool take_event(struct vcpu *v, struct hvm *h, struct hvm_event *e)
 {
 	// TODO 3.14: what was interrupted comes first. Hint: h->again.
 	// TODO 3.13: an exception that hv raised (v->event). Hint: struct hvm_event is the same thing for the CPU.
-	if (v->event.pending || pic_pending(&v->vm->pic)) {
+	if (v->event.pending || irqchip_pending(v->vm)) {
 		lab_todo(v->vm, "3.13", "events.c: choose what to inject: an exception, an interrupt");
 		return false;
 	}
@@ -32,8 +32,8 @@ static bool take_event(struct vcpu *v, struct hvm *h, struct hvm_event *e)
 	// hold NMIs off too.
 	if (h->nmi_pending)
 		lab_todo(v->vm, "3.15", "events_next() in events.c: an NMI");
-	// TODO 3.13: then an interrupt that waits at the 8259, if the guest takes it now. Hint: pic_pending(),
-	// pic_acknowledge() with the lock; RFLAGS.IF and v->shadow decide.
+	// TODO 3.13: then an interrupt that waits at the interrupt controllers, if the guest takes it now. Hint:
+	// irqchip_pending(), irqchip_acknowledge(); RFLAGS.IF and v->shadow decide.
 	(void)h, (void)e;
 	return false;
 }

@@ -43,7 +43,7 @@ static bool take_event(struct vcpu *v, struct hvm *h, struct hvm_event *e)
 		return true;
 	}
 	// STARTER 3.13: an exception that hv raised (v->event). Hint: struct hvm_event is the same thing for the CPU.
-	//	if (v->event.pending || pic_pending(&v->vm->pic)) {
+	//	if (v->event.pending || irqchip_pending(v->vm)) {
 	//		lab_todo(v->vm, "3.13", "events.c: choose what to inject: an exception, an interrupt");
 	//		return false;
 	//	}
@@ -60,15 +60,12 @@ static bool take_event(struct vcpu *v, struct hvm *h, struct hvm_event *e)
 	//		lab_todo(v->vm, "3.15", "events_next() in events.c: an NMI");
 	// END
 	// SOLUTION 3.13
-	struct vm *vm = v->vm;
-	if (!pic_pending(&vm->pic) || !(v->rflags & FLAG_IF) || v->shadow)
+	if (!irqchip_pending(v->vm) || !(v->rflags & FLAG_IF) || v->shadow)
 		return false;
-	pthread_mutex_lock(&vm->lock);
-	*e = (struct hvm_event){ .valid = true, .type = HVM_EXT_INTR, .vector = pic_acknowledge(&vm->pic) };
-	pthread_mutex_unlock(&vm->lock);
+	*e = (struct hvm_event){ .valid = true, .type = HVM_EXT_INTR, .vector = irqchip_acknowledge(v->vm) };
 	return true;
-	// STARTER 3.13: then an interrupt that waits at the 8259, if the guest takes it now. Hint: pic_pending(), pic_acknowledge()
-	// with the lock; RFLAGS.IF and v->shadow decide.
+	// STARTER 3.13: then an interrupt that waits at the interrupt controllers, if the guest takes it now. Hint: irqchip_pending(),
+	// irqchip_acknowledge(); RFLAGS.IF and v->shadow decide.
 	//	(void)h, (void)e;
 	//	return false;
 	// END
@@ -81,7 +78,7 @@ void events_next(struct vcpu *v)
 	h->inject.valid = false;
 	take_event(v, h, &h->inject);
 	// SOLUTION 3.13
-	h->irq_window = pic_pending(&v->vm->pic) || h->again.valid;
+	h->irq_window = irqchip_pending(v->vm) || h->again.valid;
 	// STARTER 3.13: what could not go in now needs the interrupt window. Hint: h->irq_window.
 	// END
 	// SOLUTION 3.15

@@ -21,7 +21,7 @@ void svm_controls(struct svm *s)
 	b->intercept2 = SVM_I2_VMRUN | SVM_I2_VMMCALL | SVM_I2_VMLOAD | SVM_I2_VMSAVE | SVM_I2_STGI | SVM_I2_CLGI | SVM_I2_SKINIT |
 			SVM_I2_WBINVD | SVM_I2_MONITOR | SVM_I2_MWAIT | SVM_I2_XSETBV;
 	b->pause_threshold = b->pause_count = 3000; /* a spinning guest, not one that waits for a moment */
-	b->cr_reads = 1u << 8; /* TPR: there is no local APIC */
+	b->cr_reads = 1u << 8; /* TPR, of hv's local APIC */
 	b->cr_writes = 1u << 4 | 1u << 8;
 	b->iopm = s->iopm_ma;
 	b->msrpm = s->msrpm_ma;

@@ -1,3 +1,4 @@
+#include "lapic.h"
 #include "loader.h"
 #include "vcpu.h"
 
@@ -52,4 +53,5 @@ void boot_vcpu(struct vcpu *v, const struct boot_state *boot)
 	v->dr[7] = 0x400;
 	v->msr.pat = 0x0007040600070406;
 	v->msr.misc_enable = 1;
+	v->msr.apic_base = LAPIC_BASE | APIC_BASE_ENABLE | APIC_BASE_BSP;
 }

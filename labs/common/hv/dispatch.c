@@ -1,6 +1,7 @@
 /*
  * Which of the lab's functions emulates which instruction, and the few instructions that have nothing to teach.
  */
+#include "irqchip.h"
 #include "lab1.h"
 #include "lab2.h"
 
@@ -25,6 +26,7 @@ static enum emu emulate_cpuid(struct vcpu *v)
 		return EMU_STOP;
 	if (v->vm->shadow)
 		add_paging_features(v, leaf, subleaf, &r);
+	irqchip_cpuid(v, leaf, &r);
 	v->gpr[RAX] = r.eax;
 	v->gpr[RBX] = r.ebx;
 	v->gpr[RCX] = r.ecx;
@@ -132,6 +134,8 @@ enum emu dispatch(struct vcpu *v, const struct insn *insn)
 	uint64_t cr4 = v->cr4, efer = v->efer;
 	enum emu done = by_family(v, insn);
 
+	if (insn->op == INSN_WRMSR)
+		irqchip_msr_written(v);
 	if (!v->vm->shadow || (done != EMU_NEXT && done != EMU_JUMPED))
 		return done;
 	/* What a CPU's TLB would notice. */

@@ -31,6 +31,8 @@ struct engine_ops {
 
 	/* An ISA interrupt line changed. Called with the lock held. */
 	void (*irq_line)(struct vm *vm, unsigned irq, bool level);
+	/* An NMI for the guest. Called with the lock held. NULL where there are none. */
+	void (*nmi)(struct vm *vm);
 	/* An eventfd that raises this interrupt when it is written to: an edge, and nobody has to take the line down again. -errno. NULL
 	 * where the engine lacks it, as also below. After create(); the caller closes it. */
 	int (*irq_fd)(struct vm *vm, unsigned gsi);
@@ -38,7 +40,7 @@ struct engine_ops {
 	int (*io_fd)(struct vm *vm, uint64_t gpa, unsigned len, uint32_t value);
 	unsigned max_cpus;
 	/* True when the engine brings these devices itself. */
-	bool has_pic, has_pit;
+	bool has_irqchip, has_pit;
 	/* There are local APICs and an IOAPIC, and the tables that the guest finds tell it so. */
 	bool has_apic;
 

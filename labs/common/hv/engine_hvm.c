@@ -6,6 +6,7 @@
 #include "gdbstub.h"
 #include "hvm_monitor.h"
 #include "hvm_policy.h"
+#include "irqchip.h"
 #include "lab1.h"
 #include "lab2.h"
 #include "lab3.h"
@@ -60,12 +61,18 @@ static int exit_fatal(struct vcpu *v, const struct hvm_exit *x)
 
 static int handle(struct vcpu *v, const struct hvm_exit *x)
 {
+	int err;
+
 	switch (x->kind) {
 	case HVM_VIOLATION: return hvm_violation(v, x);
 	case HVM_CPUID: return exit_cpuid(v, x);
 	case HVM_HLT: return exit_hlt(v, x);
 	case HVM_IO: return exit_io(v, x);
-	case HVM_RDMSR: case HVM_WRMSR: return exit_msr(v, x);
+	case HVM_RDMSR: return exit_msr(v, x);
+	case HVM_WRMSR:
+		err = exit_msr(v, x);
+		irqchip_msr_written(v);
+		return err;
 	case HVM_CR: return exit_cr(v, x);
 	case HVM_EXCEPTION: case HVM_INVLPG: return hvm_shadow_exit(v, x);
 	case HVM_HYPERCALL: return hvm_hypercall(v, x);
@@ -143,9 +150,9 @@ static int wait_halted(struct vcpu *v, struct hvm *h)
 		return vm_stop(vm, HV_STOPPED, "the guest halted with interrupts off at rip 0x%llx: nothing can ever wake it",
 			       (unsigned long long)v->rip);
 	pthread_mutex_lock(&vm->lock);
-	while (!vm->stopping && !pic_pending(&vm->pic) && !h->nmi_pending && !vm->kicked)
+	while (!vm->stopping && !irqchip_pending(vm) && !h->nmi_pending && !vm->kicked)
 		pthread_cond_wait(&vm->wake, &vm->lock);
-	if (pic_pending(&vm->pic) || h->nmi_pending)
+	if (irqchip_pending(vm) || h->nmi_pending)
 		v->halted = false;
 	pthread_mutex_unlock(&vm->lock);
 	return 0;
@@ -363,7 +370,12 @@ static void hvm_kick(struct vm *vm)
 		h->m.run->immediate_exit = 1;
 }
 
-static void hvm_irq_line(struct vm *vm, unsigned irq, bool level) { pic_set_line(&vm->pic, irq, level); }
+static void hvm_nmi(struct vm *vm)
+{
+	struct hvm *h = vm->engine_state;
+	h->nmi_pending = true;
+	vm_kick(vm);
+}
 
 static int hvm_get_state(struct vm *vm, struct vcpu *out)
 {
@@ -411,7 +423,8 @@ const struct engine_ops engine_hvm = {
 	.destroy = hvm_destroy,
 	.run = hvm_run,
 	.kick = hvm_kick,
-	.irq_line = hvm_irq_line,
+	.irq_line = irqchip_set_line,
+	.nmi = hvm_nmi,
 	.max_cpus = 1,
 	.get_state = hvm_get_state,
 	.set_state = hvm_set_state,

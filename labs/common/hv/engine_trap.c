@@ -4,6 +4,7 @@
  * deliver_event(). The guest's state is struct vcpu and nothing else.
  */
 #include "gdbstub.h"
+#include "irqchip.h"
 #include "shadow_paging.h"
 #include "trap_state.h"
 #include "vm_pause.h"
@@ -230,9 +231,9 @@ static int wait_halted(struct vcpu *v)
 		return vm_stop(vm, HV_STOPPED, "the guest halted with interrupts off at rip 0x%llx: nothing can ever wake it",
 			       (unsigned long long)v->rip);
 	pthread_mutex_lock(&vm->lock);
-	while (!vm->stopping && !pic_pending(&vm->pic) && !vm->kicked)
+	while (!vm->stopping && !irqchip_pending(vm) && !vm->kicked)
 		pthread_cond_wait(&vm->wake, &vm->lock);
-	if (pic_pending(&vm->pic))
+	if (irqchip_pending(vm))
 		v->halted = false;
 	pthread_mutex_unlock(&vm->lock);
 	return 0;
@@ -261,13 +262,11 @@ static int before_entry(struct vcpu *v, struct trap_engine *e)
 	if (deliver_pending(v))
 		return -ECANCELED;
 	e->step = e->debug_step || (vm->shadow && vm->shadow->store.armed);
-	/* Looked at without the lock: an interrupt that comes up at this moment also kicks, and is seen the next time round. */
-	if (!pic_pending(&vm->pic))
+	/* An interrupt that comes up behind this also kicks, and is seen the next time round. */
+	if (!irqchip_pending(vm))
 		return 0;
 	if (interrupt_window_open(v)) {
-		pthread_mutex_lock(&vm->lock);
-		v->event = (struct event){ .pending = true, .kind = EVENT_INTERRUPT, .vector = pic_acknowledge(&vm->pic) };
-		pthread_mutex_unlock(&vm->lock);
+		v->event = (struct event){ .pending = true, .kind = EVENT_INTERRUPT, .vector = irqchip_acknowledge(vm) };
 		trace_exit(vm, "interrupt", v->rip, NULL, "vector %u", v->event.vector);
 		return deliver_pending(v);
 	}
@@ -381,8 +380,6 @@ static void trap_kick(struct vm *vm)
 		e->m.run->immediate_exit = 1;
 }
 
-static void trap_irq_line(struct vm *vm, unsigned irq, bool level) { pic_set_line(&vm->pic, irq, level); }
-
 static int trap_get_state(struct vm *vm, struct vcpu *out)
 {
 	trap_refresh_segments(&vm->vcpu);
@@ -421,7 +418,7 @@ const struct engine_ops engine_trap = {
 	.destroy = trap_destroy,
 	.run = trap_run,
 	.kick = trap_kick,
-	.irq_line = trap_irq_line,
+	.irq_line = irqchip_set_line,
 	.max_cpus = 1,
 	.get_state = trap_get_state,
 	.set_state = trap_set_state,

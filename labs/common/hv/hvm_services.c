@@ -2,6 +2,7 @@
  * What the hvm engine and the lab's files ask of the frame: state that is fetched when it is needed, the step over an instruction, what the
  * guest's CPU has.
  */
+#include "irqchip.h"
 #include "lab1.h"
 #include "hvm_policy.h"
 #include "lab2.h"
@@ -110,6 +111,7 @@ struct cpuid_result hvm_cpuid(struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 		r.ebx |= host.ebx & (CPUID7_SMEP | (v->vm->shadow ? 0 : CPUID7_SMAP));
 	if (leaf == 0x80000001)
 		r.edx |= host.edx & CPUID81_1GIB;
+	irqchip_cpuid(v, leaf, &r);
 	return r;
 }
 

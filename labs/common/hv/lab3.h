@@ -6,6 +6,7 @@
 
 #include "gva.h"
 #include "hvm.h"
+#include "irqchip.h"
 #include "nested.h"
 #include "vcpu.h"
 #include "vm.h"

@@ -1,5 +1,6 @@
 #include "plan.h"
 #include "hvm_policy.h"
+#include "irqchip.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -182,8 +183,8 @@ static int do_nmi(struct hvm *h, const struct action *a)
 static int do_irq(struct hvm *h, const struct action *a)
 {
 	pthread_mutex_lock(&h->vm->lock);
-	pic_set_line(&h->vm->pic, (unsigned)a->a, true);
-	pic_set_line(&h->vm->pic, (unsigned)a->a, false);
+	irqchip_set_line(h->vm, (unsigned)a->a, true);
+	irqchip_set_line(h->vm, (unsigned)a->a, false);
 	pthread_mutex_unlock(&h->vm->lock);
 	return 0;
 }

@@ -5,6 +5,7 @@
  * are kept; a trial that did not end as it should takes its machine with it.
  */
 #include "engine.h"
+#include "irqchip.h"
 #include "kvm_state.h"
 #include "patch.h"
 #include "popek_guest.h"
@@ -101,7 +102,7 @@ static int make(struct trial *t)
 	bus_init(&vm->mmio, "address");
 	bus_add(&vm->pio, 0, 256, &ports, t);
 	bus_add(&vm->mmio, POPEK_DEVICE, 2, &memory, t);
-	pic_init(&vm->pic, NULL, NULL);
+	irqchip_init(vm);
 	if (guest_mem_create(&vm->mem, POPEK_MEM))
 		return vm_stop(vm, HV_HOST, "the host cannot provide %llu MiB of memory for the guest", POPEK_MEM / MiB);
 	t->made = true;

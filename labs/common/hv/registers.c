@@ -1,5 +1,6 @@
 #include "registers.h"
 #include "gva.h"
+#include "lapic.h"
 #include "segment.h"
 #include "trapengine.h"
 #include "vm.h"
@@ -60,6 +61,7 @@ uint64_t *msr_register(struct vcpu *v, uint32_t index)
 	case MSR_SYSENTER_ESP: return &v->msr.sysenter_esp;
 	case MSR_SYSENTER_EIP: return &v->msr.sysenter_eip;
 	case MSR_PAT: return &v->msr.pat;
+	case MSR_APIC_BASE: return &v->msr.apic_base;
 	case MSR_MISC_ENABLE: return &v->msr.misc_enable;
 	default: return NULL;
 	}
@@ -81,6 +83,8 @@ bool msr_value_valid(const struct vcpu *v, uint32_t index, uint64_t value)
 		return !(value & ~(uint64_t)TRAP_EFER_ALLOWED) && (!((value ^ v->efer) & EFER_LME) || !(v->cr0 & CR0_PG));
 	case MSR_PAT:
 		return pat_valid(value);
+	case MSR_APIC_BASE:
+		return lapic_base_valid(value);
 	case MSR_LSTAR: case MSR_CSTAR: case MSR_FS_BASE: case MSR_GS_BASE: case MSR_KERNEL_GS_BASE:
 	case MSR_SYSENTER_ESP: case MSR_SYSENTER_EIP:
 		return canonical(value);

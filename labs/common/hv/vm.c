@@ -2,6 +2,7 @@
  * The life of a VM: platform devices, kicks, and how it ends.
  */
 #include "engine.h"
+#include "irqchip.h"
 #include "vm.h"
 #include "vm_life.h"
 
@@ -64,7 +65,6 @@ static void set_irq(void *opaque, unsigned irq, bool level)
 	vm->engine->irq_line(vm, irq, level);
 }
 
-static void interrupt_ready(void *opaque) { vm_kick(opaque); }
 static void guest_exit(void *opaque, uint32_t code)
 {
 	struct vm *vm = opaque;
@@ -108,12 +108,8 @@ int vm_create_devices(struct vm *vm)
 	err |= bus_add(pio, CRTC_MISC_READ, 1, &crtc_misc_read_ops, &vm->crtc);
 	err |= bus_add(pio, CRTC_STATUS, 1, &crtc_status_ops, &vm->crtc);
 	err |= bus_add(pio, ACPI_PM1A_EVT, ACPI_PM_LEN, &acpi_pm_ops, &vm->acpi);
-	if (!vm->engine->has_pic) {
-		pic_init(&vm->pic, interrupt_ready, vm);
-		err |= bus_add(pio, 0x20, 2, &pic_master_ops, &vm->pic);
-		err |= bus_add(pio, 0xa0, 2, &pic_slave_ops, &vm->pic);
-		err |= bus_add(pio, 0x4d0, 2, &pic_elcr_ops, &vm->pic);
-	}
+	if (!vm->engine->has_irqchip)
+		err |= irqchip_init(vm);
 	if (!vm->engine->has_pit) {
 		pit_init(&vm->pit, &vm->loop, pit_irq);
 		err |= bus_add(pio, 0x40, 4, &pit_ops, &vm->pit);

@@ -8,6 +8,8 @@
 #include "console.h"
 #include "crtc.h"
 #include "devices.h"
+#include "ioapic.h"
+#include "lapic.h"
 #include "loop.h"
 #include "mem.h"
 #include "trace.h"
@@ -91,7 +93,9 @@ struct vm {
 	} neighbour;
 
 	struct uart uart;
-	struct pic pic;
+	struct pic pic; /* these three: irqchip.h; not where the engine has its own */
+	struct ioapic ioapic;
+	struct lapic lapic;
 	struct pit pit;
 	struct cmos cmos;
 	struct debugdev debug;
