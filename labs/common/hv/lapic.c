@@ -431,11 +431,6 @@ static uint64_t lapic_read(void *dev, uint64_t offset, unsigned size)
 
 const struct device_ops lapic_mmio_ops = { .name = "local apic", .read = lapic_read, .write = lapic_write };
 
-bool lapic_base_valid(uint64_t value)
-{
-	return (value & ~(uint64_t)(APIC_BASE_ENABLE | APIC_BASE_BSP)) == LAPIC_BASE;
-}
-
 void lapic_set_base(struct lapic *l, uint64_t value)
 {
 	bool was = hardware_enabled(l);

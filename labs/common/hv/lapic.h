@@ -67,7 +67,10 @@ extern const struct device_ops lapic_mmio_ops; /* LAPIC_LEN bytes at LAPIC_BASE;
 void lapic_init(struct lapic *l, struct loop *loop, uint64_t *cr8, const struct lapic_ops *ops, void *opaque);
 
 /* Can IA32_APIC_BASE have this value? Another address, x2APIC mode and reserved bits are refused: #GP(0). */
-bool lapic_base_valid(uint64_t value);
+static inline bool lapic_base_valid(uint64_t value)
+{
+	return (value & ~(uint64_t)(APIC_BASE_ENABLE | APIC_BASE_BSP)) == LAPIC_BASE;
+}
 /* IA32_APIC_BASE was written. Switched off it is not there at all, and comes back as after a reset (10.4.3). */
 void lapic_set_base(struct lapic *l, uint64_t value);
 
