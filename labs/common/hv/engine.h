@@ -40,7 +40,7 @@ struct engine_ops {
 	int (*io_fd)(struct vm *vm, uint64_t gpa, unsigned len, uint32_t value);
 	unsigned max_cpus;
 	/* True when the engine brings these devices itself. */
-	bool has_irqchip, has_pit;
+	bool has_pic, has_pit;
 	/* There are local APICs and an IOAPIC, and the tables that the guest finds tell it so. */
 	bool has_apic;
 

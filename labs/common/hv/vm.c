@@ -108,7 +108,7 @@ int vm_create_devices(struct vm *vm)
 	err |= bus_add(pio, CRTC_MISC_READ, 1, &crtc_misc_read_ops, &vm->crtc);
 	err |= bus_add(pio, CRTC_STATUS, 1, &crtc_status_ops, &vm->crtc);
 	err |= bus_add(pio, ACPI_PM1A_EVT, ACPI_PM_LEN, &acpi_pm_ops, &vm->acpi);
-	if (!vm->engine->has_irqchip)
+	if (!vm->engine->has_pic)
 		err |= irqchip_init(vm);
 	if (!vm->engine->has_pit) {
 		pit_init(&vm->pit, &vm->loop, pit_irq);
