@@ -141,6 +141,9 @@ static int set_up(struct vm *vm, FILE **html)
 	else if (guest_mem_create(&vm->mem, vm->opt.mem_size))
 		return vm_stop(vm, HV_HOST, "the host cannot provide %llu MiB of memory for the guest",
 			       (unsigned long long)(vm->opt.mem_size / MiB));
+	for (req.nvirtio = 0; req.nvirtio < vm->opt.ndevices; req.nvirtio++)
+		req.virtio[req.nvirtio] = (struct boot_device){ VIRTIO_MMIO_BASE + req.nvirtio * VIRTIO_MMIO_STRIDE, VIRTIO_MMIO_LEN,
+								virtio_irq[req.nvirtio] };
 	if (boot_load(&vm->mem, &req, &boot, err, sizeof err))
 		return vm_stop(vm, HV_USAGE, "%s", err);
 	/* Now and not at the end: nobody wants to hear after a long run that the file cannot be written. */
