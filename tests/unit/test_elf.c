@@ -1,4 +1,4 @@
-// sources: elf.c boot_sector.c boot_vcpu.c loader.c boot.c start_info.c bzimage.c acpi.c mem.c
+// sources: elf.c boot_sector.c boot_vcpu.c loader.c boot.c start_info.c bzimage.c acpi.c acpi_aml.c mptable.c mem.c
 /* The ELF loader and boot_load(): every way in which a file can be wrong, and what a guest finds when it is right. */
 #include "loader.h"
 #include "vcpu.h"
