@@ -1,6 +1,7 @@
 """Debian's cloud kernel, as it comes out of its package, on the kvm and hvm engines: boot, shell, a script, typing, power-off."""
 
 import json
+import re
 import unittest
 
 import host
@@ -36,6 +37,21 @@ cat screen
 exit $status
 """
 
+# What the kernel made of several CPUs, then an ending.
+SEVERAL = """
+mkfifo keys%(cpus)d
+%(boot)s --cpus %(cpus)d --append "console=ttyS0 quiet shell" vmlinuz <keys%(cpus)d >screen%(cpus)d & hv=$!
+exec 3>keys%(cpus)d
+until grep -q '# ' screen%(cpus)d; do sleep 0.2; done
+echo 'grep ^processor /proc/cpuinfo; cat /proc/interrupts; echo the end of $((40 + 2)) lines' >&3
+until grep -q 'end of 42 lines' screen%(cpus)d; do sleep 0.2; done
+echo '%(ending)s' >&3
+wait $hv; status=$?
+cat screen%(cpus)d
+exit $status
+"""
+ENDINGS = {2: ("poweroff -f", "hv: the guest powered the machine off"), 4: ("reboot -f", "hv: the guest reset the machine")}
+
 
 class Linux(unittest.TestCase):
     @classmethod
@@ -46,11 +62,15 @@ class Linux(unittest.TestCase):
             boot = [word % engine if word == "%s" else word for word in BOOT]
             commands.update({f"{engine}{i}": Command([*boot, "--append", QUIET, "vmlinuz"], limit=160) for i in range(boots)})
             commands[f"typing-{engine}"] = Command(["sh", "-c", TYPING % " ".join(boot)], limit=160)
+            if engine == "kvm":
+                for cpus, (ending, _) in ENDINGS.items():
+                    script = SEVERAL % {"boot": " ".join(boot), "cpus": cpus, "ending": ending}
+                    commands[f"several-{cpus}"] = Command(["sh", "-c", script], limit=160)
         cls.results = host.run(commands, FILES, mem=1024, timeout=900)
 
     def test_shell_prints_uname_and_powers_off(self):
         for name, result in self.results.items():
-            if name.startswith("typing"):
+            if name.startswith(("typing", "several")):
                 continue
             with self.subTest(name):
                 self.assertEqual(result.status, host.OK, result.stderr[-800:])
@@ -73,6 +93,27 @@ class Linux(unittest.TestCase):
             self.assertEqual({u["bus"] for u in stats["unclaimed"]}, {"port"})
             # The page tables of 256 MiB, in pages of 2 MiB where nothing stands against it.
             self.assertLess(stats["nested"]["violations"], 256)
+
+    def test_several_vcpus(self):
+        for cpus, (_, sentence) in ENDINGS.items():
+            result = self.results[f"several-{cpus}"]
+            screen = result.stdout.decode().replace("\r\n", "\n")
+            with self.subTest(cpus=cpus):
+                self.assertEqual(result.status, host.OK, result.stderr[-800:])
+                self.assertIn(sentence, result.sentences)
+                self.assertEqual(re.findall(r"(?m)^processor\s*: (\d+)$", screen), [str(i) for i in range(cpus)])
+                lines = dict(re.findall(r"(?m)^ *(\w+):((?: +\d+)+.*)$", screen))
+                # The UART's line goes through the IOAPIC, and the CPUs' own timers and calls to each other through local APICs.
+                self.assertRegex(lines["4"], r"IO-APIC +4-edge +ttyS0")
+                for kind in ("LOC", "CAL"):
+                    counts = [int(count) for count in lines[kind].split()[:cpus]]
+                    self.assertEqual(len(counts), cpus)
+                    self.assertTrue(all(counts), (kind, counts))
+                stats = json.loads(result.stderr.splitlines()[-1])
+                self.assertEqual(len(stats["vcpus"]), cpus)
+                self.assertTrue(all(vcpu["exits"] for vcpu in stats["vcpus"]))
+                self.assertEqual(stats["exits"], sum(vcpu["exits"] for vcpu in stats["vcpus"]))
+                self.assertEqual(stats["exits"], sum(stats["by_kind"].values()))
 
     def test_what_is_typed_arrives(self):
         for engine in ("kvm", "hvm"):
