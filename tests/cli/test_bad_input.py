@@ -58,7 +58,7 @@ class Refusals(unittest.TestCase):
 
     def test_flag_without_value(self):
         for flag in ("--mem", "--engine", "--initrd", "--append", "--timeout", "--trace", "--stats", "--gdb", "--sample-steps",
-                     "--dump-tables", "--dump-html", "--plan", "--page-size", "--neighbour", "--control", "--name"):
+                     "--dump-tables", "--dump-html", "--plan", "--page-size", "--neighbour", "--control", "--name", "--cpus"):
             self.refused(f"{flag} needs a value", "run", flag)
 
     def test_unknown_engine(self):
@@ -68,6 +68,15 @@ class Refusals(unittest.TestCase):
     def test_memory_sizes(self):
         for size in ("0", "1", "999T", "abc", "", "-1", "-1M", "64MM", "1.5M", "64 M", "4G", "99999999999999999999", "2097153"):
             self.refused("--mem takes", "run", "--mem", size, self.good)
+
+    def test_cpus(self):
+        for value in ("0", "9", "-1", "abc", "", "2x"):
+            self.refused("--cpus takes", "run", "--engine", "kvm", "--cpus", value, self.good)
+        for engine in ("trap", "hvm"):
+            self.refused(f"the {engine} engine runs one vCPU", "run", "--engine", engine, "--cpus", "2", self.good)
+        self.refused("--gdb .* one vCPU", "run", "--engine", "kvm", "--cpus", "2", "--gdb", "1234", self.good)
+        self.refused("--sample-steps .* one vCPU", "run", "--engine", "kvm", "--cpus", "2", "--stats", "json", "--sample-steps", "9",
+                     self.good)
 
     def test_timeouts(self):
         for value in ("abc", "", "0", "-1", "nan", "inf", "1e300", "1s"):

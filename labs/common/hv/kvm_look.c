@@ -74,8 +74,8 @@ static int note(struct kvm_cpu *c, bool dead)
 	if (e->ncpus == 1)
 		return vm_stop(vm, HV_STOPPED, "the guest halted with interrupts off at rip 0x%llx: nothing can ever wake it", rip);
 	return vm_stop(vm, HV_STOPPED,
-		       "all %u vCPUs are halted with interrupts off or were never started, vCPU 0 at rip 0x%llx: nothing can ever wake them",
-		       e->ncpus, rip);
+		       "all %u vCPUs are halted with interrupts off or were never started, vCPU 0 at rip 0x%llx: nothing can ever "
+		       "wake them", e->ncpus, rip);
 }
 
 int kvm_look_after(struct kvm_cpu *c)
