@@ -199,7 +199,6 @@ static void debug_ports(void **state)
 {
 	struct bus bus;
 	struct debugdev dev;
-	struct reset_port reset = { .reset = on_event };
 	uint64_t v;
 	(void)state;
 
@@ -207,7 +206,6 @@ static void debug_ports(void **state)
 	bus_init(&bus, "port");
 	assert_int_equal(bus_add(&bus, 0xe9, 1, &debugcon_ops, &dev), 0);
 	assert_int_equal(bus_add(&bus, 0xf4, 4, &debugexit_ops, &dev), 0);
-	assert_int_equal(bus_add(&bus, 0x64, 1, &reset_port_ops, &reset), 0);
 
 	bus_write(&bus, 0xe9, 1, 'h');
 	bus_write(&bus, 0xe9, 1, 'i');
@@ -221,14 +219,6 @@ static void debug_ports(void **state)
 	bus_write(&bus, 0xf4, 1, 0x105);
 	assert_int_equal(exit_code, 5);
 	assert_int_equal(events, 2);
-
-	events = 0;
-	bus_write(&bus, 0x64, 1, 0xae);
-	assert_int_equal(events, 0);
-	bus_write(&bus, 0x64, 1, 0xfe);
-	assert_int_equal(events, 1);
-	assert_true(bus_read(&bus, 0x64, 1, &v));
-	assert_int_equal(v & 3, 0); /* else kernels wait */
 }
 
 static void acpi_registers(void **state)

@@ -15,7 +15,7 @@
 #define FACS_GPA (BOOT_ACPI + 0x40) /* must be 64-byte aligned */
 #define BOOT_ACPI_END 0xf0000
 
-#define RESET_PORT 0x64 /* struct reset_port answers there */
+#define RESET_PORT 0x64 /* struct i8042 answers there */
 #define RESET_PULSE 0xfe
 
 struct rsdp {

@@ -102,6 +102,20 @@ static void do_screen(struct vm *vm, const char *argument, FILE *out)
 	fputs("]}\n", out);
 }
 
+static void do_key(struct vm *vm, const char *argument, FILE *out)
+{
+	int err = i8042_type(&vm->i8042, argument);
+
+	if (err == -EINVAL)
+		refuse(out, "there is a character in it that no key has");
+	else if (err == -ENOSPC)
+		refuse(out, "the guest has not read yet what was typed before");
+	else if (err)
+		refuse(out, "the guest has switched the keyboard off");
+	else
+		fputs("{\"typed\":true}\n", out);
+}
+
 static void do_quit(struct vm *vm, const char *argument, FILE *out)
 {
 	(void)argument;
@@ -116,6 +130,7 @@ const struct control_command control_commands[] = {
 	{ "balloon", "MIB", "asks the guest to give up that much of its memory", do_balloon },
 	{ "stats", NULL, "what --stats json prints at the end, as it is now", do_stats },
 	{ "screen", NULL, "the text screen, 25 lines of 80 columns, and where the cursor is", do_screen },
+	{ "key", "TEXT", "types it on the keyboard; \\n is Enter, \\t Tab, \\b Backspace, \\e Escape", do_key },
 	{ "quit", NULL, "ends the VM", do_quit },
 	{ 0 },
 };

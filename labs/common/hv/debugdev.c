@@ -42,25 +42,3 @@ void debugdev_init(struct debugdev *dev, struct console *con, void (*exit)(void 
 	dev->exit = exit;
 	dev->exit_opaque = opaque;
 }
-
-/* The 8042's command to pulse its output line 0, which is wired to the CPU's reset pin: how a PC reboots. */
-#define PULSE_RESET 0xfe
-
-static uint64_t reset_port_read(void *dev, uint64_t offset, unsigned size)
-{
-	(void)dev;
-	(void)offset;
-	(void)size;
-	return 0; /* status: no byte to fetch (bit 0), ready for a command (bit 1) */
-}
-
-static void reset_port_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
-{
-	const struct reset_port *port = dev;
-	(void)offset;
-	(void)size;
-	if ((uint8_t)value == PULSE_RESET)
-		port->reset(port->opaque);
-}
-
-const struct device_ops reset_port_ops = { .name = "8042 reset", .read = reset_port_read, .write = reset_port_write };

@@ -114,13 +114,6 @@ struct debugdev {
 extern const struct device_ops debugcon_ops, debugexit_ops; /* 1 port at 0xe9; 4 ports at 0xf4 */
 void debugdev_init(struct debugdev *dev, struct console *con, void (*exit)(void *opaque, uint32_t code), void *opaque);
 
-/* --- 8042 reset line: only command 0xfe (pulse reset) on port 0x64; status reads as "nothing there to wait for" --- */
-struct reset_port {
-	void (*reset)(void *opaque);
-	void *opaque;
-};
-extern const struct device_ops reset_port_ops; /* 1 port at 0x64 */
-
 /* --- ACPI power management registers (ACPI 6.5 section 4.8.3): PM1a event block 0x600-0x603, control 0x604-0x605 --- */
 #define ACPI_PM1A_EVT 0x600
 #define ACPI_PM1A_CNT 0x604

@@ -83,7 +83,7 @@ static void console_quit(void *opaque) { vm_stop(opaque, HV_OK, "left with Ctrl-
 
 int vm_create_devices(struct vm *vm)
 {
-	struct irq_line uart_irq = { set_irq, vm, 4 }, pit_irq = { set_irq, vm, 0 };
+	struct irq_line uart_irq = { set_irq, vm, 4 }, pit_irq = { set_irq, vm, 0 }, keyboard_irq = { set_irq, vm, 1 };
 	struct bus *pio = &vm->pio;
 	int err = 0;
 
@@ -95,14 +95,16 @@ int vm_create_devices(struct vm *vm)
 	uart_init(&vm->uart, uart_irq, &vm->con);
 	cmos_init(&vm->cmos, vm->mem.size);
 	debugdev_init(&vm->debug, &vm->con, guest_exit, vm);
-	vm->reset_port = (struct reset_port){ guest_reset, vm };
+	i8042_init(&vm->i8042, keyboard_irq, guest_reset, vm);
 	crtc_init(&vm->crtc);
 	vm->acpi = (struct acpi_pm){ .poweroff = guest_poweroff, .opaque = vm };
 	err |= bus_add(pio, 0x3f8, 8, &uart_ops, &vm->uart);
 	err |= bus_add(pio, 0x70, 2, &cmos_ops, &vm->cmos);
 	err |= bus_add(pio, 0xe9, 1, &debugcon_ops, &vm->debug);
 	err |= bus_add(pio, 0xf4, 4, &debugexit_ops, &vm->debug);
-	err |= bus_add(pio, 0x64, 1, &reset_port_ops, &vm->reset_port);
+	err |= bus_add(pio, I8042_DATA, 1, &i8042_data_ops, &vm->i8042);
+	err |= bus_add(pio, I8042_COMMAND, 1, &i8042_command_ops, &vm->i8042);
+	err |= bus_add(pio, PORT_A, 1, &port_a_ops, &vm->i8042);
 	err |= bus_add(pio, CRTC_PORT, 2, &crtc_ops, &vm->crtc);
 	err |= bus_add(pio, CRTC_MISC_WRITE, 1, &crtc_misc_write_ops, &vm->crtc);
 	err |= bus_add(pio, CRTC_MISC_READ, 1, &crtc_misc_read_ops, &vm->crtc);

@@ -8,6 +8,7 @@
 #include "console.h"
 #include "crtc.h"
 #include "devices.h"
+#include "i8042.h"
 #include "ioapic.h"
 #include "lapic.h"
 #include "loop.h"
@@ -99,7 +100,7 @@ struct vm {
 	struct pit pit;
 	struct cmos cmos;
 	struct debugdev debug;
-	struct reset_port reset_port;
+	struct i8042 i8042;
 	struct crtc crtc;
 	struct acpi_pm acpi;
 	struct virtio_dev *virtio[VIRTIO_SLOTS];

@@ -183,7 +183,8 @@ static void stages(void)
 
 static bool ends_the_guest(unsigned port)
 {
-	return (port >= 0xf1 && port < 0xf8) || (port > 0x60 && port <= 0x64) || (port > 0x600 && port < 0x606) || port > 0xfffc;
+	return (port >= 0xf1 && port < 0xf8) || (port > 0x60 && port <= 0x64) || (port > 0x8e && port <= 0x92) ||
+	       (port > 0x600 && port < 0x606) || port > 0xfffc;
 }
 
 /* In all sizes, with and without strings, from memory and from none. */

@@ -302,7 +302,8 @@ static void nested_interrupts(void)
 static bool ends_the_guest(unsigned port)
 {
 	/* Exit, reset and power-off, as 4-byte accesses see them too. */
-	return (port >= 0xf1 && port < 0xf8) || (port > 0x60 && port <= 0x64) || (port > 0x600 && port < 0x606);
+	return (port >= 0xf1 && port < 0xf8) || (port > 0x60 && port <= 0x64) || (port > 0x8e && port <= 0x92) ||
+	       (port > 0x600 && port < 0x606);
 }
 
 static void all_ports(void)
