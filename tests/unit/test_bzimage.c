@@ -1,4 +1,4 @@
-// sources: bzimage.c boot_sector.c loader.c boot.c start_info.c elf.c acpi.c acpi_aml.c mptable.c mem.c
+// sources: bzimage.c boot_sector.c loader.c multiboot.c boot_module.c boot.c start_info.c elf.c acpi.c acpi_aml.c mptable.c mem.c
 /* The bzImage loader: placement, the zero page, and kernels that cannot be started. */
 #include "loader.h"
 

@@ -1,4 +1,4 @@
-// sources: elf.c boot_sector.c boot_vcpu.c loader.c boot.c start_info.c bzimage.c acpi.c acpi_aml.c mptable.c mem.c
+// sources: elf.c boot_sector.c boot_vcpu.c loader.c multiboot.c boot_module.c boot.c start_info.c bzimage.c acpi.c acpi_aml.c mptable.c mem.c
 /* The ELF loader and boot_load(): every way in which a file can be wrong, and what a guest finds when it is right. */
 #include "loader.h"
 #include "vcpu.h"
@@ -54,7 +54,7 @@ static int setup(void **state)
 	image.eh.e_phoff = offsetof(struct image, ph);
 	image.eh.e_phentsize = sizeof(Elf64_Phdr);
 	image.eh.e_phnum = 3;
-	image.ph[0] = (Elf64_Phdr){ .p_type = PT_NOTE, .p_offset = UINT64_MAX, .p_paddr = 0 }; /* not looked at */
+	image.ph[0] = (Elf64_Phdr){ .p_type = PT_GNU_STACK, .p_offset = UINT64_MAX, .p_paddr = 0 }; /* not looked at */
 	image.ph[1] = segment(offsetof(struct image, code), CODE, sizeof(image.code), sizeof(image.code));
 	image.ph[2] = segment(offsetof(struct image, data), DATA, sizeof(image.data), 0x1000);
 	memset(image.code, 0xc0, sizeof(image.code));
@@ -649,7 +649,7 @@ static void test_bad_files(void **state)
 	file_refused(&req, -EFBIG, "larger than the largest guest memory");
 	unlink(path);
 	write_file(path, "#!/bin/sh\n", 10);
-	file_refused(&req, -ENOEXEC, "neither an ELF file nor a Linux bzImage nor a boot sector");
+	file_refused(&req, -ENOEXEC, "neither an ELF file nor a multiboot image nor a Linux bzImage nor a boot sector");
 	assert_memory_equal(err, path, strlen(path)); /* the sentence begins with the file's name */
 	unlink(path);
 	assert_int_equal(mkfifo(path, 0600), 0);

@@ -14,12 +14,17 @@
 #define PTE_2MIB 0x87		/* the same, and a leaf (SDM vol. 3, table 4-18) */
 
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
+#define TRAPDOOR_NOTE_LONG_ENTRY 1
 
 	.section .note.pvh, "a", @note
 	.align	4
 	.long	4, 8, XEN_ELFNOTE_PHYS32_ENTRY
 	.asciz	"Xen"
 	.quad	_start32
+	/* To hv: the ELF entry _start is for 64-bit mode, take that (loader.h). Nobody else knows this note. */
+	.long	9, 0, TRAPDOOR_NOTE_LONG_ENTRY
+	.asciz	"Trapdoor"
+	.balign	4
 
 	.section .text.start, "ax"
 	.code32

@@ -10,6 +10,8 @@
 
 #include "loader.h"
 
+#include <stdbool.h>
+
 /* Images begin here at the lowest: all that hv itself puts into guest memory for the start lies below. */
 #define BOOT_IMAGE_MIN (1 * MiB)
 
@@ -47,17 +49,33 @@ void *boot_area(const struct guest_mem *mem, uint64_t gpa, uint64_t len);
 /* Puts the command line (NULL: an empty one) at BOOT_CMDLINE. limit: longest one the image takes, without the final 0. */
 int boot_cmdline_write(struct guest_mem *mem, const char *append, size_t limit, char *err, size_t errlen);
 
-struct boot_initrd {
+/* A file that lies in guest memory beside the image (boot_module.c). */
+struct boot_file {
 	uint64_t gpa, len; /* len 0: there is none */
+	uint64_t text;     /* gpa of its line, "FILE ARGUMENTS"; 0: none */
 };
-/*
- * Reads the initrd that req names (nothing to do if it names none) and puts it as high as it goes, page aligned, outside
- * [image_lo, image_hi) and with its last byte not above max_addr.
- */
-int boot_initrd_load(struct guest_mem *mem, const struct boot_request *req, uint64_t image_lo, uint64_t image_hi,
-		     uint64_t max_addr, struct boot_initrd *initrd, char *err, size_t errlen);
+/* Where such files may lie: page aligned, outside of the image. above_lo to above_hi, and if that is too small 1 MiB to below_hi. */
+struct boot_room {
+	uint64_t above_lo, above_hi, below_hi;
+};
+/* All room that a loaded image leaves, with the last byte not above max_addr. */
+struct boot_room boot_room(const struct guest_mem *mem, const struct boot_state *boot, uint64_t max_addr);
+/* Reads a file into room, which becomes smaller: as low as it goes, or as high. what: what it is called when something is wrong. */
+int boot_file_load(struct guest_mem *mem, const char *path, const char *what, struct boot_room *room, bool low, struct boot_file *file,
+		   char *err, size_t errlen);
+/* The initrd that req names, if it names one, as high as it goes: above the image if there is room, because the guest's allocations begin
+ * low; else below it. */
+int boot_initrd_load(struct guest_mem *mem, const struct boot_request *req, const struct boot_state *boot, uint64_t max_addr,
+		     struct boot_file *initrd, char *err, size_t errlen);
+/* The initrd as module 0, if there is one, and the modules that req names, with their lines at BOOT_MODULE_TEXT. How many there are, or
+ * -errno. */
+int boot_modules_load(struct guest_mem *mem, const struct boot_request *req, const struct boot_state *boot, bool low,
+		      struct boot_file file[BOOT_MODULES], char *err, size_t errlen);
 
-/* Writes struct hvm_start_info for an ELF guest, with command line and initrd; sets boot->rbx (start_info.c). */
+/* An ELF file of either class by its e_entry in 32-bit protected mode, whatever notes it has; for multiboot (elf.c). */
+int elf_load_protected(struct guest_mem *mem, const uint8_t *image, size_t len, struct boot_state *boot, char *err, size_t errlen);
+
+/* Writes struct hvm_start_info for an ELF guest, with command line, initrd and modules; sets boot->rbx (start_info.c). */
 int start_info_write(struct guest_mem *mem, const struct boot_request *req, struct boot_state *boot, char *err,
 		     size_t errlen);
 

@@ -34,6 +34,7 @@ void boot_vcpu(struct vcpu *v, const struct boot_state *boot)
 
 	*v = (struct vcpu){ .vm = vm, .rip = boot->entry, .rflags = FLAG_FIXED };
 	v->gpr[RSP] = boot->mode == BOOT_REAL ? BOOT_SECTOR : BOOT_STACK;
+	v->gpr[RAX] = boot->rax;
 	v->gpr[RSI] = boot->rsi;
 	v->gpr[RBX] = boot->rbx;
 	v->gpr[RDX] = boot->rdx;

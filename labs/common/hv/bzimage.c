@@ -114,7 +114,7 @@ static int place(const struct guest_mem *mem, const struct bzimage *bz, struct b
 	return 0;
 }
 
-static void zero_page_write(struct guest_mem *mem, const struct bzimage *bz, const struct boot_initrd *initrd)
+static void zero_page_write(struct guest_mem *mem, const struct bzimage *bz, const struct boot_file *initrd)
 {
 	struct boot_params *zp = boot_area(mem, BOOT_ZERO_PAGE, sizeof(*zp));
 	struct boot_map_entry map[BOOT_MAP_ENTRIES];
@@ -139,7 +139,7 @@ int bzimage_load(struct guest_mem *mem, const uint8_t *image, size_t len, const 
 		 struct boot_state *boot, char *err, size_t errlen)
 {
 	struct bzimage bz;
-	struct boot_initrd initrd;
+	struct boot_file initrd;
 	int r = parse(image, len, &bz, err, errlen);
 
 	if (!r)
@@ -147,7 +147,7 @@ int bzimage_load(struct guest_mem *mem, const uint8_t *image, size_t len, const 
 	if (!r)
 		r = boot_cmdline_write(mem, req->append, bz.hdr.cmdline_size, err, errlen);
 	if (!r)
-		r = boot_initrd_load(mem, req, boot->load_lo, boot->load_hi, bz.hdr.initrd_addr_max, &initrd, err, errlen);
+		r = boot_initrd_load(mem, req, boot, bz.hdr.initrd_addr_max, &initrd, err, errlen);
 	if (!r)
 		r = guest_write(mem, boot->load_lo, bz.kernel, bz.kernel_len);
 	if (!r)

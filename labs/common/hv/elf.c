@@ -10,12 +10,13 @@
 #include <string.h>
 
 #define PHYS32_ENTRY 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
+#define OWNER "Trapdoor" /* of the note with TRAPDOOR_NOTE_LONG_ENTRY */
 
 struct elf_segment {
 	unsigned index; /* of its program header: what readelf -l would number it */
 	const uint8_t *src;
 	uint8_t *dst;
-	uint64_t filesz, lo, hi;
+	uint64_t filesz, lo, hi, gva;
 	int executable;
 };
 
@@ -119,6 +120,7 @@ static Elf64_Phdr read_segment(const uint8_t *image, const Elf64_Ehdr *eh, unsig
 		.p_type = narrow.p_type,
 		.p_flags = narrow.p_flags,
 		.p_offset = narrow.p_offset,
+		.p_vaddr = narrow.p_vaddr,
 		.p_paddr = narrow.p_paddr,
 		.p_filesz = narrow.p_filesz,
 		.p_memsz = narrow.p_memsz,
@@ -148,7 +150,7 @@ static int check_segment(const struct guest_mem *mem, const uint8_t *image, size
 		return boot_fail(err, errlen, -ENOMEM, "segment %u at 0x%llx-0x%llx lies outside guest memory of %llu MiB",
 				 index, (unsigned long long)lo, (unsigned long long)hi,
 				 (unsigned long long)(mem->size / MiB));
-	*seg = (struct elf_segment){ index, image + ph->p_offset, dst, ph->p_filesz, lo, hi, ph->p_flags & PF_X };
+	*seg = (struct elf_segment){ index, image + ph->p_offset, dst, ph->p_filesz, lo, hi, ph->p_vaddr, ph->p_flags & PF_X };
 	return 0;
 }
 
@@ -184,12 +186,16 @@ static uint64_t padded(uint32_t size)
 	return (size + 3ull) & ~3ull;
 }
 
-/*
- * The entry that the PVH note names: owner "Xen", type 18, an address of 4 or 8 bytes (Xen's public header elfnote.h). *entry stays as it
- * is when there is none.
- */
-static int find_pvh_entry(const uint8_t *image, size_t len, const Elf64_Ehdr *eh, uint64_t *entry, char *err, size_t errlen)
+/* What the notes say about how the image begins. */
+struct entries {
+	bool pvh;           /* owner "Xen", type 18, an address of 4 or 8 bytes (Xen's public header elfnote.h); */
+	uint64_t pvh_entry; /* the first of them */
+	bool long_entry;    /* e_entry is 64-bit code for this loader (loader.h) */
+};
+
+static int read_notes(const uint8_t *image, size_t len, const Elf64_Ehdr *eh, struct entries *found, char *err, size_t errlen)
 {
+	*found = (struct entries){ 0 };
 	for (unsigned i = 0; i < eh->e_phnum; i++) {
 		Elf64_Phdr ph = read_segment(image, eh, i);
 		if (ph.p_type != PT_NOTE)
@@ -208,12 +214,13 @@ static int find_pvh_entry(const uint8_t *image, size_t len, const Elf64_Ehdr *eh
 				 end = desc + padded(note.n_descsz);
 			if (end > left)
 				return boot_fail(err, errlen, -ENOEXEC, "the notes in segment %u are malformed", i);
-			if (note.n_type == PHYS32_ENTRY && note.n_namesz == 4 && !memcmp(at + name, "Xen", 4) &&
+			if (!found->pvh && note.n_type == PHYS32_ENTRY && note.n_namesz == 4 && !memcmp(at + name, "Xen", 4) &&
 			    (note.n_descsz == 4 || note.n_descsz == 8)) {
-				*entry = 0;
-				memcpy(entry, at + desc, note.n_descsz);
-				return 0;
+				found->pvh = true;
+				memcpy(&found->pvh_entry, at + desc, note.n_descsz);
 			}
+			if (note.n_type == TRAPDOOR_NOTE_LONG_ENTRY && note.n_namesz == sizeof(OWNER) && !memcmp(at + name, OWNER, sizeof(OWNER)))
+				found->long_entry = true;
 			at += end;
 			left -= end;
 		}
@@ -221,37 +228,53 @@ static int find_pvh_entry(const uint8_t *image, size_t len, const Elf64_Ehdr *eh
 	return 0;
 }
 
-int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boot_state *boot, char *err, size_t errlen)
+/* Is entry an address that is loaded? One that is only the virtual address of such a place becomes the place: without paging there are
+ * no others, and kernels that are linked for the upper half may have it in their header. */
+static bool find_entry(const struct elf_segment *seg, int n, bool paging, uint64_t *entry)
 {
+	for (int i = 0; i < n; i++)
+		if (*entry >= seg[i].lo && *entry < seg[i].hi)
+			return true;
+	for (int i = 0; i < n && !paging; i++)
+		if (seg[i].executable && *entry >= seg[i].gva && *entry - seg[i].gva < seg[i].hi - seg[i].lo) {
+			*entry = *entry - seg[i].gva + seg[i].lo;
+			return true;
+		}
+	return false;
+}
+
+/* p_paddr decides where a segment goes. e_entry is the entry, in 32-bit protected mode, if protected is set; else the notes decide. */
+static int load(struct guest_mem *mem, const uint8_t *image, size_t len, bool protected, struct boot_state *boot, char *err,
+		size_t errlen)
+{
+	struct elf_segment seg[ELF_SEGMENTS];
+	struct entries notes = { 0 };
 	Elf64_Ehdr eh;
+
 	int r = check_header(image, len, &eh, err, errlen);
 	if (r)
 		return r;
-	struct elf_segment seg[ELF_SEGMENTS];
 	int n = collect_segments(mem, image, len, &eh, seg, err, errlen);
 	if (n < 0)
 		return n;
-
-	/* p_paddr decides where a segment goes; the entry must be such an address too: memory begins one to one, or without paging. */
-	uint64_t lo = UINT64_MAX, hi = 0, entry = eh.e_entry;
-	if (is_elf32(&eh))
-		r = find_pvh_entry(image, len, &eh, &entry, err, errlen);
+	if (!protected)
+		r = read_notes(image, len, &eh, &notes, err, errlen);
 	if (r)
 		return r;
-	int entry_inside = 0;
+
+	bool is32 = is_elf32(&eh), pvh = notes.pvh && (is32 || !notes.long_entry), begins32 = is32 || pvh || protected;
+	uint64_t lo = UINT64_MAX, hi = 0, entry = pvh ? notes.pvh_entry : eh.e_entry;
 	for (int i = 0; i < n; i++) {
 		lo = seg[i].lo < lo ? seg[i].lo : lo;
 		hi = seg[i].hi > hi ? seg[i].hi : hi;
-		entry_inside |= entry >= seg[i].lo && entry < seg[i].hi;
 	}
-	if (!entry_inside)
-		return boot_fail(err, errlen, -ENOEXEC, "the entry point 0x%llx lies outside all segments",
-				 (unsigned long long)entry);
+	if (!find_entry(seg, n, !begins32, &entry))
+		return boot_fail(err, errlen, -ENOEXEC, "the entry point 0x%llx lies outside all segments", (unsigned long long)entry);
 
 	/* Nothing is written before everything has been checked. */
 	*boot = (struct boot_state){
-		.kind = is_elf32(&eh) ? "ELF32" : "ELF64",
-		.mode = is_elf32(&eh) ? BOOT_PROTECTED : BOOT_LONG,
+		.kind = is32 ? "ELF32" : "ELF64",
+		.mode = begins32 ? BOOT_PROTECTED : BOOT_LONG,
 		.entry = entry,
 		.load_lo = lo,
 		.load_hi = hi,
@@ -263,4 +286,14 @@ int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boo
 			boot->code[boot->ncode++] = (struct boot_code){ seg[i].lo, seg[i].lo + seg[i].filesz };
 	}
 	return 0;
+}
+
+int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boot_state *boot, char *err, size_t errlen)
+{
+	return load(mem, image, len, false, boot, err, errlen);
+}
+
+int elf_load_protected(struct guest_mem *mem, const uint8_t *image, size_t len, struct boot_state *boot, char *err, size_t errlen)
+{
+	return load(mem, image, len, true, boot, err, errlen);
 }

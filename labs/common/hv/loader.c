@@ -79,16 +79,21 @@ int boot_load(struct guest_mem *mem, const struct boot_request *req, struct boot
 	if (req->apic)
 		mptable_write(mem, req);
 	*boot = (struct boot_state){ 0 };
-	if (elf_probe(image, len)) {
+	/* QEMU's order, but for ELF files that have the mark of a bzImage by chance. */
+	if (multiboot_probe(image, len) && (elf_probe(image, len) || !bzimage_probe(image, len))) {
+		r = multiboot_load(mem, image, len, req, boot, err, errlen);
+	} else if (elf_probe(image, len)) {
 		r = elf_load(mem, image, len, boot, err, errlen);
 		if (!r)
 			r = start_info_write(mem, req, boot, err, errlen);
+	} else if (req->nmodules && (bzimage_probe(image, len) || boot_sector_probe(image, len))) {
+		r = boot_fail(err, errlen, -ENOEXEC, "modules are for multiboot and ELF images; this is neither");
 	} else if (bzimage_probe(image, len)) {
 		r = bzimage_load(mem, image, len, req, boot, err, errlen);
 	} else if (boot_sector_probe(image, len)) {
 		r = boot_sector_load(mem, image, len, req, boot, err, errlen);
 	} else {
-		r = boot_fail(err, errlen, -ENOEXEC, "this is neither an ELF file nor a Linux bzImage nor a boot sector");
+		r = boot_fail(err, errlen, -ENOEXEC, "this is neither an ELF file nor a multiboot image nor a Linux bzImage nor a boot sector");
 	}
 	free(image);
 	if (!r && boot->mode != BOOT_REAL) /* a boot sector has that memory to itself */

@@ -5,14 +5,18 @@
  *
  * Two of them start in 64-bit mode, the first 4 GiB mapped one to one (2 MiB pages, tables at BOOT_PML4), with a flat GDT
  * (BOOT_GDT) and no IDT. Difference: what RSI/RBX point to.
- *   ELF64 (the course's guests): RBX = gpa of a struct hvm_start_info (the PVH boot protocol's), version 1, with command
- *     line, memory map and, if given, the initrd as module 0.
+ *   ELF64 whose e_entry is 64-bit code: RBX = gpa of a struct hvm_start_info (the PVH boot protocol's), version 1, with command line,
+ *     memory map, and modules, of which the initrd, if given, is the first. An ELF64 with a PVH note is code that begins in 32-bit mode,
+ *     and that is where it begins (below), unless it says that it has this entry, too: by a note of owner "Trapdoor", type
+ *     TRAPDOOR_NOTE_LONG_ENTRY, with an empty descriptor. The course's guests have both, for hv and for bare QEMU.
  *   bzImage (Linux, protocol >= 2.12 with XLF_KERNEL_64): RSI = gpa of the zero page (Documentation/x86/boot.rst,
  *     "64-bit Boot Protocol").
  * The others start where a PC starts, and only an engine whose guest has all modes runs them (not trap):
- *   ELF32 (machine 386): 32-bit protected mode, paging off, flat segments from the same GDT, no IDT, EBX = gpa of the same
+ *   ELF32 (machine 386), and ELF64 by its PVH note (vmlinux): 32-bit protected mode, paging off, flat segments from the same GDT, no IDT, EBX = gpa of the same
  *     struct hvm_start_info. The entry is that of the PVH note (XEN_ELFNOTE_PHYS32_ENTRY) if there is one, else e_entry. (Xen,
  *     docs/misc/pvh.pandoc)
+ *   Multiboot 1 (a file with such a header, an ELF file of either class or not): the same state of the CPU, EAX = 0x2badb002, EBX = gpa of
+ *     the multiboot information with memory, command line (the image's name first), memory map, and modules. (multiboot.c)
  *   Boot sector (a file of 512 bytes to BOOT_SECTOR_MAX whose bytes 510 and 511 are 55 AA, and which is nothing of the above): real
  *     mode, loaded whole at BOOT_SECTOR, CS:IP = 0:7c00, the other segments 0, SP = 7c00, DL = 0x80. A BIOS loads only the first 512
  *     bytes; here the rest comes along, because there are no BIOS services to read it with. All 256 interrupt vectors lead to an
@@ -36,6 +40,9 @@
 #define BOOT_STACK 0x8ff0      /* initial RSP */
 #define BOOT_CMDLINE 0x20000   /* at most BOOT_CMDLINE_MAX bytes with the terminating 0 */
 #define BOOT_CMDLINE_MAX 2048
+#define BOOT_MODULE_TEXT 0x21000 /* the lines of modules */
+#define BOOT_MODULE_TEXT_MAX 0x2000u
+#define BOOT_MODULES 16u /* with the initrd */
 #define BOOT_ACPI 0xe0000      /* RSDP first, then the tables */
 #define BOOT_CS32 0x08
 #define BOOT_CS 0x10
@@ -52,6 +59,8 @@ struct boot_request {
 	const char *image;   /* file names */
 	const char *initrd;  /* or NULL */
 	const char *append;  /* command line, or NULL for an empty one */
+	const char *const *module; /* each "FILE ARGUMENTS" */
+	unsigned nmodules;
 	/* The machine as ACPI and MP tables describe it to the guest. */
 	bool apic;     /* it has local APICs and an IOAPIC; without them the tables say nothing of interrupts and CPUs */
 	unsigned cpus; /* with apic */
@@ -62,14 +71,16 @@ struct boot_request {
 	unsigned nvirtio;
 };
 
+#define TRAPDOOR_NOTE_LONG_ENTRY 1
+
 /* More segments than any sensible linker script makes; a bound keeps the test for overlaps from becoming slow on a hostile file. */
 #define ELF_SEGMENTS 64
 
 struct boot_state {
-	const char *kind; /* "ELF64", "Linux bzImage", "ELF32", "boot sector" */
+	const char *kind; /* "ELF64", "Linux bzImage", "ELF32", "multiboot image", "boot sector" */
 	enum boot_mode { BOOT_LONG, BOOT_PROTECTED, BOOT_REAL } mode;
 	uint64_t entry; /* initial RIP */
-	uint64_t rsi, rbx, rdx;
+	uint64_t rax, rsi, rbx, rdx;
 	uint64_t load_lo, load_hi; /* gpa range that the image occupies (hi exclusive) */
 	struct boot_code {
 		uint64_t lo, hi;
@@ -89,11 +100,14 @@ int boot_load(struct guest_mem *mem, const struct boot_request *req, struct boot
 int elf_load(struct guest_mem *mem, const uint8_t *image, size_t len, struct boot_state *boot, char *err, size_t errlen);
 int bzimage_load(struct guest_mem *mem, const uint8_t *image, size_t len, const struct boot_request *req,
 		 struct boot_state *boot, char *err, size_t errlen);
+int multiboot_load(struct guest_mem *mem, const uint8_t *image, size_t len, const struct boot_request *req,
+		   struct boot_state *boot, char *err, size_t errlen);
 int boot_sector_load(struct guest_mem *mem, const uint8_t *image, size_t len, const struct boot_request *req,
 		     struct boot_state *boot, char *err, size_t errlen);
 /* True when the file begins like that format (so that the error can be about the format the user meant). */
 int elf_probe(const uint8_t *image, size_t len);
 int bzimage_probe(const uint8_t *image, size_t len);
+int multiboot_probe(const uint8_t *image, size_t len); /* ask it before elf_probe(): most such files are ELF files */
 /* A bzImage has the same two bytes at 510: ask bzimage_probe() first. */
 int boot_sector_probe(const uint8_t *image, size_t len);
 

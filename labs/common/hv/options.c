@@ -14,6 +14,7 @@ enum option_id {
 	MEM,
 	CPUS,
 	INITRD,
+	MODULE,
 	APPEND,
 	TIMEOUT,
 	TRACE,
@@ -44,6 +45,7 @@ static const struct option longopts[] = {
 	{ "mem", 1, 0, MEM },
 	{ "cpus", 1, 0, CPUS },
 	{ "initrd", 1, 0, INITRD },
+	{ "module", 1, 0, MODULE },
 	{ "append", 1, 0, APPEND },
 	{ "timeout", 1, 0, TIMEOUT },
 	{ "trace", 1, 0, TRACE },
@@ -146,6 +148,12 @@ int options_parse(int argc, char **argv, struct vm_options *o)
 		case MEM: err = parse_size(optarg, &o->mem_size); break;
 		case CPUS: err = parse_cpus(optarg, &o->cpus); break;
 		case INITRD: o->initrd = optarg; break;
+		case MODULE:
+			if (o->nmodules == BOOT_MODULES)
+				err = bad_usage("%s", "there are more than 16 modules");
+			else
+				o->module[o->nmodules++] = optarg;
+			break;
 		case APPEND: o->append = optarg; break;
 		case TIMEOUT: err = parse_timeout(optarg, &o->timeout); break;
 		case TRACE:

@@ -23,7 +23,7 @@ struct hvm_memmap_entry {
 /* All three parts in one piece of guest memory. */
 struct start_block {
 	struct hvm_start_info info;
-	struct hvm_modlist_entry module;
+	struct hvm_modlist_entry module[BOOT_MODULES];
 	struct hvm_memmap_entry map[BOOT_MAP_ENTRIES];
 };
 _Static_assert(sizeof(struct hvm_start_info) == 56, "layout of hvm_start_info");
@@ -33,11 +33,11 @@ _Static_assert(BOOT_START_INFO + sizeof(struct start_block) <= BOOT_ZERO_PAGE, "
 int start_info_write(struct guest_mem *mem, const struct boot_request *req, struct boot_state *boot, char *err,
 		     size_t errlen)
 {
-	struct boot_initrd initrd;
+	struct boot_file file[BOOT_MODULES];
 	int r = boot_cmdline_write(mem, req->append, BOOT_CMDLINE_MAX - 1, err, errlen);
 	if (!r)
-		r = boot_initrd_load(mem, req, boot->load_lo, boot->load_hi, UINT64_MAX, &initrd, err, errlen);
-	if (r)
+		r = boot_modules_load(mem, req, boot, false, file, err, errlen);
+	if (r < 0)
 		return r;
 
 	struct start_block *block = boot_area(mem, BOOT_START_INFO, sizeof(*block));
@@ -45,13 +45,13 @@ int start_info_write(struct guest_mem *mem, const struct boot_request *req, stru
 	boot_memory_map(mem, map);
 	for (unsigned i = 0; i < BOOT_MAP_ENTRIES; i++)
 		block->map[i] = (struct hvm_memmap_entry){ map[i].gpa, map[i].len, map[i].type, 0 };
-	if (initrd.len)
-		block->module = (struct hvm_modlist_entry){ .paddr = initrd.gpa, .size = initrd.len };
+	for (int i = 0; i < r; i++)
+		block->module[i] = (struct hvm_modlist_entry){ file[i].gpa, file[i].len, file[i].text, 0 };
 	block->info = (struct hvm_start_info){
 		.magic = START_MAGIC,
 		.version = 1,
-		.nr_modules = initrd.len ? 1 : 0,
-		.modlist_paddr = initrd.len ? BOOT_START_INFO + offsetof(struct start_block, module) : 0,
+		.nr_modules = (uint32_t)r,
+		.modlist_paddr = r ? BOOT_START_INFO + offsetof(struct start_block, module) : 0,
 		.cmdline_paddr = BOOT_CMDLINE,
 		.rsdp_paddr = BOOT_ACPI,
 		.memmap_paddr = BOOT_START_INFO + offsetof(struct start_block, map),

@@ -11,6 +11,7 @@
 #include "i8042.h"
 #include "ioapic.h"
 #include "lapic.h"
+#include "loader.h"
 #include "loop.h"
 #include "mem.h"
 #include "trace.h"
@@ -52,6 +53,8 @@ struct vm_options {
 	uint64_t mem_size;
 	unsigned cpus; /* 1 to VM_CPUS_MAX; more than one on the kvm engine only */
 	const char *image, *initrd, *append;
+	const char *module[BOOT_MODULES]; /* each "FILE ARGUMENTS" */
+	unsigned nmodules;
 	double timeout; /* seconds, 0 = none */
 	bool trace_exits, stats_json;
 	int gdb_port; /* -1 = none */
