@@ -287,6 +287,51 @@ static void test_too_many_segments(void **state)
 	assert_non_null(strstr(err, "more than 64"));
 }
 
+/* Of a 64-bit image the notes say which of its two entries counts. */
+static void test_entries_of_elf64(void **state)
+{
+	struct {
+		struct image image;
+		struct {
+			Elf64_Nhdr head;
+			char name[4];
+			uint64_t entry;
+		} __attribute__((packed)) pvh;
+		struct {
+			Elf64_Nhdr head;
+			char name[12];
+		} own;
+	} file = { .pvh = { { 4, 8, 18 }, "Xen", CODE + 8 }, .own = { { 9, 0, TRAPDOOR_NOTE_LONG_ENTRY }, "Trapdoor" } };
+	Elf64_Phdr note = { .p_type = PT_NOTE, .p_offset = sizeof(image), .p_filesz = sizeof(file.pvh) + sizeof(file.own) };
+	(void)state;
+
+	image.ph[0] = note;
+	file.image = image;
+	/* Both: the 64-bit one, on all engines. */
+	assert_int_equal(elf_load(&mem, (uint8_t *)&file, sizeof(file), &boot, err, sizeof(err)), 0);
+	assert_int_equal(boot.mode, BOOT_LONG);
+	assert_int_equal(boot.entry, CODE + 4);
+	/* The PVH note alone, as in vmlinux. */
+	file.image.ph[0].p_filesz = sizeof(file.pvh);
+	assert_int_equal(elf_load(&mem, (uint8_t *)&file, sizeof(file), &boot, err, sizeof(err)), 0);
+	assert_int_equal(boot.mode, BOOT_PROTECTED);
+	assert_int_equal(boot.entry, CODE + 8);
+	/* Of another owner with a name as long: not ours. */
+	file.image.ph[0].p_filesz = note.p_filesz;
+	file.own.name[0] = 'X';
+	assert_int_equal(elf_load(&mem, (uint8_t *)&file, sizeof(file), &boot, err, sizeof(err)), 0);
+	assert_int_equal(boot.mode, BOOT_PROTECTED);
+	/* Our note without a PVH note changes nothing. */
+	file.own.name[0] = 'T';
+	file.pvh.name[0] = 'Y';
+	assert_int_equal(elf_load(&mem, (uint8_t *)&file, sizeof(file), &boot, err, sizeof(err)), 0);
+	assert_int_equal(boot.mode, BOOT_LONG);
+	/* A damaged note is refused in this class, too. */
+	file.image.ph[0].p_filesz++;
+	assert_int_equal(elf_load(&mem, (uint8_t *)&file, sizeof(file), &boot, err, sizeof(err)), -ENOEXEC);
+	assert_non_null(strstr(err, "end behind its end"));
+}
+
 /* --- 32-bit images ------------------------------------------------------------------------------------------------------ */
 
 /* The same with 32 bits, and a PVH note that names another entry. */
@@ -705,6 +750,7 @@ int main(void)
 		TEST(test_entry_outside),
 		TEST(test_no_segment),
 		TEST(test_too_many_segments),
+		TEST(test_entries_of_elf64),
 		TEST32(test_loads32),
 		TEST32(test_bad_elf32),
 		TEST32(test_malformed_notes),
