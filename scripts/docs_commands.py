@@ -30,6 +30,7 @@ import argparse
 import os
 import pathlib
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -162,6 +163,12 @@ def compare(expected, printed, any_number=False):
         if line.strip() not in ("", "...") and not pattern_of(line, any_number).search(printed):
             return f"this line was not printed: {line}"
     return "the lines were printed, but not one behind the other in this order"
+
+
+def children_cpu():
+    """Seconds that the processors worked for commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def free_port():
@@ -309,12 +316,12 @@ class Runner:
         limit, status = float(options.get("limit", LIMIT)), int(options.get("status", 0))
         self.tree.solution(block.lab, options.get("with", ""))
         print("".join(f"  $ {line}\n" for line in command.strip().splitlines()), end="", flush=True)
-        started = time.monotonic()
+        started, cpu = time.monotonic(), children_cpu()
         if "until" in options:
             self.background = Background(command, options["until"], limit)
             return self.good()
         ended, self.printed = run_to_end(["bash", "-euc", command], limit)
-        print(f"    status {ended}, {time.monotonic() - started:.1f} s", flush=True)
+        print(f"    status {ended}, {time.monotonic() - started:.1f} s, CPU {children_cpu() - cpu:.1f} s", flush=True)
         if ended is None:
             return self.bad(block, f"it did not end within {limit:g} seconds", self.printed)
         if ended != status:

@@ -1,12 +1,10 @@
 """One boot of a test host: starting it, reading its records, ending it. QEMU's is here, Bochs' in bochs.py."""
 
-import ctypes
 import os
 import platform
 import resource
 import select
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -14,7 +12,7 @@ import tempfile
 import time
 
 from model import GraderError
-from snapshot import QemuStart
+from snapshot import QemuStart, end_with_parent
 
 MARK = b"TDR1"
 MAX_RECORD = 16 << 20
@@ -30,7 +28,6 @@ _SKIPPED = (
 )
 LEAVE_OUT = "cryptomgr.notests initcall_blacklist=" + ",".join(_SKIPPED)
 APPEND = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off rcupdate.rcu_expedited=1 " + LEAVE_OUT
-PR_SET_PDEATHSIG = 1
 CONSOLE_LIMIT = 64 << 20
 
 
@@ -57,7 +54,7 @@ def find_compiler():
 
 def _child_setup():
     """The emulator ends with the grader, however that ends, and cannot fill the disk."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     resource.setrlimit(resource.RLIMIT_FSIZE, (CONSOLE_LIMIT, CONSOLE_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

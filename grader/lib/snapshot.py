@@ -9,12 +9,14 @@ Where a snapshot cannot be made or would not do, the machine boots, with one arc
 """
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -29,8 +31,14 @@ READY = b"TDR1S"  # how the record begins that says: save me (testhost/channel.c
 BOOT_SECONDS = 240
 SAVE_SECONDS = 60
 ATTEMPTS = 2
-KEPT = 4  # snapshots; there are about as many kinds of test host
+KEPT = 6  # snapshots: more than there are kinds of test host
+PR_SET_PDEATHSIG = 1
 IRQS = (4, 3, 5)  # of the serial ports; by convention the third shares the first one's
+
+
+def end_with_parent():
+    """For a process that is about to become an emulator: it ends with its parent, however that ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class QemuStart:
@@ -69,8 +77,8 @@ class QemuStart:
 
     def _machine(self, chardevs):
         """All but the memory and what runs there."""
-        command = [self._qemu, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-nic", "none", "-vga", "none",
-                   "-display", "none", "-no-reboot",
+        command = [self._qemu, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-nic", "none",
+                   "-vga", "none", "-display", "none", "-no-reboot",
                    "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
         for n, chardev in enumerate(chardevs):
             kind, _, rest = chardev.partition(",")
@@ -144,7 +152,7 @@ class QemuStart:
                 self._machine(chardevs) + self._memory(ram, "on", mailbox) + self._linux(initrd, reserve) +
                 _control(control_in),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                pass_fds=[port_in.fileno(), control_in.fileno()], start_new_session=True)
+                pass_fds=[port_in.fileno(), control_in.fileno()], preexec_fn=end_with_parent, start_new_session=True)
             port_in.close()
             control_in.close()
             try:

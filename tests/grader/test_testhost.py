@@ -1,6 +1,10 @@
 """The test host: what a program can do there, what is seen of it, and what happens when the host dies."""
 
+import os
+import shutil
+import time
 import unittest
+from unittest import mock
 
 from support import FIXTURES, TOP, TempDir, compile_c, needs_testhost
 
@@ -116,6 +120,45 @@ class Witnessed(TempDir):
 
 
 @needs_testhost
+class Snapshots(TempDir):
+    """A test host that goes on from a snapshot is as good as one that has just booted."""
+
+    COMMANDS = {"clock": ("date", "+%s"), "random": ("head", "-c", "16", "/dev/urandom"), "echo": ("cat",), "status": ("false",)}
+
+    def run_jobs(self, directory=None, **environment):
+        """(the host, what each command printed)"""
+        host = QemuHost(str(TOP), {"/bin/busybox": shutil.which("busybox")})
+        host._dir = directory or host._dir
+        outcomes = {}
+        jobs = [Job(name, ["/bin/busybox", *command], {"file": b"x"}, stdin=b"in") for name, command in self.COMMANDS.items()]
+        with mock.patch.dict(os.environ, environment):
+            host.run(jobs, lambda job: True, lambda job, outcome: outcomes.__setitem__(job.key, outcome))
+        self.assertEqual({name: outcome.code for name, outcome in outcomes.items()}, {"clock": 0, "random": 0, "echo": 0, "status": 1})
+        self.assertEqual(outcomes["echo"].stdout.data, b"in")
+        self.assertLess(abs(int(outcomes["clock"].stdout.data) - time.time()), 60)
+        return host, {name: outcome.stdout.data for name, outcome in outcomes.items()}
+
+    def test_as_good_as_a_boot(self):
+        booted, _ = self.run_jobs(TRAPDOOR_SNAPSHOT="0")
+        first, said = self.run_jobs(TRAPDOOR_SNAPSHOT="")
+        second, said_then = self.run_jobs(TRAPDOOR_SNAPSHOT="")
+        self.assertEqual([host.machine.booted for host in (booted, first, second)], [True, False, False])
+        self.assertEqual(booted.facts["kernel"], first.facts["kernel"])
+        self.assertNotEqual(said["random"], said_then["random"])
+
+    def test_a_damaged_one_is_not_needed(self):
+        shutil.copy(TOP / "build/testhost/vmlinuz", self.dir)
+        (self.dir / "modules").symlink_to(TOP / "build/testhost/modules")
+        host, _ = self.run_jobs(str(self.dir), TRAPDOOR_SNAPSHOT="")
+        self.assertFalse(host.machine.booted)
+        (state,) = self.dir.glob("snapshot-*/state")
+        os.truncate(state, state.stat().st_size // 2)
+        host, _ = self.run_jobs(str(self.dir), TRAPDOOR_SNAPSHOT="")
+        self.assertTrue(host.machine.booted)
+        self.assertEqual(host.boots, 2)
+
+
+@needs_testhost
 class Death(TempDir):
     """The host is killed from outside while a job runs: for the job it is as if it had broken the machine."""
 
@@ -160,8 +203,6 @@ class Death(TempDir):
             self.run_jobs(0)
 
     def test_a_host_without_kvm_says_so(self):
-        import os
-
         (self.dir / "kernel" / "modules").mkdir(parents=True)
         os.symlink(TOP / "build" / "testhost" / "vmlinuz", self.dir / "kernel" / "vmlinuz")
         self.host._dir = str(self.dir / "kernel")
