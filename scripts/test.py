@@ -25,8 +25,8 @@ SEED = os.environ.get("TRAPDOOR_SEED") or "453480640"
 LABS = sorted(str(int(path.name[:2])) for path in (TOP / "labs").glob("[0-9][0-9]-*"))
 WORKERS = 2     # most suites wait for a test host, which uses one processor
 # Those that take longest, the longest first: what is left at the end then keeps both workers busy.
-LONGEST = ("docs-commands", "mutants-3", "docs-and-slides", "tests/vm/hostile_hvm", "slides-demos", "tests/vm/equivalence", "tests/vm/hostile",
-           "tests/vm/linux", "mutants-2", "mutants-1", "tests/vm/popek", "tests/vm/differential", "tests/grader/bochs")
+LONGEST = ("docs-commands", "mutants-3", "docs-and-slides", "tests/vm/hostile_hvm", "slides-demos", "tests/vm/equivalence",
+           "tests/vm/hostile", "tests/vm/linux", "mutants-2", "mutants-1", "tests/vm/popek", "tests/vm/differential", "tests/grader/bochs")
 
 worked = {}  # log -> seconds of processor time
 

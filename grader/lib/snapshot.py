@@ -91,7 +91,8 @@ class QemuStart:
 
     def _memory(self, ram, share, mailbox):
         """The machine's memory and, right behind it, the mailbox. What is shared is not saved."""
-        return ["-m", str(self._mib + (MAILBOX >> 20)), "-object", "memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s" % (self._mib, ram, share),
+        return ["-m", str(self._mib + (MAILBOX >> 20)),
+                "-object", "memory-backend-file,id=ram,size=%dM,mem-path=%s,share=%s" % (self._mib, ram, share),
                 "-object", "memory-backend-file,id=mailbox,size=%d,mem-path=%s,share=on" % (MAILBOX, mailbox),
                 "-numa", "node,nodeid=0,memdev=ram", "-numa", "node,nodeid=1,memdev=mailbox"]
 
