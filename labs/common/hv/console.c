@@ -155,6 +155,37 @@ void console_kick(struct console *con)
 
 static void flush_timer(void *opaque) { console_flush(opaque); }
 
+/* Passes on what the descriptor takes without waiting. */
+static void send_now(struct console *con)
+{
+	struct pollfd pfd = { .fd = con->out_fd, .events = POLLOUT };
+
+	while (con->nout && !con->sending && !con->broken && poll(&pfd, 1, 0) > 0) {
+		ssize_t n = write(con->out_fd, con->out, con->nout < WRITE_CHUNK ? con->nout : WRITE_CHUNK);
+
+		if (n >= 0) {
+			con->nout -= (size_t)n;
+			memmove(con->out, con->out + n, con->nout);
+		} else if (errno != EINTR && errno != EAGAIN) {
+			con->broken = true;
+		}
+	}
+	if (con->broken)
+		con->nout = 0;
+}
+
+/* A slow reader is asked by a timer: its descriptor may be the input's too, which the loop watches already. */
+static void try_again(void *opaque)
+{
+	struct console *con = opaque;
+
+	send_now(con);
+	if (con->nout == sizeof con->out)
+		loop_timer_set(con->loop, &con->room_timer, clock_ns() + FLUSH_NS);
+	else if (con->room)
+		con->room(con->room_opaque);
+}
+
 int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd)
 {
 	con->loop = loop;
@@ -166,6 +197,7 @@ int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd)
 	con->sending = con->ending = false;
 	con->patience = 0;
 	con->flush_timer = (struct loop_timer){ .fn = flush_timer, .opaque = con };
+	con->room_timer = (struct loop_timer){ .fn = try_again, .opaque = con };
 	last_started = con;
 
 	/* A reader of our output that goes away (`hv run ... | head`) must not kill us with the terminal in raw mode. */
@@ -198,6 +230,7 @@ void console_stop(struct console *con)
 	console_flush(con);
 	loop_timer_set(con->loop, &con->flush_timer, 0);
 	last_started = NULL;
+	loop_timer_set(con->loop, &con->room_timer, 0);
 	if (!con->eof)
 		end_of_input(con);
 	leave_raw_mode(con);
@@ -278,4 +311,34 @@ void console_write(struct console *con, const uint8_t *data, size_t len)
 		con->in_line = data[i] != '\n';
 		collect(con, data + i, 1);
 	}
+}
+
+size_t console_offer(struct console *con, const uint8_t *data, size_t len)
+{
+	size_t taken = 0;
+
+	for (; taken < len && !con->broken; taken++) {
+		size_t before = con->prefix && !con->in_line ? strlen(con->prefix) : 0;
+
+		if (con->nout + before + 1 > sizeof con->out)
+			send_now(con);
+		if (con->nout + before + 1 > sizeof con->out)
+			break;
+		if (before)
+			memcpy(con->out + con->nout, con->prefix, before);
+		con->nout += before;
+		con->out[con->nout++] = data[taken];
+		con->in_line = data[taken] != '\n';
+		if (!con->in_line && con->whole_lines)
+			send_now(con);
+	}
+	if (con->broken)
+		return len;
+	if (!con->whole_lines)
+		send_now(con);
+	if (taken < len)
+		loop_timer_set(con->loop, &con->room_timer, clock_ns() + FLUSH_NS);
+	else if (con->nout && !con->whole_lines)
+		loop_timer_set(con->loop, &con->flush_timer, clock_ns() + FLUSH_NS);
+	return taken;
 }

@@ -28,7 +28,8 @@ struct console {
 	struct termios saved;
 	/* When not NULL and *cancel is not 0, a write that waits for a slow reader gives up: the VM is to end. */
 	const volatile int *cancel;
-	/* The receiver: takes up to len bytes, returns how many it took. Set by the UART. */
+	/* The receiver: takes up to len bytes, returns how many it took. Set by the UART; while the driver of a virtio console runs, that
+	 * console is the receiver (virtio_console.c). */
 	size_t (*receive)(void *opaque, const uint8_t *data, size_t len);
 	void *receive_opaque;
 	void (*quit)(void *opaque); /* Ctrl-A x was typed */
@@ -43,7 +44,10 @@ struct console {
 	bool ending;  /* console_stop() was called: */
 	int patience; /* a write still waits that often for its reader */
 	bool sending; /* somebody is passing output on and may have given up the lock */
-	struct loop_timer flush_timer;
+	/* Called when there is room again after console_offer() has not taken everything. May be NULL. */
+	void (*room)(void *opaque);
+	void *room_opaque;
+	struct loop_timer flush_timer, room_timer;
 };
 
 /*
@@ -63,6 +67,11 @@ void console_restore_terminal(void);
  * that time-outs, signals and Ctrl-A x go on working.
  */
 void console_write(struct console *con, const uint8_t *data, size_t len);
+/*
+ * The same for a device that can wait: takes what there is room for, at once, and returns how many bytes; the lock is kept. When that is
+ * less than len, con->room is called once there is room again. Output that nobody will read any more is taken and dropped.
+ */
+size_t console_offer(struct console *con, const uint8_t *data, size_t len);
 /* Passes on what was collected, whole, however small the pieces that the descriptor takes. With the lock held once. */
 void console_flush(struct console *con);
 /* The receiver has room again: hand over what waits. */

@@ -2,6 +2,8 @@
 #include "control_path.h"
 #include "engine.h"
 #include "lab4.h"
+#include "virtio_balloon.h"
+#include "virtio_console.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -35,6 +37,8 @@ enum option_id {
 	PREMAP,
 	NEIGHBOUR,
 	RNG,
+	CONSOLE,
+	BALLOON,
 	RINGS,
 	EVENT_FDS,
 	HELP,
@@ -66,6 +70,8 @@ static const struct option longopts[] = {
 	{ "neighbour", 1, 0, NEIGHBOUR },
 	{ "premap", 0, 0, PREMAP },
 	{ "rng", 0, 0, RNG },
+	{ "console", 0, 0, CONSOLE },
+	{ "balloon", 0, 0, BALLOON },
 	{ "rings", 1, 0, RINGS },
 	{ "event-fds", 1, 0, EVENT_FDS },
 	{ "help", 0, 0, HELP },
@@ -188,6 +194,8 @@ int options_parse(int argc, char **argv, struct vm_options *o)
 		case PAGE_SIZE: err = parse_page_size(optarg, &o->page_level); break;
 		case PREMAP: o->premap = true; break;
 		case RNG: err = add_device(o, rng_create, rings); break;
+		case CONSOLE: err = add_device(o, virtio_console_create, rings); break;
+		case BALLOON: err = add_device(o, virtio_balloon_create, rings); break;
 		case RINGS: err = parse_rings(optarg, &rings); break;
 		case EVENT_FDS: err = parse_switch("--event-fds takes on or off, not \"%s\"", optarg, &o->event_fds); break;
 		case HELP: hv_usage(stdout); exit(HV_OK);

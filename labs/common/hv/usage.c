@@ -56,6 +56,8 @@ void hv_usage(FILE *out)
 		"  --neighbour IMAGE   hvm engine: a second VM in the same machine, with its memory right behind; its lines "
 		"begin with 2|\n"
 		"  --rng               a virtio entropy device\n"
+		"  --console           a virtio console (hvc0 of Linux), on the same terminal as the UART\n"
+		"  --balloon           a virtio balloon: hv ctl asks the guest for memory\n"
 		"  --rings LIST        rings that the virtio devices named behind it offer: split or packed, "
 		"indirect=on|off,\n"
 		"                      event-idx=on|off (default: split,indirect=on,event-idx=on)\n"
