@@ -89,7 +89,7 @@ static bool packed_should_interrupt(struct virtqueue *q)
 		return false;
 	// TODO 4.18: does the driver want an interrupt? Hint: its area says ENABLE, DISABLE, or DESC and a place
 	// (2.8.14); DESC counts only with EVENT_IDX. It wants one when that place is among the last `pushed` slots
-	// before used_place(). ring_fence() before you read.
+	// before used_place(); after a whole lap, always. ring_fence() before you read.
 	(void)event;
 	return true;
 }

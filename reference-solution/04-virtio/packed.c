@@ -187,16 +187,18 @@ static bool packed_should_interrupt(struct virtqueue *q)
 		return false;
 	if (flags != PACKED_EVENT_DESC || !virtio_has(q->dev, F_RING_EVENT_IDX))
 		return true;
-	/* Only when the place that the driver named is among what was pushed. One that is no place: better too often than never. */
+	/* Only when the place that the driver named is among what was pushed. After a whole lap it is, and for one that is no place the rule
+	 * is: better too often than never. */
 	uint16_t off_wrap = ring_load16(&event->off_wrap);
 	unsigned slot = off_wrap & 0x7fff;
 
-	if (slot >= q->size)
+	if (slot >= q->size || pushed == q->size)
 		return true;
 	unsigned past = distance(q, place(q, slot, off_wrap >> 15), used_place(q));
 	return past && past <= pushed;
 	// STARTER 4.18: does the driver want an interrupt? Hint: its area says ENABLE, DISABLE, or DESC and a place (2.8.14); DESC counts only
-	// with EVENT_IDX. It wants one when that place is among the last `pushed` slots before used_place(). ring_fence() before you read.
+	// with EVENT_IDX. It wants one when that place is among the last `pushed` slots before used_place(); after a whole
+	// lap, always. ring_fence() before you read.
 	//	(void)event;
 	//	return true;
 	// END
