@@ -40,5 +40,6 @@ int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t le
 /* --- rng.c (5.4), blk.c (5.2), net.c (5.1): make a device ----------------------------------------------------------------------- */
 
 int rng_create(struct vm *vm, const char *arg);
+int blk_create(struct vm *vm, const char *arg); /* arg: of --disk */
 
 #endif

@@ -36,6 +36,7 @@ enum option_id {
 	PAGE_SIZE,
 	PREMAP,
 	NEIGHBOUR,
+	DISK,
 	RNG,
 	CONSOLE,
 	BALLOON,
@@ -69,6 +70,7 @@ static const struct option longopts[] = {
 	{ "page-size", 1, 0, PAGE_SIZE },
 	{ "neighbour", 1, 0, NEIGHBOUR },
 	{ "premap", 0, 0, PREMAP },
+	{ "disk", 1, 0, DISK },
 	{ "rng", 0, 0, RNG },
 	{ "console", 0, 0, CONSOLE },
 	{ "balloon", 0, 0, BALLOON },
@@ -193,6 +195,7 @@ int options_parse(int argc, char **argv, struct vm_options *o)
 		case PLAN: o->plan = optarg; break;
 		case PAGE_SIZE: err = parse_page_size(optarg, &o->page_level); break;
 		case PREMAP: o->premap = true; break;
+		case DISK: err = add_device(o, blk_create, rings); break;
 		case RNG: err = add_device(o, rng_create, rings); break;
 		case CONSOLE: err = add_device(o, virtio_console_create, rings); break;
 		case BALLOON: err = add_device(o, virtio_balloon_create, rings); break;

@@ -55,6 +55,7 @@ void hv_usage(FILE *out)
 		"(plan.h)\n"
 		"  --neighbour IMAGE   hvm engine: a second VM in the same machine, with its memory right behind; its lines "
 		"begin with 2|\n"
+		"  --disk FILE[,ro]    a virtio block device: a raw image or a block device of the host; also ,aio=io_uring|threads ,id=TEXT\n"
 		"  --rng               a virtio entropy device\n"
 		"  --console           a virtio console (hvc0 of Linux), on the same terminal as the UART\n"
 		"  --balloon           a virtio balloon: hv ctl asks the guest for memory\n"
