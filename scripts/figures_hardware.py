@@ -78,7 +78,8 @@ def measure_fork():
 
 
 def measure_linux():
-    debian = "--engine hvm --mem 1G --stats json --initrd initrd.cpio --append 'console=ttyS0 quiet' --page-size"
+    # Without APICs, whose registers are in memory: the violations that are counted are those of memory.
+    debian = "--engine hvm --mem 1G --stats json --initrd initrd.cpio --append 'console=ttyS0 quiet noapic nolapic' --page-size"
     booted = boot("qemu", (HV, KERNEL, INITRD), [f"{debian} {size} vmlinuz" for size in LINUX.values()], "--mem", "2048")
     return {size: {"exits": by_kind(run), "tables": run["nested"]["peak"]} for size, run in zip(LINUX, stats(booted, len(LINUX)))}
 

@@ -317,8 +317,9 @@ MUST_NOT_HAVE = (
     (1, "c", "DTES64, MONITOR, DS-CPL, VMX, SMX, EST, TM2, PDCM, PCID, x2APIC or the TSC deadline timer",
      bits(2, 3, 4, 5, 6, 7, 8, 15, 17, 21, 24)),
     (1, "c", "XSAVE, OSXSAVE, or AVX, F16C and FMA, which need it", bits(12, 26, 27, 28, 29)),
-    (1, "d", "VME, machine checks, a local APIC, SYSENTER, MTRRs, DS, ACPI, TM, PBE or several logical CPUs (HTT)",
-     bits(1, 7, 9, 11, 12, 14, 21, 22, 28, 29, 31)),
+    # Bit 9, the local APIC, is the frame's to set, here and in 0x80000001 (irqchip_cpuid()).
+    (1, "d", "VME, machine checks, SYSENTER, MTRRs, DS, ACPI, TM, PBE or several logical CPUs (HTT)",
+     bits(1, 7, 11, 12, 14, 21, 22, 28, 29, 31)),
     (7, "b", "FSGSBASE, TSC_ADJUST, SGX, HLE, SMEP, INVPCID, RTM, MPX, SMAP, processor trace, AVX2 or AVX-512",
      bits(0, 1, 2, 4, 5, 7, 10, 11, 12, 14, 15, 16, 17, 20, 21, 25, 26, 27, 28, 30, 31)),
     (7, "c", "UMIP, PKU, WAITPKG, CET, LA57, RDPID or key locker", bits(2, 3, 4, 5, 7, 16, 22, 23)),
@@ -326,7 +327,7 @@ MUST_NOT_HAVE = (
      bits(5, 14, 15, 18, 19, 20, 26, 27, 28, 29, 30, 31)),
     (0x80000001, "c", "SVM, the extended APIC space, OSVW, IBS, XOP, SKINIT, LWP, FMA4, topology or counters of AMD's, or MONITORX",
      bits(2, 3, 9, 10, 11, 12, 13, 15, 16, 19, 22, 23, 24, 28, 29)),
-    (0x80000001, "d", "machine checks, an APIC, MTRRs, FFXSR or RDTSCP", bits(7, 9, 12, 14, 25, 27)),
+    (0x80000001, "d", "machine checks, MTRRs, FFXSR or RDTSCP", bits(7, 12, 14, 25, 27)),
     (0x80000008, "b", "IBPB, IBRS, STIBP or SSBD, whose MSRs RDMSR refuses", bits(12, 14, 15, 16, 17, 18, 19, 24, 25)),
     (0x80000008, "c", "more than one core", 0xFF),
 )
