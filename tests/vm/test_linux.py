@@ -8,6 +8,7 @@ import host
 from host import Command
 
 FILES = [host.HV, host.TOP / "build/testhost/vmlinuz", host.GUESTS / "initrd.cpio"]
+LOCAL_TIMER = "236"  # the vector of Linux's local APIC timer
 BOOT = ["hv", "run", "--engine", "%s", "--mem", "256M", "--timeout", "150", "--stats", "json", "--initrd", "initrd.cpio"]
 QUIET = "console=ttyS0 quiet"
 HVM_BOOTS = 2
@@ -91,6 +92,7 @@ class Linux(unittest.TestCase):
             self.assertEqual(set(stats["by_kind"]) - EXITS, set())
             self.assertEqual({int(u["addr"], 16) for u in stats["unclaimed"]} - set(ABSENT), set())
             self.assertEqual({u["bus"] for u in stats["unclaimed"]}, {"port"})
+            self.assertGreater(stats["delivered"].get(LOCAL_TIMER, 0), 0)
             # The page tables of 256 MiB, in pages of 2 MiB where nothing stands against it. The other violations are accesses to devices.
             self.assertLess(stats["nested"]["mapped"], 256)
 
