@@ -90,13 +90,37 @@ static void dispatch(struct loop *loop, const struct pollfd *pfd, const unsigned
 	}
 }
 
+/* Descriptors of the sources, behind the loop's own. Returns how many. */
+static unsigned fill_sources(struct loop *loop, struct pollfd *pfd, uint64_t *deadline)
+{
+	unsigned used = 0;
+	for (struct loop_source *s = loop->sources; s; s = s->next) {
+		s->first = used;
+		s->count = s->fill(s->opaque, pfd + used, LOOP_SOURCE_FDS - used, deadline);
+		s->asked = true;
+		used += s->count;
+	}
+	return used;
+}
+
+/* A source that came while the loop was waiting has nothing in the array. */
+static void tell_sources(struct loop *loop, const struct pollfd *pfd)
+{
+	struct loop_source *next;
+	for (struct loop_source *s = loop->sources; s; s = next) {
+		next = s->next;
+		if (s->asked)
+			s->polled(s->opaque, pfd + s->first, s->count);
+	}
+}
+
 static void *loop_main(void *arg)
 {
 	struct loop *loop = arg;
 
 	pthread_mutex_lock(loop->lock);
 	while (!loop->quit) {
-		struct pollfd pfd[LOOP_FDS + 1];
+		struct pollfd pfd[LOOP_FDS + 1 + LOOP_SOURCE_FDS];
 		unsigned serial[LOOP_FDS];
 		for (unsigned i = 0; i < LOOP_FDS; i++) {
 			const struct loop_fd *f = &loop->fds[i];
@@ -108,14 +132,16 @@ static void *loop_main(void *arg)
 
 		/* ppoll, not poll: a millisecond is too coarse for a guest with a 1000 Hz timer. */
 		struct timespec timeout = { 0 };
-		uint64_t deadline = nearest_deadline(loop), now = clock_ns();
+		uint64_t deadline = nearest_deadline(loop);
+		unsigned more = fill_sources(loop, pfd + LOOP_FDS + 1, &deadline);
+		uint64_t now = clock_ns();
 		if (deadline != UINT64_MAX && deadline > now) {
 			timeout.tv_sec = (time_t)((deadline - now) / 1000000000);
 			timeout.tv_nsec = (long)((deadline - now) % 1000000000);
 		}
 		loop->wait_until_ns = deadline;
 		pthread_mutex_unlock(loop->lock);
-		int n = ppoll(pfd, LOOP_FDS + 1, deadline == UINT64_MAX ? NULL : &timeout, NULL);
+		int n = ppoll(pfd, LOOP_FDS + 1 + more, deadline == UINT64_MAX ? NULL : &timeout, NULL);
 		pthread_mutex_lock(loop->lock);
 		loop->wait_until_ns = 0;
 
@@ -124,6 +150,7 @@ static void *loop_main(void *arg)
 			count = 0; /* EAGAIN: somebody's wake was already taken, which is all the read is for */
 		if (n > 0)
 			dispatch(loop, pfd, serial);
+		tell_sources(loop, pfd + LOOP_FDS + 1);
 		run_timers(loop);
 	}
 	pthread_mutex_unlock(loop->lock);
@@ -223,6 +250,30 @@ void loop_fd_remove(struct loop *loop, int fd)
 		return;
 	f->fd = -1;
 	/* A descriptor that its owner closes next must not be in a poll(2) that is under way for longer than needed. */
+	if (loop->wait_until_ns)
+		wake(loop);
+}
+
+void loop_source_add(struct loop *loop, struct loop_source *source)
+{
+	source->asked = false;
+	source->next = loop->sources;
+	loop->sources = source;
+	loop_source_changed(loop);
+}
+
+void loop_source_remove(struct loop *loop, struct loop_source *source)
+{
+	for (struct loop_source **p = &loop->sources; *p; p = &(*p)->next) {
+		if (*p == source) {
+			*p = source->next;
+			break;
+		}
+	}
+}
+
+void loop_source_changed(struct loop *loop)
+{
 	if (loop->wait_until_ns)
 		wake(loop);
 }

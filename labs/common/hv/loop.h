@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #define LOOP_FDS 64
+#define LOOP_SOURCE_FDS 256
 
 /* Monotonic time in nanoseconds (clock.c; unit tests bring their own clock). */
 uint64_t clock_ns(void);
@@ -33,6 +34,20 @@ struct loop_fd {
 	unsigned serial; /* tells the descriptors apart that used this slot */
 };
 
+/*
+ * A library that keeps descriptors and timers of its own, which change with each round (libslirp). Before each wait fill() names the
+ * descriptors, at most `room` of them, and may bring the deadline forward; it returns how many. Behind the wait polled() gets the same array
+ * back with what happened. While the loop waits the lock is free: descriptors may have been closed meanwhile, and their news mean nothing.
+ */
+struct loop_source {
+	unsigned (*fill)(void *opaque, struct pollfd *pfd, unsigned room, uint64_t *deadline_ns);
+	void (*polled)(void *opaque, const struct pollfd *pfd, unsigned n);
+	void *opaque;
+	struct loop_source *next;
+	unsigned first, count; /* its part of the array in this round */
+	bool asked;	       /* added before this round's wait */
+};
+
 struct loop {
 	pthread_mutex_t *lock;
 	pthread_t thread;
@@ -40,9 +55,10 @@ struct loop {
 	int wake_fd; /* eventfd: a timer or descriptor changed, or the loop must end */
 	bool quit;
 	uint64_t wait_until_ns; /* what the thread sleeps for at most (UINT64_MAX: no timer); 0 = awake or not started */
-	uint64_t pass;          /* rounds of timers so far */
+	uint64_t pass;		/* rounds of timers so far */
 	struct loop_fd fds[LOOP_FDS];
 	struct loop_timer *timers;
+	struct loop_source *sources;
 };
 
 /* Prepares the loop. 0 or -errno. Callbacks will run with lock held. */
@@ -61,5 +77,11 @@ int loop_fd_add(struct loop *loop, int fd, short events, void (*fn)(void *opaque
  * be closed is reported once, with POLLNVAL, and forgotten. */
 void loop_fd_events(struct loop *loop, int fd, short events);
 void loop_fd_remove(struct loop *loop, int fd);
+
+/* Adds a source, or takes it away for good. */
+void loop_source_add(struct loop *loop, struct loop_source *source);
+void loop_source_remove(struct loop *loop, struct loop_source *source);
+/* What a source would say has changed: it is asked again soon. Costs nothing on the loop's own thread. */
+void loop_source_changed(struct loop *loop);
 
 #endif
