@@ -80,7 +80,8 @@ static void split_push(struct virtqueue *q, const struct vq_chain *c, uint32_t w
 {
 	struct split_used *used = q->device_area;
 
-	// TODO 4.5: the chain goes into the used ring. Hint: element first, then the index, by ring_store16().
+	// TODO 4.5: the chain goes into the used ring. Hint: element first, then the index, by ring_store16(); not yet
+	// if there is q->more.
 	(void)used;
 	(void)c;
 	(void)written;

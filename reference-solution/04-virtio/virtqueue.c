@@ -169,8 +169,9 @@ static void split_push(struct virtqueue *q, const struct vq_chain *c, uint32_t w
 	used->ring[q->next_used % q->size] = (struct split_used_elem){ .id = c->id, .len = written };
 	q->next_used++;
 	/* The driver looks at the element when it sees the index (2.7.8.2). */
-	ring_store16(&used->idx, q->next_used);
-	// STARTER 4.5: the chain goes into the used ring. Hint: element first, then the index, by ring_store16().
+	if (!q->more)
+		ring_store16(&used->idx, q->next_used);
+	// STARTER 4.5: the chain goes into the used ring. Hint: element first, then the index, by ring_store16(); not yet if there is q->more.
 	//	(void)used;
 	//	(void)c;
 	//	(void)written;

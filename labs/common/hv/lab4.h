@@ -28,7 +28,8 @@ void virtio_mmio_write(struct virtio_dev *d, uint64_t offset, unsigned size, uin
  *   than size (so also a loop), memory outside the guest, a device-readable descriptor behind a device-writable one, an indirect table
  *   that is empty, no multiple of 16, longer than VQ_IOV_MAX, inside another one, together with F_NEXT, or not negotiated.
  *   Descriptors of length 0 take part in the count and give no iovec.
- * push: gives a chain back. The element is in the ring before the index (or the flags) that makes it visible.
+ * push: gives a chain back. The element is in the ring before the index (or the flags) that makes it visible. With q->more the driver must not
+ *   see it yet: it becomes visible together with the next one that is pushed without.
  * should_interrupt: what the driver wants for what was pushed since it was last asked (2.7.7, 2.7.10; 2.8.10, 2.8.14).
  * arm, disarm: the driver shall notify, or need not, when it makes buffers available. After arm() the ring has to be looked at once more.
  */
@@ -41,5 +42,6 @@ int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t le
 
 int rng_create(struct vm *vm, const char *arg);
 int blk_create(struct vm *vm, const char *arg); /* arg: of --disk */
+int net_create(struct vm *vm, const char *arg);
 
 #endif

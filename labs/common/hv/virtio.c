@@ -326,6 +326,13 @@ void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t writ
 	virtio_rings(q->dev)->push(q, c, written);
 }
 
+void virtqueue_push_more(struct virtqueue *q, const struct vq_chain *c, uint32_t written)
+{
+	q->more = true;
+	virtqueue_push(q, c, written);
+	q->more = false;
+}
+
 void virtqueue_notify(struct virtqueue *q)
 {
 	if (!q->ready || !runs(q->dev) || !virtio_rings(q->dev)->should_interrupt(q))

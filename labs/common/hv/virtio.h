@@ -82,6 +82,7 @@ struct virtqueue {
 
 	bool armed;			    /* the driver was asked for a notification of new buffers */
 	uint16_t in_flight;		    /* chains taken and not given back */
+	bool more;			    /* what is pushed now belongs together with what comes next: it is not to be seen yet */
 	bool in_kick;			    /* the driver's notification is being handled, */
 	uint16_t budget;		    /* and so many chains may still be taken */
 	uint64_t chains, kicks, interrupts; /* for statistics */
@@ -121,6 +122,8 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c);
 /* Gives a chain back, `written` bytes of its device-writable part being written, counted from the start. A chain of a device that has
  * broken or was reset in the meantime is dropped. */
 void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t written);
+/* The same for a chain that the driver must not see before the next one, of which virtqueue_push() takes the last. */
+void virtqueue_push_more(struct virtqueue *q, const struct vq_chain *c, uint32_t written);
 /* After one or several pushes: interrupts the driver unless it does not want to be. */
 void virtqueue_notify(struct virtqueue *q);
 /* There is more to do than one kick may: the kick comes again by itself, behind the other events that wait. */
