@@ -37,6 +37,7 @@ enum option_id {
 	PREMAP,
 	NEIGHBOUR,
 	DISK,
+	NET,
 	RNG,
 	CONSOLE,
 	BALLOON,
@@ -71,6 +72,7 @@ static const struct option longopts[] = {
 	{ "neighbour", 1, 0, NEIGHBOUR },
 	{ "premap", 0, 0, PREMAP },
 	{ "disk", 1, 0, DISK },
+	{ "net", 1, 0, NET },
 	{ "rng", 0, 0, RNG },
 	{ "console", 0, 0, CONSOLE },
 	{ "balloon", 0, 0, BALLOON },
@@ -196,6 +198,7 @@ int options_parse(int argc, char **argv, struct vm_options *o)
 		case PAGE_SIZE: err = parse_page_size(optarg, &o->page_level); break;
 		case PREMAP: o->premap = true; break;
 		case DISK: err = add_device(o, blk_create, rings); break;
+		case NET: err = add_device(o, net_create, rings); break;
 		case RNG: err = add_device(o, rng_create, rings); break;
 		case CONSOLE: err = add_device(o, virtio_console_create, rings); break;
 		case BALLOON: err = add_device(o, virtio_balloon_create, rings); break;
