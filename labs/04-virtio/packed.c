@@ -73,7 +73,9 @@ static void packed_push(struct virtqueue *q, const struct vq_chain *c, uint32_t 
 {
 	// TODO 4.17: one descriptor for the whole chain, at q->next_used. Hint: buffer ID and length first, then the
 	// flags, by ring_store16(): AVAIL and USED as the device's wrap counter, F_WRITE if something was written. The
-	// next one goes c->slots further. q->unsignalled counts these slots, up to the size of the ring.
+	// next one goes c->slots further. q->unsignalled counts these slots, up to the size of the ring. With q->more
+	// the driver is not to see this chain before the next one: its flags wait in q->withheld_flags, and q->withheld
+	// says where they belong.
 	(void)c;
 	(void)written;
 	lab_todo(q->dev->vm, "4.17", "packed_push() in packed.c: giving a chain back");

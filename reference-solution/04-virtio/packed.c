@@ -156,14 +156,24 @@ static void packed_push(struct virtqueue *q, const struct vq_chain *c, uint32_t 
 
 	d->id = c->id;
 	d->len = written;
-	/* The driver looks at the rest when it sees the flags. */
-	ring_store16(&d->flags, flags);
+	/* The driver looks at the rest when it sees the flags. Of chains that belong together the first one's come last. */
+	if (q->more && !q->withheld) {
+		q->withheld = &d->flags;
+		q->withheld_flags = flags;
+	} else {
+		ring_store16(&d->flags, flags);
+	}
+	if (!q->more && q->withheld) {
+		ring_store16(q->withheld, q->withheld_flags);
+		q->withheld = NULL;
+	}
 	if (advance(q, &q->next_used, &q->used_wrap, c->slots))
 		return;
 	q->unsignalled = q->unsignalled + c->slots < q->size ? (uint16_t)(q->unsignalled + c->slots) : q->size;
 	// STARTER 4.17: one descriptor for the whole chain, at q->next_used. Hint: buffer ID and length first, then the flags, by
 	// ring_store16(): AVAIL and USED as the device's wrap counter, F_WRITE if something was written. The next one goes c->slots further.
-	// q->unsignalled counts these slots, up to the size of the ring.
+	// q->unsignalled counts these slots, up to the size of the ring. With q->more the driver is not to see this chain before the next one: its
+	// flags wait in q->withheld_flags, and q->withheld says where they belong.
 	//	(void)c;
 	//	(void)written;
 	//	lab_todo(q->dev->vm, "4.17", "packed_push() in packed.c: giving a chain back");

@@ -83,6 +83,8 @@ struct virtqueue {
 	bool armed;			    /* the driver was asked for a notification of new buffers */
 	uint16_t in_flight;		    /* chains taken and not given back */
 	bool more;			    /* what is pushed now belongs together with what comes next: it is not to be seen yet */
+	uint16_t *withheld;		    /* packed: the flags that make the first of them visible, not written yet, or NULL */
+	uint16_t withheld_flags;
 	bool in_kick;			    /* the driver's notification is being handled, */
 	uint16_t budget;		    /* and so many chains may still be taken */
 	uint64_t chains, kicks, interrupts; /* for statistics */
