@@ -15,9 +15,11 @@ TICKS = 600  # of a wait, 200 a second: it ends only what would never come
 SLOT_BASE, SLOT_STRIDE = 0xD0000000, 0x1000
 IRQ = (5, 6, 7, 10, 11, 12, 14, 15)  # of slot 0, 1, ... (virtio.h)
 
-_OPS = "END SECTION LOAD STORE COPY FILL SET DUMP CRC LISTEN DEAF WAIT_IRQ IRQS WAIT16 SAME16 ADD16 LOOP REST".split()
+_OPS = "END SECTION LOAD STORE COPY FILL SET DUMP CRC LISTEN DEAF WAIT_IRQ IRQS WAIT16 SAME16 ADD16 LOOP REST CHECK".split()
 _OP = {name: number for number, name in enumerate(_OPS)}
 _SIZE = struct.calcsize("<4Q")
+_NOTED = 1 << 16
+_NOTES = 16384  # of what is expected, checked together
 
 
 def pattern(seed, length):
@@ -74,6 +76,7 @@ class Script:
     def __init__(self, rng):
         self.rng, self.memory = rng, Memory(rng)
         self._ops, self._blob, self._fix, self._checks = [], bytearray(), [], []
+        self._notes, self._noted, self._blocks = "", [], {}  # what must have been noted since the last CHECK, by which operations
         self.hint = None  # of the operations that follow
 
     def _op(self, name, a=0, b=0, c=0, size=0):
@@ -84,7 +87,31 @@ class Script:
         """judge(report) gives None or a pair (expected, seen) of texts; asked in the order in which the script was written."""
         self._checks.append((judge, self.hint))
 
+    def _note(self, number, text):
+        """The operation is expected to say exactly this."""
+        what, a, b, c = self._ops[number]
+        self._ops[number] = what | _NOTED, a, b, c
+        self._notes += "%x=%s\n" % (number, text)
+        self._noted.append((number, text))
+        if len(self._notes) > _NOTES:
+            self._close()
+
+    def _close(self):
+        if self._notes:
+            number = self._op("CHECK", zlib.crc32(self._notes.encode()))
+            self._blocks[number] = self._noted
+            self._notes, self._noted = "", []
+
+    def _complete(self, report):
+        """What the guest did not say because it noted exactly what it must."""
+        for number, noted in self._blocks.items():
+            if report.value(number) == self._ops[number][1]:
+                for operation, text in noted:
+                    report.said.setdefault(operation, text)
+
     def equal(self, number, value, what):
+        self._note(number, "%x" % value)
+
         def judge(report):
             seen = report.value(number)
             if seen == value:
@@ -96,6 +123,7 @@ class Script:
     # --- operations ---
 
     def section(self):
+        self._close()
         self._op("SECTION")
 
     def load(self, gpa, size, value=None, what=""):
@@ -135,6 +163,10 @@ class Script:
             self.check(look)
         return number
 
+    def exactly(self, gpa, data, judge):
+        """As dump(), where it is known what judge() wants to see."""
+        self._note(self.dump(gpa, len(data), judge), data.hex())
+
     def same(self, gpa, data, what):
         """Memory holds exactly this."""
         def judge(seen):
@@ -144,8 +176,8 @@ class Script:
             end = min(len(data), at + 16)
             return ("%s: %s at byte %d" % (what, data[at:end].hex(" "), at)), "%s" % seen[at:end].hex(" ")
 
-        if len(data) <= 2048:
-            self.dump(gpa, len(data), judge)
+        if len(data) <= 4096:
+            self.exactly(gpa, data, judge)
         else:
             self.equal(self._op("CRC", gpa, len(data)), zlib.crc32(data), "%s, as a CRC-32" % what)
 
@@ -168,6 +200,8 @@ class Script:
             return None
 
         if count is not None:
+            if seen is not None:
+                self._note(number, "%x" % (seen << 32 | count))
             self.check(judge)
         return number
 
@@ -200,6 +234,7 @@ class Script:
     # --- the whole ---
 
     def image(self):
+        self._close()
         ops = list(self._ops) + [(_OP["END"], 0, 0, 0)]
         blob = len(ops) * _SIZE
         for number in self._fix:
@@ -209,7 +244,9 @@ class Script:
 
     def judge(self, result):
         """The first thing that is not as it must be, as a Failure, or None."""
+        self._close()
         report = Report(result)
+        self._complete(report)
         for judge, hint in self._checks:
             found = judge(report)
             if found:

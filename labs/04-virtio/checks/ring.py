@@ -86,8 +86,7 @@ class Ring:
     def fresh(self):
         """The memory as it must be before the queue is made ready."""
         self.idx = self.used_idx = 0
-        self.elements = [None] * self.size  # of the used ring: (id, least length, greatest), or None
-        self.flags = 0
+        self.elements = [(0, 0)] * self.size  # of the used ring: (id, length)
         self.script.set(self.desc, 16 * self.size, 0xEE)
         self.script.set(self.avail, 6 + 2 * self.size, 0)
         self.script.set(self.used, 6 + 8 * self.size, 0)
@@ -149,36 +148,39 @@ class Ring:
 
     # --- the device's side ---
 
-    def expect(self, head, least, most=None):
+    def expect(self, head, length):
         """The device gives this chain back next, having written so many bytes."""
-        self.elements[self.used_idx % self.size] = head, least, least if most is None else most
+        self.elements[self.used_idx % self.size] = head, length
         self.used_idx += 1
 
     def wait(self, what="the used index"):
         self.script.wait16(self.used + 2, self.used_idx, "device %d, %s" % (self.device.slot, what))
 
-    def look(self, what, event=None):
-        """The used ring is what the chains that were expected make it. event: what avail_event must be."""
-        idx, elements, size = self.used_idx & 0xFFFF, list(self.elements), self.size
+    def look(self, what, armed=True):
+        """The used ring is what the chains that were expected make it; armed: so are its flags and avail_event, because the device has
+        seen that nothing more is there. (After as many chains as the queue has entries it looks again, but not at once.)"""
+        size, event = self.size, self.used_idx & 0xFFFF if self.features & EVENT_IDX else 0
+        fields = [("used index", struct.pack("<H", self.used_idx & 0xFFFF), 2)]
+        fields += [("element %d of the used ring, id and length" % i, struct.pack("<II", *element), 4 + 8 * i)
+                   for i, element in enumerate(self.elements)]
+        if armed:
+            fields += [("flags of the used ring", struct.pack("<H", 0), 0), ("avail_event", struct.pack("<H", event), 4 + 8 * size)]
+        begin = min(at for _, _, at in fields)
 
         def judge(data):
-            if struct.unpack_from("<H", data, 2)[0] != idx:
-                return "%s: used index %d" % (what, idx), "%d" % struct.unpack_from("<H", data, 2)[0]
-            for i, element in enumerate(elements):
-                seen = struct.unpack_from("<II", data, 4 + 8 * i)
-                if element is None:
-                    if seen != (0, 0):
-                        return "%s: element %d of the used ring as it was, (0, 0)" % (what, i), "id %d, length %d" % seen
-                elif seen[0] != element[0] or not element[1] <= seen[1] <= element[2]:
-                    length = "%d" % element[1] if element[1] == element[2] else "%d to %d" % element[1:]
-                    return ("%s: element %d of the used ring: id %d, length %s" % (what, i, element[0], length),
-                            "id %d, length %d" % seen)
-            seen = struct.unpack_from("<H", data, 4 + 8 * size)[0]
-            if event is not None and seen != event & 0xFFFF:
-                return "%s: avail_event %d" % (what, event & 0xFFFF), "%d" % seen
+            for name, must, at in fields:
+                seen = data[at - begin : at - begin + len(must)]
+                if seen != must:
+                    return "%s: %s %s" % (what, name, numbers(must)), numbers(seen)
             return None
 
-        self.script.dump(self.used, 6 + 8 * size, judge)
+        must = b"".join(data for _, data, at in sorted(fields, key=lambda field: field[2]))
+        self.script.exactly(self.used + begin, must, judge)
+
+
+def numbers(data):
+    """A word, or the two of an element."""
+    return "%d" % int.from_bytes(data, "little") if len(data) == 2 else "%d, %d" % struct.unpack("<II", data)
 
 
 def outside(rng, length):
