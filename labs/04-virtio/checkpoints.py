@@ -8,10 +8,11 @@ LABS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path += [os.path.join(LABS, lab, "checks") for lab in ("04-virtio", "03-ept", "02-shadow-paging", "01-trap-emulate")]
 
 import buffers  # noqa: E402
+import malformed  # noqa: E402
 import notifications  # noqa: E402
 import registers  # noqa: E402
 
 TITLE = "virtio: devices that real drivers drive"
-TOPICS = (registers, buffers, notifications)
+TOPICS = (registers, buffers, notifications, malformed)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])
