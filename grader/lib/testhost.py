@@ -143,7 +143,8 @@ class TestHost:
         for i, job in enumerate(jobs):
             ramfs.directory("/jail/job/%d" % i, 0o700)
             for name, data in job.files.items():
-                ramfs.file("/jail/job/%d/%s" % (i, name), data)
+                # Its own copies, disks for its guest among them: nobody else reaches the directory.
+                ramfs.file("/jail/job/%d/%s" % (i, name), data, 0o666)
             if job.stdin:
                 ramfs.file("/input/%d" % i, job.stdin)
         return ramfs.bytes()
