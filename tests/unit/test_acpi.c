@@ -1,4 +1,4 @@
-// sources: acpi.c acpi_aml.c mptable.c boot.c loader.c start_info.c elf.c boot_sector.c bzimage.c mem.c
+// sources: acpi.c acpi_aml.c mptable.c boot.c loader.c multiboot.c boot_module.c start_info.c elf.c boot_sector.c bzimage.c mem.c
 /* The ACPI tables as a guest follows them from the RSDP; offsets are those of ACPI 6.5 chapter 5. */
 #include "acpi_aml.h"
 #include "devices.h"

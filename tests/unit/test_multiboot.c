@@ -1,4 +1,4 @@
-// sources: multiboot.c elf.c boot_module.c boot.c loader.c start_info.c bzimage.c boot_sector.c boot_vcpu.c acpi.c mem.c
+// sources: multiboot.c elf.c boot_module.c boot.c loader.c start_info.c bzimage.c boot_sector.c boot_vcpu.c acpi.c acpi_aml.c mptable.c mem.c
 /* Multiboot: what a kernel is told, modules, and every way in which a file can be wrong. */
 #include "loader.h"
 #include "vcpu.h"

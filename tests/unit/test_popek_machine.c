@@ -1,4 +1,4 @@
-// sources: popek_machine.c loader.c boot.c start_info.c elf.c boot_sector.c bzimage.c acpi.c acpi_aml.c mptable.c mem.c
+// sources: popek_machine.c loader.c multiboot.c boot_module.c boot.c start_info.c elf.c boot_sector.c bzimage.c acpi.c acpi_aml.c mptable.c mem.c
 /* Made-up machines: every way in which a description can be wrong, and Popek and Goldberg's definitions. */
 #include "popek_machine.h"
 
