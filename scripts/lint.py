@@ -37,7 +37,8 @@ def layout(path):
     if text and not text.endswith("\n"):
         yield f"{name}: the last line has no end"
     for number, line in enumerate(text.splitlines(), 1):
-        if len(line.expandtabs(8)) > WIDTH:
+        # The Makefile reads what a unit test links from its first line.
+        if len(line.expandtabs(8)) > WIDTH and not line.startswith("// sources: "):
             yield f"{name}:{number}: longer than {WIDTH} columns"
         if line != line.rstrip():
             yield f"{name}:{number}: blanks at the end"

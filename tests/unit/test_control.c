@@ -159,7 +159,8 @@ static void commands(void **state)
 	vm.balloon_set = set_balloon;
 	assert_string_equal(ask(fd, "balloon 3\n"), "{\"balloon_mib\":3}");
 	assert_int_equal(balloon_mib, 3);
-	static const char *const wrong[] = { "balloon 65\n", "balloon -1\n", "balloon 3x\n", "balloon 18446744073709551617\n", "balloon  3\n" };
+	static const char *const wrong[] = { "balloon 65\n", "balloon -1\n", "balloon 3x\n", "balloon 18446744073709551617\n",
+					     "balloon  3\n" };
 	for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++)
 		assert_string_equal(ask(fd, wrong[i]), "{\"error\":\"balloon takes a number of MiB, not more than the VM has\"}");
 	assert_int_equal(balloon_mib, 3);
@@ -388,7 +389,8 @@ static void race(void **state)
 static void names(void **state)
 {
 	static const char *const good[] = { "a", "vm-1", "A.b_c", "0123456789012345678901234567890123456789" };
-	static const char *const wrong[] = { "", ".", "..", "-a", "_a", "a/b", "a b", "a\n", "\xc3\xa4", "01234567890123456789012345678901234567890" };
+	static const char *const wrong[] = { "", ".", "..", "-a", "_a", "a/b", "a b", "a\n", "\xc3\xa4",
+					     "01234567890123456789012345678901234567890" };
 	char dir[200], err[400];
 	struct stat st;
 	(void)state;

@@ -219,7 +219,8 @@ static int read_notes(const uint8_t *image, size_t len, const Elf64_Ehdr *eh, st
 				found->pvh = true;
 				memcpy(&found->pvh_entry, at + desc, note.n_descsz);
 			}
-			if (note.n_type == TRAPDOOR_NOTE_LONG_ENTRY && note.n_namesz == sizeof(OWNER) && !memcmp(at + name, OWNER, sizeof(OWNER)))
+			if (note.n_type == TRAPDOOR_NOTE_LONG_ENTRY && note.n_namesz == sizeof(OWNER) &&
+			    !memcmp(at + name, OWNER, sizeof(OWNER)))
 				found->long_entry = true;
 			at += end;
 			left -= end;
@@ -269,7 +270,8 @@ static int load(struct guest_mem *mem, const uint8_t *image, size_t len, bool pr
 		hi = seg[i].hi > hi ? seg[i].hi : hi;
 	}
 	if (!find_entry(seg, n, !begins32, &entry))
-		return boot_fail(err, errlen, -ENOEXEC, "the entry point 0x%llx lies outside all segments", (unsigned long long)entry);
+		return boot_fail(err, errlen, -ENOEXEC, "the entry point 0x%llx lies outside all segments",
+				 (unsigned long long)entry);
 
 	/* Nothing is written before everything has been checked. */
 	*boot = (struct boot_state){

@@ -93,7 +93,8 @@ int boot_load(struct guest_mem *mem, const struct boot_request *req, struct boot
 	} else if (boot_sector_probe(image, len)) {
 		r = boot_sector_load(mem, image, len, req, boot, err, errlen);
 	} else {
-		r = boot_fail(err, errlen, -ENOEXEC, "this is neither an ELF file nor a multiboot image nor a Linux bzImage nor a boot sector");
+		r = boot_fail(err, errlen, -ENOEXEC, "this is neither an ELF file nor a multiboot image nor a Linux bzImage nor a "
+			      "boot sector");
 	}
 	free(image);
 	if (!r && boot->mode != BOOT_REAL) /* a boot sector has that memory to itself */
