@@ -68,6 +68,7 @@ struct blk_request {
 	struct blk_range range[RANGES_MAX];
 	unsigned nranges, next_range;
 	struct vq_chain chain;
+	struct iovec iov[VQ_IOV_MAX]; /* of the data */
 };
 
 struct blk {
@@ -137,8 +138,8 @@ static void transfer(struct blk *b, struct blk_request *r)
 
 	// TODO 4.13: a disk that is read-only takes no writes.
 	// TODO 4.12: from the image to the driver, or the other way round. Hint: data_len must be whole sectors that
-	// exist. chain_in_iov() and chain_out_iov() cut the chain's own iovecs to size, the header is in front of what
-	// is written. Then disk_submit(), and it goes on in disk_done().
+	// exist. chain_in_iov() and chain_out_iov() find them for r->iov, the header is in front of what is written.
+	// Then disk_submit(), and it goes on in disk_done().
 	(void)in;
 	(void)inside;
 	finish(r, S_IOERR, 0);
@@ -199,8 +200,9 @@ static void blk_reaped(void *opaque)
 	struct virtqueue *q = &b->dev->queue[0];
 
 	virtqueue_notify(q);
-	if (b->waiting && !q->in_kick)
-		virtio_kick(b->dev, q->index);
+	if (b->waiting)
+		virtqueue_again(q);
+	b->waiting = false;
 }
 
 /* The memory of a driver that resets its device is its own again when the reset is over. */

@@ -68,6 +68,7 @@ struct blk_request {
 	struct blk_range range[RANGES_MAX];
 	unsigned nranges, next_range;
 	struct vq_chain chain;
+	struct iovec iov[VQ_IOV_MAX]; /* of the data */
 };
 
 struct blk {
@@ -190,17 +191,16 @@ static void transfer(struct blk *b, struct blk_request *r)
 		finish(r, S_IOERR, 0);
 		return;
 	}
-	/* The pieces are cut in place: of the chain nothing else is needed any more. */
-	r->disk.iov = in ? r->chain.iov + r->chain.nout : r->chain.iov;
-	r->disk.niov = in ? chain_in_iov(&r->chain, 0, r->data_len, r->disk.iov)
-			  : chain_out_iov(&r->chain, sizeof r->header, r->data_len, r->disk.iov);
+	r->disk.iov = r->iov;
+	r->disk.niov = in ? chain_in_iov(&r->chain, 0, r->data_len, r->iov) :
+			    chain_out_iov(&r->chain, sizeof r->header, r->data_len, r->iov);
 	r->disk.op = in ? DISK_READ : DISK_WRITE;
 	r->disk.offset = r->header.sector * SECTOR;
 	r->disk.len = r->data_len;
 	disk_submit(b->disk, &r->disk);
 	// STARTER 4.12: from the image to the driver, or the other way round. Hint: data_len must be whole sectors that exist. chain_in_iov()
-	// and chain_out_iov() cut the chain's own iovecs to size, the header is in front of what is written. Then disk_submit(), and it goes
-	// on in disk_done().
+	// and chain_out_iov() find them for r->iov, the header is in front of what is written. Then disk_submit(), and it goes on in
+	// disk_done().
 	//	(void)in;
 	//	(void)inside;
 	//	finish(r, S_IOERR, 0);
@@ -305,14 +305,12 @@ static void blk_kick(struct virtio_dev *d, struct virtqueue *q)
 	// SOLUTION 4.14
 	/* As many requests as the queue has entries, however often the driver gives the same descriptors again: what it can make the device
 	 * remember has an end. */
-	do {
-		while ((r = next_free(b)) && virtqueue_pop(q, &r->chain) > 0) {
-			b->free = r->next;
-			begin(b, r);
-		}
-		b->waiting = !r;
-		disk_start(b->disk); /* some complete at once, and are free again */
-	} while (b->waiting && next_free(b));
+	while ((r = next_free(b)) && virtqueue_pop(q, &r->chain) > 0) {
+		b->free = r->next;
+		begin(b, r);
+	}
+	b->waiting = !r;
+	disk_start(b->disk); /* some complete at once */
 	virtqueue_notify(q);
 	// STARTER 4.14: all requests of the queue. Hint: each takes next_free(b), and finish() gives it back; when there is none, b->waiting
 	// says that there may be more in the queue. disk_start() begins with what was submitted. Here is what does for one request at a time.
@@ -332,8 +330,9 @@ static void blk_reaped(void *opaque)
 	struct virtqueue *q = &b->dev->queue[0];
 
 	virtqueue_notify(q);
-	if (b->waiting && !q->in_kick)
-		virtio_kick(b->dev, q->index);
+	if (b->waiting)
+		virtqueue_again(q);
+	b->waiting = false;
 }
 
 /* The memory of a driver that resets its device is its own again when the reset is over. */
