@@ -136,7 +136,7 @@ void virtqueue_again(struct virtqueue *q);
 size_t chain_read(const struct vq_chain *c, uint64_t offset, void *dst, size_t len);
 size_t chain_write(const struct vq_chain *c, uint64_t offset, const void *src, size_t len);
 /* The iovecs of a piece of one part, [offset, offset + len), in out[], which has room for VQ_IOV_MAX; how many. It ends early where the
- * part does. out may be that part's own place in c->iov. */
+ * part does. */
 unsigned chain_out_iov(const struct vq_chain *c, uint64_t offset, uint64_t len, struct iovec *out);
 unsigned chain_in_iov(const struct vq_chain *c, uint64_t offset, uint64_t len, struct iovec *out);
 
