@@ -6,14 +6,16 @@ without root rights.
 """
 
 import os
+import re
 import shutil
+import struct
 import subprocess
 import tempfile
 
 from elf import libraries
 from initramfs import Initramfs
 from model import GraderError
-from testhost import stripped_modules
+from testhost import build_program, stripped_modules
 
 BUS = ("virtio_ring", "virtio", "virtio_mmio")
 # What each of hv's devices needs beside the bus, in the order of loading. A module that is built into the kernel has no file, and is skipped.
@@ -139,3 +141,29 @@ def disk(path, mib, script, files=None, programs=None):
                               stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             raise GraderError("The guest's disk could not be made:\n" + done.stdout + done.stderr)
+
+
+def durable(root):
+    """The program that writes records and says which of them are on stable storage: grader/testhost/durable.c."""
+    return build_program(root, "durable", "durable.c")
+
+
+RECORD_WORDS = 64
+
+
+def first_missing(data, count, seed):
+    """Of what durable wrote with this seed: the number of the first of `count` records that is not there as it was written, or None."""
+    size = 8 * RECORD_WORDS
+    for number in range(1, count + 1):
+        word, words = number, [number]
+        for _ in range(RECORD_WORDS - 1):
+            word = ((word ^ seed) * 6364136223846793005 + 1442695040888963407) & (1 << 64) - 1
+            words.append(word)
+        if data[(number - 1) * size : number * size] != struct.pack("<%dQ" % RECORD_WORDS, *words):
+            return number
+    return None
+
+
+def told_durable(console):
+    """The number of the last record of which a whole line of the console says so."""
+    return max((int(n) for n in re.findall(rb"durable (\d+)\r?\n", console)), default=0)
