@@ -313,8 +313,9 @@ void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t writ
 		abort();
 	}
 	q->in_flight--;
-	/* What the device wrote, and the ring: the used one, or the packed one. A little more does no harm. */
-	for (unsigned i = 0; i < c->nin && written; i++) {
+	/* What the device wrote, and the ring: the used one, or the packed one. A little more does no harm; `written` would be too little,
+	 * because the status byte of a read that failed lies behind data that was not written. */
+	for (unsigned i = 0; i < c->nin; i++) {
 		const struct iovec *v = &c->iov[c->nout + i];
 
 		written_add(q->dev->vm, (uint64_t)((uint8_t *)v->iov_base - q->dev->vm->mem.hva), v->iov_len);
