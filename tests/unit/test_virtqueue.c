@@ -365,6 +365,7 @@ static void work(bool packed, unsigned size, bool events, bool indirect, unsigne
 	static struct vq_chain flight[VIRTIO_QUEUE_MAX];
 	unsigned nflight = 0;
 	bool asleep = false; /* the device found nothing, and waits for a notification */
+	bool slept = false;  /* it has been, ever: so it had to say again that it need not be notified */
 
 	set_up(packed, size, events, indirect);
 	for (unsigned i = 0; i < rounds; i++) {
@@ -384,9 +385,13 @@ static void work(bool packed, unsigned size, bool events, bool indirect, unsigne
 			assert_true(n >= 0);
 			if (n)
 				check_chain(&flight[nflight++]);
+			if (n && slept && (packed || !events))
+				assert_int_equal(*word(packed ? DEVICE + 2 : DEVICE),
+						 packed ? PACKED_EVENT_DISABLE : USED_F_NO_NOTIFY);
 			else if (!asleep)
 				assert_int_equal(drv.count, 0);
 			asleep = !n;
+			slept |= asleep;
 		} else if (nflight) {
 			unsigned k = rnd(nflight);
 			struct vq_chain c = flight[k];
