@@ -385,11 +385,11 @@ static void work(bool packed, unsigned size, bool events, bool indirect, unsigne
 			assert_true(n >= 0);
 			if (n)
 				check_chain(&flight[nflight++]);
+			else if (!asleep)
+				assert_int_equal(drv.count, 0);
 			if (n && slept && (packed || !events))
 				assert_int_equal(*word(packed ? DEVICE + 2 : DEVICE),
 						 packed ? PACKED_EVENT_DISABLE : USED_F_NO_NOTIFY);
-			else if (!asleep)
-				assert_int_equal(drv.count, 0);
 			asleep = !n;
 			slept |= asleep;
 		} else if (nflight) {
