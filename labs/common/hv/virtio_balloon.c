@@ -183,6 +183,12 @@ static void ask_for_stats(struct balloon *b)
 	kick_stats(b, b->stats.q); /* so that the driver notifies when it brings the next */
 }
 
+/* Linux leaves its buffer before DRIVER_OK, and does not notify again. */
+static void start(struct virtio_dev *d)
+{
+	kick_stats(d->state, &d->queue[STATSQ]);
+}
+
 /* --- the device ------------------------------------------------------------------------------------------------------------------ */
 
 static void kick(struct virtio_dev *d, struct virtqueue *q)
@@ -253,6 +259,7 @@ static const struct virtio_ops balloon_ops = {
 	.id = VIRTIO_ID_BALLOON,
 	.nqueues = QUEUES,
 	.kick = kick,
+	.start = start,
 	.drain = drain,
 	.reset = reset,
 	.config_write = config_write,
