@@ -197,7 +197,7 @@ static int end(void **state)
 
 static void test_inflate(void **state)
 {
-	uint32_t pfn[] = { 7, 8, 9, 20, 19, 18, 100, (uint32_t)(MEM / PAGE) - 1 };
+	uint32_t pfn[] = { 7, 8, 9, 20, 19, 18, 200, 200, 100, (uint32_t)(MEM / PAGE) - 1 };
 
 	(void)state;
 	memset(vm.mem.hva, 0x5a, MEM);
@@ -265,6 +265,7 @@ static void test_long_list(void **state)
 	/* A reset in between gives the chain back and forgets it. */
 	offer(0, pfn, sizeof pfn, false);
 	kick(0);
+	assert_int_equal(pushed[0], 1);
 	ops->drain(dev);
 	assert_int_equal(pushed[0], 2);
 	ops->drain(dev);
@@ -279,6 +280,8 @@ static void test_target(void **state)
 	vm.balloon_set(&vm, 5);
 	assert_int_equal(config[0], 5 * 256);
 	assert_int_equal(config_changes, 1);
+	vm.balloon_set(&vm, MEM / MiB + 1);
+	assert_int_equal(config[0], MEM / PAGE);
 	vm.balloon_set(&vm, UINT64_MAX);
 	assert_int_equal(config[0], MEM / PAGE);
 	ops->config_write(dev, 0, 4, 1); /* the host's */
@@ -300,7 +303,7 @@ static void test_statistics(void **state)
 
 	(void)state;
 	offer(2, items, sizeof items, false);
-	ops->start(dev); /* nobody notifies of what was there before DRIVER_OK */
+	ops->start(dev);		/* nobody notifies of what was there before DRIVER_OK */
 	assert_int_equal(pushed[2], 0); /* it is kept: giving it back is the question */
 	FILE *out = open_memstream(&text, &len);
 	ops->stats(dev, out);
