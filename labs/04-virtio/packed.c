@@ -1,10 +1,10 @@
 /*
  * Lab 4, checkpoints 4.17 and 4.18, the extension: the packed virtqueue (virtio 1.2, 2.8).
  *
- * One ring in place of three areas: the driver writes descriptors into it, and the device writes over them what became of them. There are no
- * indices. Whose turn a slot is says the slot itself, by two bits of its flags, AVAIL and USED, and by the lap on which somebody comes by: both
- * sides count laps in one bit, the wrap counter, which begins as 1 and turns over at the end of the ring (2.8.1). The driver makes a slot
- * available by AVAIL = its wrap counter and USED = the opposite; the device gives it back by AVAIL = USED = its own.
+ * One ring in place of three areas: the driver writes descriptors into it, and the device writes over them what became of them. There
+ * are no indices. Whose turn a slot is says the slot itself, by two bits of its flags, AVAIL and USED, and by the lap on which somebody
+ * comes by: both sides count laps in one bit, the wrap counter, which begins as 1 and turns over at the end of the ring (2.8.1). The
+ * driver makes a slot available by AVAIL = its wrap counter and USED = the opposite; the device gives it back by AVAIL = USED = its own.
  *
  * The memory belongs to a guest that may change it at any time, and may mean harm. What is read is read once.
  */
@@ -41,8 +41,8 @@ static int packed_enable(struct virtqueue *q)
 	return lab_todo(q->dev->vm, "4.17", "packed_enable() in packed.c: size, alignment and addresses of a queue");
 }
 
-/* A descriptor that names a table of descriptors (2.8.7). There they stand one behind the other: no flag but F_WRITE counts, and no buffer ID.
- * 0, or -EPROTO after virtio_broken(). */
+/* A descriptor that names a table of descriptors (2.8.7). There they stand one behind the other: no flag but F_WRITE counts, and no
+ * buffer ID. 0, or -EPROTO after virtio_broken(). */
 static int add_table(struct virtqueue *q, struct vq_chain *c, const struct packed_desc *d)
 {
 	// TODO 4.17: all buffers of the table. Hint: only if the driver agreed on it, alone in its chain (c->slots is

@@ -1,10 +1,10 @@
 /*
  * Lab 4, checkpoints 4.17 and 4.18, the extension: the packed virtqueue (virtio 1.2, 2.8).
  *
- * One ring in place of three areas: the driver writes descriptors into it, and the device writes over them what became of them. There are no
- * indices. Whose turn a slot is says the slot itself, by two bits of its flags, AVAIL and USED, and by the lap on which somebody comes by: both
- * sides count laps in one bit, the wrap counter, which begins as 1 and turns over at the end of the ring (2.8.1). The driver makes a slot
- * available by AVAIL = its wrap counter and USED = the opposite; the device gives it back by AVAIL = USED = its own.
+ * One ring in place of three areas: the driver writes descriptors into it, and the device writes over them what became of them. There
+ * are no indices. Whose turn a slot is says the slot itself, by two bits of its flags, AVAIL and USED, and by the lap on which somebody
+ * comes by: both sides count laps in one bit, the wrap counter, which begins as 1 and turns over at the end of the ring (2.8.1). The
+ * driver makes a slot available by AVAIL = its wrap counter and USED = the opposite; the device gives it back by AVAIL = USED = its own.
  *
  * The memory belongs to a guest that may change it at any time, and may mean harm. What is read is read once.
  */
@@ -30,8 +30,8 @@ static int advance(struct virtqueue *q, uint16_t *slot, bool *wrap, unsigned n)
 		*wrap = !*wrap;
 	}
 	return 0;
-	// STARTER 4.18: the ring's end, behind which the next lap begins. Hint: a slot too far belongs to the beginning of the next lap, and
-	// the wrap counter turns over. A chain may lie across the end. Here is what does for the first lap, without its last slot.
+	// STARTER 4.18: the ring's end, behind which the next lap begins. Hint: a slot too far belongs to the beginning of the next
+	// lap, and the wrap counter turns over. A chain may lie across the end. Here is what does for the first lap, without its last slot.
 	//	(void)wrap;
 	//	if (*slot + n >= q->size)
 	//		return lab_todo(q->dev->vm, "4.18", "advance() in packed.c: the end of the ring, and the wrap counter");
@@ -62,8 +62,8 @@ static int packed_enable(struct virtqueue *q)
 	// END
 }
 
-/* A descriptor that names a table of descriptors (2.8.7). There they stand one behind the other: no flag but F_WRITE counts, and no buffer ID.
- * 0, or -EPROTO after virtio_broken(). */
+/* A descriptor that names a table of descriptors (2.8.7). There they stand one behind the other: no flag but F_WRITE counts, and no
+ * buffer ID. 0, or -EPROTO after virtio_broken(). */
 static int add_table(struct virtqueue *q, struct vq_chain *c, const struct packed_desc *d)
 {
 	// SOLUTION 4.17
@@ -85,8 +85,8 @@ static int add_table(struct virtqueue *q, struct vq_chain *c, const struct packe
 			return -EPROTO;
 	}
 	return 0;
-	// STARTER 4.17: all buffers of the table. Hint: only if the driver agreed on it, alone in its chain (c->slots is 1, no F_NEXT), and of a
-	// length that is whole descriptors, not more than VQ_IOV_MAX. In the table only addr, len and F_WRITE count.
+	// STARTER 4.17: all buffers of the table. Hint: only if the driver agreed on it, alone in its chain (c->slots is 1, no F_NEXT),
+	// and of a length that is whole descriptors, not more than VQ_IOV_MAX. In the table only addr, len and F_WRITE count.
 	//	(void)c;
 	//	(void)d;
 	//	return lab_todo(q->dev->vm, "4.17", "add_table() in packed.c: indirect descriptors");
@@ -106,8 +106,8 @@ static int packed_pop(struct virtqueue *q, struct vq_chain *c)
 	const struct packed_desc *ring = q->desc_ring;
 	uint16_t slot = q->next_avail;
 	bool wrap = q->avail_wrap;
-	/* What was taken and not given back lies between the two places. A chain has to fit into the rest: this bounds its length, and what is
-	 * in flight. */
+	/* What was taken and not given back lies between the two places. A chain has to fit into the rest: this bounds its length, and
+	 * what is in flight. */
 	unsigned rest = q->size - distance(q, used_place(q), place(q, slot, wrap));
 
 	c->q = q;
@@ -136,8 +136,8 @@ static int packed_pop(struct virtqueue *q, struct vq_chain *c)
 	return c->slots ? virtio_broken(q->dev, "queue %u: a chain longer than what is free of the ring", q->index) : 0;
 	// STARTER 4.17: the next chain of the ring. Hint: it begins at q->next_avail, if the flags of that slot say that it is available:
 	// ring_packed_desc(), once, because the driver may write meanwhile. F_NEXT: it goes on in the next slot, advance(), which has to be
-	// available too. c->slots counts the slots and c->id is the buffer ID of the last. Nothing may be longer than what is free of the ring:
-	// distance() from used_place() says how much is in flight. The place of the device moves on only when the chain is whole.
+	// available too. c->slots counts the slots and c->id is the buffer ID of the last. Nothing may be longer than what is free of
+	// the ring: distance() from used_place() says how much is in flight. The place of the device moves on only when the chain is whole.
 	//	(void)c;
 	//	(void)advance;
 	//	(void)add_table;
@@ -171,9 +171,9 @@ static void packed_push(struct virtqueue *q, const struct vq_chain *c, uint32_t 
 		return;
 	q->unsignalled = q->unsignalled + c->slots < q->size ? (uint16_t)(q->unsignalled + c->slots) : q->size;
 	// STARTER 4.17: one descriptor for the whole chain, at q->next_used. Hint: buffer ID and length first, then the flags, by
-	// ring_store16(): AVAIL and USED as the device's wrap counter, F_WRITE if something was written. The next one goes c->slots further.
-	// q->unsignalled counts these slots, up to the size of the ring. With q->more the driver is not to see this chain before the next one: its
-	// flags wait in q->withheld_flags, and q->withheld says where they belong.
+	// ring_store16(): AVAIL and USED as the device's wrap counter, F_WRITE if something was written. The next one goes c->slots
+	// further. q->unsignalled counts these slots, up to the size of the ring. With q->more the driver is not to see this chain
+	// before the next one: its flags wait in q->withheld_flags, and q->withheld says where they belong.
 	//	(void)c;
 	//	(void)written;
 	//	lab_todo(q->dev->vm, "4.17", "packed_push() in packed.c: giving a chain back");
@@ -197,8 +197,8 @@ static bool packed_should_interrupt(struct virtqueue *q)
 		return false;
 	if (flags != PACKED_EVENT_DESC || !virtio_has(q->dev, F_RING_EVENT_IDX))
 		return true;
-	/* Only when the place that the driver named is among what was pushed. After a whole lap it is, and for one that is no place the rule
-	 * is: better too often than never. */
+	/* Only when the place that the driver named is among what was pushed. After a whole lap it is, and for one that is no place the
+	 * rule is: better too often than never. */
 	uint16_t off_wrap = ring_load16(&event->off_wrap);
 	unsigned slot = off_wrap & 0x7fff;
 
@@ -206,8 +206,8 @@ static bool packed_should_interrupt(struct virtqueue *q)
 		return true;
 	unsigned past = distance(q, place(q, slot, off_wrap >> 15), used_place(q));
 	return past && past <= pushed;
-	// STARTER 4.18: does the driver want an interrupt? Hint: its area says ENABLE, DISABLE, or DESC and a place (2.8.14); DESC counts only
-	// with EVENT_IDX. It wants one when that place is among the last `pushed` slots before used_place(); after a whole
+	// STARTER 4.18: does the driver want an interrupt? Hint: its area says ENABLE, DISABLE, or DESC and a place (2.8.14); DESC
+	// counts only with EVENT_IDX. It wants one when that place is among the last `pushed` slots before used_place(); after a whole
 	// lap, always. ring_fence() before you read.
 	//	(void)event;
 	//	return true;
@@ -226,8 +226,8 @@ static void packed_arm(struct virtqueue *q)
 		ring_store16(&event->flags, PACKED_EVENT_ENABLE);
 	}
 	ring_fence(); /* then the ring is looked at once more */
-	// STARTER 4.18: the driver shall notify when there is a new chain. Hint: with EVENT_IDX, DESC and the place where the device is waiting,
-	// the place before the flags; else ENABLE. Until then: it notifies always, because nobody said otherwise.
+	// STARTER 4.18: the driver shall notify when there is a new chain. Hint: with EVENT_IDX, DESC and the place where the device is
+	// waiting, the place before the flags; else ENABLE. Until then: it notifies always, because nobody said otherwise.
 	//	(void)event;
 	// END
 }

@@ -1,5 +1,5 @@
-"""Debian's drivers on hv's entropy, console and balloon devices: split and packed rings, with and without indirect tables, event indices and
-eventfds."""
+"""Debian's drivers on hv's entropy, console and balloon devices: split and packed rings, with and without indirect
+tables, event indices and eventfds."""
 
 import json
 import pathlib

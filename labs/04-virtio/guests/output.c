@@ -1,6 +1,7 @@
 /*
- * What a line of output costs: the same lines go out through the UART, or through the virtio console in slot 0 with more or less suppression
- * of notifications. The command line says how: `uart`, `each`, `quiet` or `batch`. Used by scripts/bench_console.py, which counts the exits.
+ * What a line of output costs: the same lines go out through the UART, or through the virtio console in slot 0 with more or less
+ * suppression of notifications. The command line says how: `uart`, `each`, `quiet` or `batch`. Used by scripts/bench_console.py, which
+ * counts the exits.
  *
  *	uart    as a driver of a 16550A does: wait for the transmitter, then a FIFO of 16 bytes
  *	each    a buffer per line, a notification and an interrupt for each

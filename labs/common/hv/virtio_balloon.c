@@ -1,13 +1,14 @@
 /*
- * The memory balloon (virtio 1.2, 5.5): the host asks for memory back, the guest's driver allocates it ("inflates") and says which pages, and
- * the host unmaps those. Guest and host never disagree for long about who may use a page: an inflated one is the driver's, which does not
- * touch it, and what it would read there is zero.
+ * The memory balloon (virtio 1.2, 5.5): the host asks for memory back, the guest's driver allocates it ("inflates") and says which
+ * pages, and the host unmaps those. Guest and host never disagree for long about who may use a page: an inflated one is the driver's,
+ * which does not touch it, and what it would read there is zero.
  *
- * Deflating needs nothing from us: a page that was given back is there again, empty, as soon as somebody touches it. So MUST_TELL_HOST is not
- * offered (5.5.3): the driver need not wait before it uses a page again.
+ * Deflating needs nothing from us: a page that was given back is there again, empty, as soon as somebody touches it. So MUST_TELL_HOST
+ * is not offered (5.5.3): the driver need not wait before it uses a page again.
  *
- * The same on all engines. What the MMU of KVM knew of a page goes with it, by KVM's MMU notifier. The page tables that hv makes itself, shadow
- * or nested, hold ma, which stays what it was; only what was read from the page counts no more, as if a device had zeroed it: written_add().
+ * The same on all engines. What the MMU of KVM knew of a page goes with it, by KVM's MMU notifier. The page tables that hv makes
+ * itself, shadow or nested, hold ma, which stays what it was; only what was read from the page counts no more, as if a device had
+ * zeroed it: written_add().
  */
 #include "virtio_balloon.h"
 #include "vm.h"
@@ -60,8 +61,8 @@ static void discard_run(struct balloon *b)
 	struct vm *vm = b->dev->vm;
 	void *p = guest_range(&vm->mem, b->run_gpa, b->run_len);
 
-	/* Memory that is shared with a neighbour VM keeps its pages unless they are removed from the object behind it. Should the host refuse,
-	 * it keeps the pages, and nothing else is wrong. */
+	/* Memory that is shared with a neighbour VM keeps its pages unless they are removed from the object behind it. Should the host
+	 * refuse, it keeps the pages, and nothing else is wrong. */
 	if (b->run_len && p && !madvise(p, b->run_len, vm->neighbour.block ? MADV_REMOVE : MADV_DONTNEED))
 		written_add(vm, b->run_gpa, b->run_len);
 	b->run_len = 0;
@@ -290,8 +291,8 @@ int virtio_balloon_create(struct vm *vm, const char *arg)
 
 	if (!b)
 		return -ENOMEM;
-	/* With DEFLATE_ON_OOM the guest takes pages back before it kills a process. The balloon is a request then, not a limit: that a VM which
-	 * was asked for too much goes on is worth more here than a promise about memory. */
+	/* With DEFLATE_ON_OOM the guest takes pages back before it kills a process. The balloon is a request then, not a limit: that a
+	 * VM which was asked for too much goes on is worth more here than a promise about memory. */
 	b->dev = virtio_create(vm, &balloon_ops, b, F_STATS_VQ | F_DEFLATE_ON_OOM, &b->config, sizeof b->config);
 	if (!b->dev) {
 		free(b);

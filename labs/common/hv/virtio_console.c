@@ -19,12 +19,12 @@
  *
  * 1. A kick says "look", not how much there is: kick() takes chains until virtqueue_pop() says 0. Who stops earlier, as transmit() does
  *    when the output is slow, has to come back by himself: the driver was not asked to notify again.
- * 2. The order is pop, work, push, notify. A chain that was pushed is the driver's again: not one byte of it is read or written behind that.
- *    One notify() for all pushes of a kick is enough; it is there that interrupts are saved.
- * 3. The two queues are used the other way round. In transmitq the driver brings data, and the device answers at once. In receiveq it brings
- *    *room*, long before there is data; the device takes it when there is input, which is when nobody kicked.
- * 4. Everybody waits while a device works: kick() runs with the VM's lock held. So it does a bounded amount of work (KICK_BYTES), and it never
- *    waits for a host. A chain that cannot be finished now is kept (`held`), and its reset is expected at any time: drain().
+ * 2. The order is pop, work, push, notify. A chain that was pushed is the driver's again: not one byte of it is read or written behind
+ *    that. One notify() for all pushes of a kick is enough; it is there that interrupts are saved.
+ * 3. The two queues are used the other way round. In transmitq the driver brings data, and the device answers at once. In receiveq it
+ *    brings *room*, long before there is data; the device takes it when there is input, which is when nobody kicked.
+ * 4. Everybody waits while a device works: kick() runs with the VM's lock held. So it does a bounded amount of work (KICK_BYTES), and
+ *    it never waits for a host. A chain that cannot be finished now is kept (`held`), and its reset is expected at any time: drain().
  *
  * Whose input it is: with --console the guest has two serial lines on one host console, a UART and this. Output of both goes there. Input
  * goes to this device from DRIVER_OK to reset, else to the UART, so that a guest without the driver can be typed at too.
@@ -74,7 +74,8 @@ static uint64_t write_out(struct virtio_console *vc, uint64_t budget)
 	uint8_t piece[PIECE];
 
 	while (budget) {
-		/* Through a copy: the guest may change its memory meanwhile, and a byte that was looked at shall be the one that is written. */
+		/* Through a copy: the guest may change its memory meanwhile, and a byte that was looked at shall be the one that is
+		 * written. */
 		size_t n = chain_read(&vc->held, vc->offset, piece, budget < PIECE ? budget : PIECE);
 		size_t taken = console_offer(vc->con, piece, n);
 
