@@ -106,8 +106,7 @@ static struct driver {
 	uint16_t order[4 * VIRTIO_QUEUE_MAX]; /* made available, not yet taken by the device */
 	unsigned first, count;
 	/* Places that were made available since it was last decided whether to kick, and used since the device was last asked for an
-	 * interrupt,
-	 * as index or as slot | wrap << 15. */
+	 * interrupt, as index or as slot | wrap << 15. */
 	uint16_t added[4096], pushed[4096];
 	unsigned nadded, npushed;
 } drv;
