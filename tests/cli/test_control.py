@@ -17,6 +17,10 @@ CASES = {
         {hv} list; {hv} ctl two quit; {hv} list; {hv} ctl four quit; {hv} list; ls -A /tmp/trapdoor-0; wait""",
     "taken": """{hv} run --control vm.sock spin.elf 2>err & up vm.sock; {hv} run --control vm.sock spin.elf; echo $?
         {hv} ctl vm.sock status; kill -9 $!; wait $! 2>/dev/null; {hv} run --control vm.sock --timeout 1 spin.elf; echo $?; ls vm.sock""",
+    # While it is paused its processor enters the guest no more; then it does again.
+    "pause": """{hv} run --engine {engine} --name one spin.elf 2>err & up one; {hv} ctl one pause; {hv} ctl one stats; usleep 600000
+        {hv} ctl one stats; {hv} ctl one status; {hv} ctl one resume; usleep 600000; {hv} ctl one pause
+        {hv} ctl one stats; {hv} ctl one quit; wait $!; echo $?""",
     "signal": "{hv} run --control vm.sock spin.elf 2>err & up vm.sock; kill $!; wait $!; echo $?; ls vm.sock",
     "others": """chmod 755 .; {hv} run --control vm.sock spin.elf 2>err & up vm.sock
         su student -c '{hv} ctl vm.sock quit'; echo $?; {hv} ctl vm.sock quit; wait
@@ -57,6 +61,16 @@ class Control(unittest.TestCase):
                 self.assertEqual(lines[3:6], ["hv: this VM has no balloon; start it with --balloon", "1", '{"state":"ending"}'])
                 self.assertRegex(lines[6], "^hv: no VM answers at ")
                 self.assertEqual(lines[7:], [str(HOST), str(OK), "hv: ended by hv ctl quit"])
+
+    def test_pause(self):
+        for engine in ENGINES:
+            for lines in self.each("pause", engine):
+                before, after, resumed = (json.loads(lines[i])["guest_ms"] for i in (1, 2, 6))
+                self.assertEqual((lines[0], lines[4]), ('{"state":"paused"}', '{"state":"running"}'))
+                self.assertEqual(json.loads(lines[3])["state"], "paused")
+                self.assertLess(after - before, 1, lines)  # of the clock's scale, which is measured anew
+                self.assertGreater(resumed - after, 100, lines)
+                self.assertEqual(lines[5:6] + lines[7:], ['{"state":"paused"}', '{"state":"ending"}', str(OK)])
 
     def test_list(self):
         for lines in self.each("list"):

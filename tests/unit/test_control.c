@@ -75,7 +75,7 @@ static void vm_begin(struct vm *v, const char *control, const char *name)
 {
 	pthread_mutexattr_t attr;
 
-	*v = (struct vm){ .engine = &engine, .opt = { .image = "image", .control = control, .name = name } };
+	*v = (struct vm){ .engine = &engine, .opt = { .image = "image", .cpus = 3, .control = control, .name = name } };
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
 	pthread_mutex_init(&v->lock, &attr);
@@ -155,6 +155,8 @@ static void commands(void **state)
 	assert_int_equal(atol(value), getpid());
 	assert_true(json_member(status, "memory_kib", value, sizeof value));
 	assert_string_equal(value, "65536");
+	assert_true(json_member(status, "cpus", value, sizeof value));
+	assert_string_equal(value, "3");
 	assert_string_equal(ask(fd, "balloon 3\n"), "{\"error\":\"this VM has no balloon; start it with --balloon\"}");
 	vm.balloon_set = set_balloon;
 	assert_string_equal(ask(fd, "balloon 3\n"), "{\"balloon_mib\":3}");

@@ -29,8 +29,8 @@ static void answer_state(const struct vm *vm, FILE *out)
 static void do_status(struct vm *vm, const char *argument, FILE *out)
 {
 	(void)argument;
-	fprintf(out, "{\"state\":\"%s\",\"pid\":%ld,\"engine\":\"%s\",\"cpus\":1,\"memory_kib\":%llu,\"image\":", state(vm),
-		(long)getpid(), vm->engine->name, (unsigned long long)(vm->mem.size / KiB));
+	fprintf(out, "{\"state\":\"%s\",\"pid\":%ld,\"engine\":\"%s\",\"cpus\":%u,\"memory_kib\":%llu,\"image\":", state(vm),
+		(long)getpid(), vm->engine->name, vm->opt.cpus, (unsigned long long)(vm->mem.size / KiB));
 	json_string(out, vm->opt.image);
 	fputs("}\n", out);
 }

@@ -13,8 +13,8 @@
  *     "64-bit Boot Protocol").
  * The others start where a PC starts, and only an engine whose guest has all modes runs them (not trap):
  *   ELF32 (machine 386), and ELF64 by its PVH note (vmlinux): 32-bit protected mode, paging off, flat segments from the same GDT, no
- *     IDT, EBX = gpa of the same struct hvm_start_info. The entry is that of the PVH note (XEN_ELFNOTE_PHYS32_ENTRY) if there is one, else e_entry. (Xen,
- *     docs/misc/pvh.pandoc)
+ *     IDT, EBX = gpa of the same struct hvm_start_info. The entry is that of the PVH note (XEN_ELFNOTE_PHYS32_ENTRY) if there is one, else
+ *     e_entry. (Xen, docs/misc/pvh.pandoc)
  *   Multiboot 1 (a file with such a header, an ELF file of either class or not): the same state of the CPU, EAX = 0x2badb002, EBX = gpa of
  *     the multiboot information with memory, command line (the image's name first), memory map, and modules. (multiboot.c)
  *   Boot sector (a file of 512 bytes to BOOT_SECTOR_MAX whose bytes 510 and 511 are 55 AA, and which is nothing of the above): real
