@@ -1,6 +1,6 @@
 /*
- * Pausing a VM: every vCPU waits outside the guest, for as long as somebody wants it to (a control command, saving). Devices and
- * their timers go on, so what an interrupt controller of hv's holds may change; guest memory and vCPUs change by themselves no more.
+ * Pausing a VM: every vCPU waits outside the guest, for as long as somebody wants it to (a control command, saving). vCPUs stand
+ * still then; devices and their timers go on, so an interrupt may become pending, and a request under way may still write its answer.
  */
 #ifndef HV_VM_PAUSE_H
 #define HV_VM_PAUSE_H
