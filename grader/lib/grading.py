@@ -119,7 +119,11 @@ class Grading:
                 argv = list(command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
                 argv[0] = self.hv if argv[0] == HV else argv[0]
                 stdin = run.stdin(params) if callable(run.stdin) else run.stdin
-                jobs.append(Job((checkpoint, run, params, host), argv, files, stdin, Limits(seconds=run.timeout)))
+                limits = Limits(seconds=run.timeout)
+                if run.back:  # it may write all of it
+                    limits.file_kib = max(limits.file_kib, -(-len(files[run.back]) // 1024))
+                kill_at = run.kill_at(params) if callable(run.kill_at) else run.kill_at
+                jobs.append(Job((checkpoint, run, params, host), argv, files, stdin, limits, kill_at, run.back))
         return jobs
 
     def wanted(self, job):
@@ -147,7 +151,7 @@ class Grading:
             else:
                 self.ladder.add(checkpoint, run, RunResult(
                     run.name, outcome.code, outcome.signal, outcome.timed_out, outcome.stdout, outcome.stderr, outcome.witness, params,
-                    outcome.wall_ms, outcome.cpu_ms, outcome.maxrss_kib, outcome.left, outcome.host_trouble, tuple(job.argv), host,
+                    outcome.wall_ms, outcome.cpu_ms, outcome.maxrss_kib, outcome.left, outcome.back, outcome.host_trouble, tuple(job.argv), host,
                 ))
             self._settle()
 

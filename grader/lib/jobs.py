@@ -41,6 +41,8 @@ class Job:
     files: dict = field(default_factory=dict)  # name -> bytes
     stdin: bytes = b""
     limits: Limits = field(default_factory=Limits)
+    kill_at: Optional[tuple] = None  # (text, milliseconds): so long after that text on stdout it is killed. Its first character is in it once
+    back: str = ""  # one of the files: as it is at the end, it comes back
 
 
 @dataclass
@@ -55,5 +57,6 @@ class Outcome:
     cpu_ms: int = 0
     maxrss_kib: int = 0
     left: int = 0
+    back: Optional[bytes] = None  # of Job.back
     host_trouble: str = ""  # a sentence: the test host died twice while this job ran
     grader_trouble: str = ""  # a sentence: the job could not be run through no fault of its own

@@ -30,6 +30,8 @@ class Run:
     hosts: the test hosts that it is run on, each with the same numbers: QEMU's processor has SVM, Bochs' has VMX.
     files: more files for the run, by name: texts, bytes or Images; or a function of the params that makes them. In args @DIR@/NAME
     is such a file's path. others: the guests of the Images, which must be built.
+    kill_at: (text, milliseconds), or a function of the params that makes them: hv is killed so long after it has printed that text.
+    back: one of the files, which hv may change: what it is at the end is in RunResult.back.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Run:
     vm: bool = True  # a virtual machine runs in it, and the witness must have seen it
     hosts: Sequence[str] = (QEMU,)
     others: Sequence[str] = ()
+    kill_at: Union[tuple, Callable, None] = None
+    back: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,7 @@ class RunResult:
     cpu_ms: int = 0
     maxrss_kib: int = 0
     left: int = 0  # processes that outlived the program
+    back: Optional[bytes] = None  # the run's file of that name as it is at the end
     host_trouble: str = ""  # the test host died; set only when that is the run's result
     command: Sequence[str] = ()
     host: str = QEMU  # where it ran

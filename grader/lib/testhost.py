@@ -84,8 +84,25 @@ def _plan(jobs):
             lines.append("arg " + arg)
         if job.stdin:
             lines.append("stdin /input/%d" % i)
+        if job.kill_at:
+            lines.append("killat %d %s" % (job.kill_at[1], job.kill_at[0]))
+        if job.back:
+            lines.append("back " + job.back)
         lines.append("end")
     return ("\n".join(lines) + "\n").encode()
+
+
+BLOCK = 4096
+
+
+def _changed(original, payload):
+    """A file after a job, from what it was and the record of its changes (testhost/job.c)."""
+    (size,) = struct.unpack_from("<Q", payload)
+    data = bytearray(original)
+    for at in range(8, len(payload), 8 + BLOCK):
+        (where,) = struct.unpack_from("<Q", payload, at)
+        data[where : where + BLOCK] = payload[at + 8 : at + 8 + BLOCK]
+    return bytes(data[:size])
 
 
 def _capture(payload, total):
@@ -216,7 +233,7 @@ class TestHost:
                     running = job
                     started(job)
                     machine.answer(b"g")
-                    outcome, base = self._outcome(machine, wall_ms / 1000 * self.patience + SILENCE_SECONDS, base)
+                    outcome, base = self._outcome(machine, wall_ms / 1000 * self.patience + SILENCE_SECONDS, base, job)
                     running = None
                     finished.append(job)
                     done(job, outcome)
@@ -238,13 +255,19 @@ class TestHost:
             snapshot = {key: count for key, count in snapshot.items() if key[0] == "exit"}
         return difference, snapshot
 
-    def _outcome(self, machine, seconds, base):
+    def _outcome(self, machine, seconds, base, job):
         streams = []
         for expected in "OE":
             kind, payload = machine.read(seconds)
             if kind != expected:
                 raise HostDied("the test host sent a record of kind %s out of order" % kind)
             streams.append(payload)
+        back = None
+        if job.back:
+            kind, payload = machine.read(SILENCE_SECONDS)
+            if kind != "F":
+                raise HostDied("the test host sent a record of kind %s out of order" % kind)
+            back = _changed(job.files[job.back], payload)
         witness, base = self._witness(machine, base)
         kind, payload = machine.read(SILENCE_SECONDS)
         if kind != "R":
@@ -258,7 +281,7 @@ class TestHost:
             stdout=_capture(streams[0], number["stdout_total"]),
             stderr=_capture(streams[1], number["stderr_total"]),
             witness=witness, wall_ms=number["wall_ms"], cpu_ms=number["cpu_ms"], maxrss_kib=number["maxrss_kib"],
-            left=number["left"],
+            left=number["left"], back=back,
         )
         if number["setup_errno"]:
             outcome.grader_trouble = "the program could not be started in the test host (%s: %s)" % (

@@ -43,6 +43,14 @@ struct capture {
 	uint64_t total;
 	size_t half, head, pos; /* pos: where the next byte of the ring goes */
 	char *front, *ring;
+	const char *wanted;     /* text that is waited for, or "" */
+	size_t matched;         /* characters of it that were the last to come */
+};
+
+/* A file of the job as it was before. */
+struct original {
+	size_t size;
+	char *data;
 };
 
 /* ---- inside: the program and its supervisor ---- */
@@ -126,6 +134,7 @@ static _Noreturn void supervise(const struct job *job, int in, int out, int err,
 
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
+	sigaddset(&child, SIGUSR1); /* the runner's: the program has come to the place where it is to be killed */
 	sigprocmask(SIG_BLOCK, &child, NULL);
 	mounts(job, report, &o);
 	pid = fork();
@@ -145,7 +154,8 @@ static _Noreturn void supervise(const struct job *job, int in, int out, int err,
 		uint64_t left = deadline - now;
 		struct timespec ts = { left / 1000, left % 1000 * 1000000 };
 
-		sigtimedwait(&child, NULL, &ts);
+		if (sigtimedwait(&child, NULL, &ts) == SIGUSR1)
+			kill(pid, SIGKILL);
 	}
 	o.timed_out = !ended;
 	kill(-1, SIGKILL); /* everything in this namespace but ourselves */
@@ -157,9 +167,9 @@ static _Noreturn void supervise(const struct job *job, int in, int out, int err,
 
 /* ---- outside: the runner ---- */
 
-static void capture_open(struct capture *c, int fd, size_t keep)
+static void capture_open(struct capture *c, int fd, size_t keep, const char *wanted)
 {
-	*c = (struct capture){ .fd = fd, .half = keep / 2 };
+	*c = (struct capture){ .fd = fd, .half = keep / 2, .wanted = wanted };
 	c->front = malloc(c->half + 1);
 	c->ring = malloc(c->half + 1);
 	if (!c->front || !c->ring)
@@ -176,6 +186,9 @@ static bool capture_read(struct capture *c)
 		return n < 0 && errno == EINTR;
 	c->total += n;
 	for (const char *p = buf, *end = buf + n; p < end; p++) {
+		/* The text's first character is in it only once, so what does not fit can begin only here. */
+		if (c->wanted[c->matched])
+			c->matched = *p == c->wanted[c->matched] ? c->matched + 1 : *p == c->wanted[0];
 		if (c->head < c->half) {
 			c->front[c->head++] = *p;
 		} else if (c->half) {
@@ -218,7 +231,7 @@ static void make_pipe(int fd[2])
 /* Reads both streams until the last process of the job has closed them; kills a job whose supervisor is late. */
 static void collect(const struct job *job, pid_t pid, struct capture c[2])
 {
-	uint64_t deadline = now_ms() + job->wall_ms + SUPERVISOR_GRACE_MS;
+	uint64_t deadline = now_ms() + job->wall_ms + SUPERVISOR_GRACE_MS, kill_at = 0, wait;
 	struct pollfd p[2] = { { c[0].fd, POLLIN, 0 }, { c[1].fd, POLLIN, 0 } };
 
 	while (p[0].fd >= 0 || p[1].fd >= 0) {
@@ -228,11 +241,85 @@ static void collect(const struct job *job, pid_t pid, struct capture c[2])
 			kill(pid, SIGKILL);
 			deadline = now + 1000;
 		}
-		poll(p, 2, deadline - now);
+		if (kill_at && now >= kill_at) {
+			kill(pid, SIGUSR1);
+			kill_at = UINT64_MAX;
+		}
+		wait = (kill_at && kill_at < deadline ? kill_at : deadline) - now;
+		poll(p, 2, wait);
 		for (int i = 0; i < 2; i++)
 			if (p[i].fd >= 0 && p[i].revents && !capture_read(&c[i]))
 				p[i].fd = -1;
+		if (!kill_at && job->kill_at[0] && !c[0].wanted[c[0].matched])
+			kill_at = now_ms() + job->kill_ms;
 	}
+}
+
+#define BLOCK 4096
+#define CHANGES_MAX (8u << 20) /* bytes of a file that are sent */
+
+/* Reads one of the job's files, as much of it as there is room for: the program may have made it longer, and nothing else, because
+ * the directory is not its own. */
+static size_t read_file(const struct job *job, char *data, size_t room)
+{
+	char path[160];
+	size_t at = 0;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof path, JAIL "/job/%u/%s", job->index, job->back);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	while (fd >= 0 && at < room && (n = read(fd, data + at, room - at)) > 0)
+		at += n;
+	if (fd >= 0)
+		close(fd);
+	return at;
+}
+
+static void keep_original(const struct job *job, struct original *o)
+{
+	char path[160];
+	struct stat st;
+
+	*o = (struct original){ 0 };
+	if (!job->back[0])
+		return;
+	snprintf(path, sizeof path, JAIL "/job/%u/%s", job->index, job->back);
+	if (stat(path, &st) < 0 || !(o->data = malloc(st.st_size + 1)))
+		fatal("job %u has no file %s that could be kept", job->index, job->back);
+	o->size = read_file(job, o->data, st.st_size);
+}
+
+/* Record: the length that the file has now, if that is not more, and of each block that is not as it was its offset and its bytes. */
+static void send_changes(const struct job *job, struct original *o)
+{
+	char *now, *record;
+	uint64_t used = 8, size;
+
+	if (!job->back[0])
+		return;
+	now = malloc(o->size + 1);
+	record = malloc(CHANGES_MAX);
+	if (!now || !record)
+		fatal("no memory for the changes of job %u", job->index);
+	size = read_file(job, now, o->size);
+	memcpy(record, &size, 8);
+	for (uint64_t at = 0; at < size; at += BLOCK) {
+		size_t n = size - at < BLOCK ? size - at : BLOCK;
+
+		if (!memcmp(now + at, o->data + at, n))
+			continue;
+		if (used + 8 + BLOCK > CHANGES_MAX)
+			break; /* then the file is not what the program made of it; nothing that a run needs changes so much */
+		memcpy(record + used, &at, 8);
+		memset(record + used + 8, 0, BLOCK);
+		memcpy(record + used + 8, now + at, n);
+		used += 8 + BLOCK;
+	}
+	channel_send('F', record, used, NULL, 0);
+	free(now);
+	free(record);
+	free(o->data);
 }
 
 /* The guest images of a job are readable by its group alone, and only root can change them. */
@@ -250,6 +337,7 @@ void job_run(const struct job *job)
 	int out[2], err[2], report[2], in, signal, code;
 	struct capture c[2];
 	struct outcome o = { .setup_errno = EIO, .setup_what = "supervisor" };
+	struct original original;
 	uint64_t start = now_ms();
 	pid_t pid;
 
@@ -259,6 +347,7 @@ void job_run(const struct job *job)
 	make_pipe(out);
 	make_pipe(err);
 	make_pipe(report);
+	keep_original(job, &original);
 	open_job_dir(job, true);
 
 	pid = syscall(SYS_clone, NAMESPACES | SIGCHLD, 0, 0, 0, 0); /* a fork into new namespaces */
@@ -270,8 +359,8 @@ void job_run(const struct job *job)
 	close(out[1]);
 	close(err[1]);
 	close(report[1]);
-	capture_open(&c[0], out[0], job->capture);
-	capture_open(&c[1], err[0], job->capture);
+	capture_open(&c[0], out[0], job->capture, job->kill_at);
+	capture_open(&c[1], err[0], job->capture, "");
 	collect(job, pid, c);
 	/* The supervisor writes its report in one piece, before the namespace ends; a start that failed wrote its own first. */
 	if (read(report[0], &o, sizeof o) != sizeof o)
@@ -284,6 +373,7 @@ void job_run(const struct job *job)
 	code = WIFEXITED(o.status) ? WEXITSTATUS(o.status) : -1;
 	capture_send(&c[0], 'O');
 	capture_send(&c[1], 'E');
+	send_changes(job, &original);
 	witness_send();
 	channel_printf('R', "index=%u\ncode=%d\nsignal=%d\ntimed_out=%d\nsetup_errno=%d\nsetup_what=%s\nwall_ms=%llu\ncpu_ms=%u\n"
 		       "maxrss_kib=%u\nleft=%u\nstdout_total=%llu\nstderr_total=%llu\n", job->index, code, signal, o.timed_out,

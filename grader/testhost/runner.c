@@ -6,6 +6,8 @@
  *   job 0               index; then uid, wall (ms), cpu (s), as (MiB), fsize (KiB), disk (KiB), nofile, nproc, capture
  *   arg /bin/hv         one line per argument; @SECONDS:8@ in it becomes 8 s scaled to this machine
  *   stdin /input/0
+ *   killat 20 durable 7 20 ms after this text on stdout the program is killed
+ *   back disk.img       a file of the job that the program may change: what it changed goes to the grader
  *   end
  * Before each job the grader is asked ('?') and answers g (go), s (skip) or q (that was all).
  */
@@ -155,6 +157,13 @@ static bool plan_line(struct job *job, const char *word, const char *value)
 		expand(job, value);
 	} else if (!strcmp(word, "stdin")) {
 		snprintf(job->stdin_path, sizeof job->stdin_path, "%s", value);
+	} else if (!strcmp(word, "killat")) {
+		const char *text = strchr(value, ' ');
+
+		job->kill_ms = number;
+		snprintf(job->kill_at, sizeof job->kill_at, "%s", text ? text + 1 : "");
+	} else if (!strcmp(word, "back")) {
+		snprintf(job->back, sizeof job->back, "%s", value);
 	} else {
 		return false;
 	}

@@ -31,6 +31,9 @@ struct job {
 	char *argv[JOB_ARGS + 1]; /* paths as seen inside the jail; NULL at the end */
 	unsigned argc;
 	char stdin_path[256];     /* outside the jail; empty for /dev/null */
+	char kill_at[64];         /* when the program has printed this on stdout it is killed, */
+	unsigned kill_ms;         /* so much later; empty: never */
+	char back[64];            /* one of the job's files: how it differs at the end is sent; empty: none */
 	char text[JOB_TEXT];
 	size_t used;
 };
