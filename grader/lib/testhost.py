@@ -265,7 +265,7 @@ class TestHost:
         back = None
         if job.back:
             kind, payload = machine.read(SILENCE_SECONDS)
-            if kind != "F":
+            if kind != "D":
                 raise HostDied("the test host sent a record of kind %s out of order" % kind)
             back = _changed(job.files[job.back], payload)
         witness, base = self._witness(machine, base)

@@ -316,7 +316,7 @@ static void send_changes(const struct job *job, struct original *o)
 		memcpy(record + used + 8, now + at, n);
 		used += 8 + BLOCK;
 	}
-	channel_send('F', record, used, NULL, 0);
+	channel_send('D', record, used, NULL, 0);
 	free(now);
 	free(record);
 	free(o->data);
