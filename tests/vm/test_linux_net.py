@@ -50,18 +50,9 @@ httpd -p 80 -h /www
 n=0; until [ "$(timeout 5 wget -q -O - http://10.0.2.2:{PORT}/stop 2>/dev/null)" = stop ] || [ $n = 200 ]; do sleep 0.2; n=$((n + 1)); done
 """
 
-# The test host answers one question about a name, the one that has to come through.
 USER_HOST = f"""
 echo nameserver 127.0.0.1 >/etc/resolv.conf
-cat >/tmp/answer <<'END'
-#!/bin/sh
-dd bs=512 count=1 of=/tmp/query 2>/dev/null
-{{ head -c 2 /tmp/query; printf '\\201\\200\\0\\1\\0\\1\\0\\0\\0\\0'; tail -c +13 /tmp/query
-printf '\\300\\14\\0\\1\\0\\1\\0\\0\\0\\74\\0\\4\\12\\11\\10\\7'; }} >/tmp/response
-cat /tmp/response
-END
-chmod +x /tmp/answer
-nc -u -l -s 127.0.0.1 -p 53 -e /tmp/answer & dns=$!
+nameserver & dns=$!
 httpd -p 127.0.0.1:{PORT} -h /www
 hv run {BOOT} --net user,mac=02:12:34:56:78:9a,hostfwd=tcp::{FORWARDED}-:80 --net user,restrict=on --net user,mtu=65520 \\
     --initrd user.cpio vmlinuz </dev/null & hv=$!
@@ -69,7 +60,7 @@ n=0; until timeout 20 wget -q -O /tmp/made http://127.0.0.1:{FORWARDED}/made 2>/
 sha256sum /tmp/made | sed 's/^/forwarded /'
 echo stop >/www/stop
 wait $hv; status=$?
-kill $dns 2>/dev/null
+kill $dns
 exit $status
 """
 
@@ -112,12 +103,12 @@ def sums(text):
 class LinuxNet(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        host.build("hv", "testhost", "build/vm/usage")
+        host.build("hv", "testhost", "build/vm/usage", "build/vm/nameserver")
         rng = random.Random(host.seed_from_environment(random))
         cls.payload = rng.randbytes(PAYLOAD)
         with tempfile.TemporaryDirectory(prefix="linux-net.") as directory:
             top = pathlib.Path(directory)
-            files = [host.HV, host.TOP / "build/testhost/vmlinuz", f"{top / 'payload'}:/www/payload"]
+            files = [host.HV, host.TOP / "build/testhost/vmlinuz", host.VM_GUESTS / "nameserver", f"{top / 'payload'}:/www/payload"]
             (top / "payload").write_bytes(cls.payload)
             for name, script in (("user", USER), ("server", SERVER), ("client", CLIENT)):
                 (top / f"{name}.cpio").write_bytes(linuxguest.initrd(str(host.TOP), script, ["net"]))
