@@ -73,14 +73,19 @@ static void run_timers(struct loop *loop)
 	}
 }
 
-static void dispatch(struct loop *loop, const struct pollfd *pfd, const unsigned *serial)
+/* What a descriptor was when the wait began. */
+struct asked {
+	unsigned slot, serial;
+};
+
+static void dispatch(struct loop *loop, const struct pollfd *pfd, const struct asked *asked, unsigned n)
 {
-	for (unsigned i = 0; i < LOOP_FDS; i++) {
-		struct loop_fd *f = &loop->fds[i];
+	for (unsigned i = 0; i < n; i++) {
+		struct loop_fd *f = &loop->fds[asked[i].slot];
 		/* While the lock was free, or in a callback just now, the slot may have been emptied, paused or given to
 		 * another descriptor (even one with the same number, hence the serial): then this news is not for it. */
 		short events = (short)(pfd[i].revents & (f->events | POLLERR | POLLHUP | POLLNVAL));
-		if (pfd[i].fd < 0 || f->fd != pfd[i].fd || f->serial != serial[i] || !f->events || !events)
+		if (f->fd != pfd[i].fd || f->serial != asked[i].serial || !f->events || !events)
 			continue;
 		struct loop_fd call = *f;
 		/* A closed descriptor is reported at once for ever; the loop would spin. Its owner is told one time. */
@@ -120,20 +125,25 @@ static void *loop_main(void *arg)
 
 	pthread_mutex_lock(loop->lock);
 	while (!loop->quit) {
-		struct pollfd pfd[LOOP_FDS + 1 + LOOP_SOURCE_FDS];
-		unsigned serial[LOOP_FDS];
+		/* No more entries than there are descriptors: poll(2) refuses more than RLIMIT_NOFILE, used or not. */
+		struct pollfd pfd[1 + LOOP_FDS + LOOP_SOURCE_FDS], *own = pfd + 1;
+		struct asked asked[LOOP_FDS];
+		unsigned n_own = 0;
+
+		pfd[0] = (struct pollfd){ .fd = loop->wake_fd, .events = POLLIN };
 		for (unsigned i = 0; i < LOOP_FDS; i++) {
 			const struct loop_fd *f = &loop->fds[i];
 			/* poll(2) reports a hang-up even when asked for no events, so a paused descriptor is left out. */
-			pfd[i] = (struct pollfd){ .fd = f->events ? f->fd : -1, .events = f->events };
-			serial[i] = f->serial;
+			if (f->fd < 0 || !f->events)
+				continue;
+			asked[n_own] = (struct asked){ i, f->serial };
+			own[n_own++] = (struct pollfd){ .fd = f->fd, .events = f->events };
 		}
-		pfd[LOOP_FDS] = (struct pollfd){ .fd = loop->wake_fd, .events = POLLIN };
 
 		/* ppoll, not poll: a millisecond is too coarse for a guest with a 1000 Hz timer. */
 		struct timespec timeout = { 0 };
 		uint64_t deadline = nearest_deadline(loop);
-		unsigned more = fill_sources(loop, pfd + LOOP_FDS + 1, &deadline);
+		unsigned more = fill_sources(loop, own + n_own, &deadline);
 		uint64_t now = clock_ns();
 		if (deadline != UINT64_MAX && deadline > now) {
 			timeout.tv_sec = (time_t)((deadline - now) / 1000000000);
@@ -141,16 +151,16 @@ static void *loop_main(void *arg)
 		}
 		loop->wait_until_ns = deadline;
 		pthread_mutex_unlock(loop->lock);
-		int n = ppoll(pfd, LOOP_FDS + 1 + more, deadline == UINT64_MAX ? NULL : &timeout, NULL);
+		int n = ppoll(pfd, 1 + n_own + more, deadline == UINT64_MAX ? NULL : &timeout, NULL);
 		pthread_mutex_lock(loop->lock);
 		loop->wait_until_ns = 0;
 
 		uint64_t count;
-		if (n > 0 && pfd[LOOP_FDS].revents && read(loop->wake_fd, &count, sizeof(count)) < 0)
+		if (n > 0 && pfd[0].revents && read(loop->wake_fd, &count, sizeof(count)) < 0)
 			count = 0; /* EAGAIN: somebody's wake was already taken, which is all the read is for */
 		if (n > 0)
-			dispatch(loop, pfd, serial);
-		tell_sources(loop, pfd + LOOP_FDS + 1);
+			dispatch(loop, own, asked, n_own);
+		tell_sources(loop, own + n_own);
 		run_timers(loop);
 	}
 	pthread_mutex_unlock(loop->lock);
