@@ -13,6 +13,7 @@ from ladder import BLOCKED, ERROR, FAILED, NOT_CHECKED, PASSED, Ladder, make_par
 from model import NATIVE, QEMU, Failure, GraderError, Image, RunResult
 from signatures import describe_end
 from solution import compile_hv, make_parts
+from testhost import TOOLS, build_program
 
 HV = "/bin/hv"  # in the jail; where several share a boot, each has a number behind it
 
@@ -117,7 +118,7 @@ class Grading:
                 args = run.args(params) if callable(run.args) else run.args
                 command = run.command(params) if callable(run.command) else run.command
                 argv = list(command) or [HV, "run", "--stats", "json", "--timeout", "@SECONDS@", *args, "@DIR@/guest.elf"]
-                argv[0] = self.hv if argv[0] == HV else argv[0]
+                argv = [self.hv if arg == HV else arg for arg in argv]
                 stdin = run.stdin(params) if callable(run.stdin) else run.stdin
                 limits = Limits(seconds=run.timeout)
                 if run.back:  # it may write all of it
@@ -249,6 +250,8 @@ class Grading:
 def run_hosts(root, programs, jobs, owner):
     """Runs jobs, host's name -> list, on their hosts at the same time. owner(job) is the Grading that a job belongs to."""
     hosts, troubles = [], []
+    used = {job.argv[0] for of_host in jobs.values() for job in of_host}
+    programs = {**programs, **{path: build_program(root, *parts) for path, parts in TOOLS.items() if path in used}}
 
     def run(host, console):
         try:

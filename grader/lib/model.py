@@ -41,7 +41,7 @@ class Run:
     stdin: Union[bytes, Callable] = b""
     timeout: float = 5.0
     ends: Optional[Sequence[int]] = (HV_OK,)
-    command: Union[Sequence[str], Callable] = ()  # instead of `hv run`; or a function of the params that makes it
+    command: Union[Sequence[str], Callable] = ()  # instead of `hv run`; or a function of the params that makes it; /bin/hv is hv
     files: Union[dict, Callable] = field(default_factory=dict)
     vm: bool = True  # a virtual machine runs in it, and the witness must have seen it
     hosts: Sequence[str] = (QEMU,)

@@ -72,7 +72,7 @@ class NativeHost:
                 with open(os.path.join(files, name), "wb") as f:
                     f.write(data)
             argv = [a.replace("@DIR@", files).replace("@SECONDS@", "%g" % limits.seconds) for a in job.argv]
-            argv[0] = self._programs.get(argv[0], argv[0])
+            argv = [self._programs.get(a, a) for a in argv]
             with tempfile.TemporaryFile() as stdin:
                 stdin.write(job.stdin)
                 stdin.seek(0)

@@ -26,6 +26,8 @@ KNOWN_FAULT_ATTEMPTS = 4
 RUNNER = ("runner", "runner.c", "job.c", "witness.c", "mailbox.c", "channel.c")
 RESUME = ("resume", "resume.c", "mailbox.c", "channel.c")
 TELL = ("tell", "tell.c", "channel.c")
+# And programs that a run may name in its command, as /bin/NAME.
+TOOLS = {"/bin/netrun": ("netrun", "netrun.c")}
 
 
 def build_program(root, name, *sources):

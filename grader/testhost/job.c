@@ -9,15 +9,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -105,6 +108,17 @@ static void mounts(const struct job *job, int report, struct outcome *o)
 		setup_failed(report, o, "mount");
 }
 
+/* The job's own loopback, for what talks to itself; there is no other network. */
+static void loopback(int report, struct outcome *o)
+{
+	struct ifreq ifr = { .ifr_name = "lo", .ifr_flags = IFF_UP };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &ifr) < 0)
+		setup_failed(report, o, "loopback");
+	close(fd);
+}
+
 static void reap(struct outcome *o, pid_t main_pid, bool *ended, int options)
 {
 	struct rusage ru;
@@ -137,6 +151,7 @@ static _Noreturn void supervise(const struct job *job, int in, int out, int err,
 	sigaddset(&child, SIGUSR1); /* the runner's: the program has come to the place where it is to be killed */
 	sigprocmask(SIG_BLOCK, &child, NULL);
 	mounts(job, report, &o);
+	loopback(report, &o);
 	pid = fork();
 	if (pid < 0)
 		setup_failed(report, &o, "fork");
