@@ -9,10 +9,11 @@ sys.path += [os.path.join(LABS, lab, "checks") for lab in ("04-virtio", "03-ept"
 
 import buffers  # noqa: E402
 import malformed  # noqa: E402
+import networks  # noqa: E402
 import notifications  # noqa: E402
 import registers  # noqa: E402
 
 TITLE = "virtio: devices that real drivers drive"
-TOPICS = (registers, buffers, notifications, malformed)
+TOPICS = (registers, buffers, notifications, malformed, networks)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])
