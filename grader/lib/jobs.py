@@ -19,7 +19,7 @@ class Limits:
     memory_mib: int = 768
     file_kib: int = 8 * 1024
     disk_kib: int = 16 * 1024
-    open_files: int = 64
+    open_files: int = 128
     processes: int = 24
 
     @property

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -154,6 +156,10 @@ static void *loop_main(void *arg)
 		int n = ppoll(pfd, 1 + n_own + more, deadline == UINT64_MAX ? NULL : &timeout, NULL);
 		pthread_mutex_lock(loop->lock);
 		loop->wait_until_ns = 0;
+		if (n < 0 && errno != EINTR) {
+			perror("hv: the event loop cannot wait");
+			abort();
+		}
 
 		uint64_t count;
 		if (n > 0 && pfd[0].revents && read(loop->wake_fd, &count, sizeof(count)) < 0)
