@@ -18,7 +18,6 @@ import violations  # noqa: E402
 import workingset  # noqa: E402
 
 TITLE = "hardware-assisted virtualization with EPT and NPT"
-TOPICS = (nestedtables, entering, violations, injection, software,
-          permissions, workingset, introspect, apart)  # 3.16 to 3.21
+TOPICS = (nestedtables, entering, violations, injection, permissions, workingset, introspect, apart, software)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])

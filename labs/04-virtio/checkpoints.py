@@ -8,12 +8,17 @@ LABS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path += [os.path.join(LABS, lab, "checks") for lab in ("04-virtio", "03-ept", "02-shadow-paging", "01-trap-emulate")]
 
 import buffers  # noqa: E402
+import block  # noqa: E402
 import malformed  # noqa: E402
 import networks  # noqa: E402
 import notifications  # noqa: E402
 import registers  # noqa: E402
 
 TITLE = "virtio: devices that real drivers drive"
+<<<<<<< HEAD
 TOPICS = (registers, buffers, notifications, malformed, networks)
+=======
+TOPICS = (registers, buffers, notifications, malformed, block)
+>>>>>>> c8894ad (Lab 4: checkpoints 4.12 to 4.14, the block device)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])
