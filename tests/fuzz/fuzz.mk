@@ -4,7 +4,7 @@
 ifndef fuzz_targets
 fuzz_targets := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 fuzz_flags := -std=gnu17 -O1 -g $(WARN) -Wno-gnu-variable-sized-type-not-at-end -fno-omit-frame-pointer -Ilabs/common/hv -Itests/fuzz -fsanitize=address,undefined -fno-sanitize-recover=all
-fuzz_frame := $(patsubst labs/common/hv/%.c,build/fuzz/obj/%.o,$(filter-out labs/common/hv/main.c,$(wildcard labs/common/hv/*.c)))
+fuzz_frame := $(patsubst labs/common/hv/%.c,build/fuzz/obj/%.o,$(filter-out labs/common/hv/main.c labs/common/hv/clock.c,$(wildcard labs/common/hv/*.c)))
 fuzz_labs := $(foreach n,$(LABS),$(patsubst %.c,build/fuzz/obj/%.o,$(call files_of,$(n))))
 
 .PHONY: fuzz fuzz-targets

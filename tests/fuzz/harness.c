@@ -5,6 +5,8 @@
  *
  * Behind the guest's memory nothing is mapped, so an access outside it ends the process. After each input the device must still be able to be
  * reset and driven, and nothing that looks like a pointer of this process may be in the guest's memory.
+ *
+ * There are no threads of hv's here: the event loop makes a pass when the input says so, and time is what this file says.
  */
 #include "harness.h"
 #include "engine.h"
@@ -19,7 +21,7 @@
 
 #define MEMORY (2 * MiB)
 #define DRIVEN (144 * KiB) /* of it the driver works in */
-#define SIZE 16u           /* of the queues of the correct driver */
+#define SIZE 16u	   /* of the queues of the correct driver */
 #define RING(q) (0x1000u + 0x2000u * (q))
 #define AVAIL 0x400u
 #define USED 0x800u
@@ -27,7 +29,15 @@
 #define BUFFERS 0x10000u
 
 static struct vm vm;
+static struct virtio_dev *dev; /* the one that this input drives */
 static unsigned line_changes;
+static uint64_t now = 1;
+
+/* Between two passes of the loop every timer becomes due. */
+uint64_t clock_ns(void)
+{
+	return now;
+}
 
 static void irq_line(struct vm *v, unsigned irq, bool level)
 {
@@ -36,7 +46,10 @@ static void irq_line(struct vm *v, unsigned irq, bool level)
 	(void)level;
 	line_changes++;
 }
-static void kick(struct vm *v) { (void)v; }
+static void kick(struct vm *v)
+{
+	(void)v;
+}
 static const struct engine_ops engine_none = { .name = "none", .irq_line = irq_line, .kick = kick };
 
 struct input {
@@ -53,16 +66,21 @@ static uint32_t take(struct input *in, unsigned bytes)
 	return value;
 }
 
+static uint64_t slot(void)
+{
+	return VIRTIO_MMIO_BASE + dev->slot * VIRTIO_MMIO_STRIDE;
+}
+
 static void reg(unsigned offset, uint32_t value)
 {
-	bus_write(&vm.mmio, VIRTIO_MMIO_BASE + offset, 4, value);
+	bus_write(&vm.mmio, slot() + offset, 4, value);
 }
 
 static uint32_t get(unsigned offset)
 {
 	uint64_t value;
 
-	bus_read(&vm.mmio, VIRTIO_MMIO_BASE + offset, 4, &value);
+	bus_read(&vm.mmio, slot() + offset, 4, &value);
 	return (uint32_t)value;
 }
 
@@ -88,7 +106,7 @@ static void set_up_queue(unsigned q)
 /* What a driver does that keeps to the rules, with these features as far as they are offered. */
 static void negotiate(uint64_t features)
 {
-	features &= vm.virtio[0]->offered;
+	features &= dev->offered;
 	features |= F_VERSION_1;
 	reg(0x70, 0);
 	reg(0x70, STATUS_ACKNOWLEDGE);
@@ -99,7 +117,7 @@ static void negotiate(uint64_t features)
 	reg(0x20, (uint32_t)(features >> 32));
 	reg(0x70, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
 	memset(guest_range(&vm.mem, 0, 0xc000), 0, 0xc000);
-	for (unsigned q = 0; q < vm.virtio[0]->ops->nqueues; q++)
+	for (unsigned q = 0; q < dev->ops->nqueues; q++)
 		set_up_queue(q);
 	reg(0x70, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK);
 }
@@ -107,8 +125,9 @@ static void negotiate(uint64_t features)
 /* A chain of 1 to 4 buffers, the first `out` of them readable. Packed: in the slots from `at` on, made available. */
 static void add_chain(struct input *in)
 {
-	unsigned q = take(in, 1) % vm.virtio[0]->ops->nqueues, shape = take(in, 1), n = 1 + shape % 4, out = shape / 4 % 5, at = shape / 32;
-	bool packed = virtio_has(vm.virtio[0], F_RING_PACKED), indirect = take(in, 1) & 1;
+	unsigned q = take(in, 1) % dev->ops->nqueues, shape = take(in, 1), n = 1 + shape % 4, out = shape / 4 % 5,
+		 at = shape / 32;
+	bool packed = virtio_has(dev, F_RING_PACKED), indirect = take(in, 1) & 1;
 	uint64_t table = indirect ? TABLE : RING(q) + 16 * (uint64_t)at;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -119,7 +138,8 @@ static void add_chain(struct input *in)
 						 (uint16_t)(flags | (indirect ? 0 : PACKED_F_AVAIL)) };
 			store(table + 16 * i, &d, sizeof d);
 		} else {
-			struct split_desc d = { BUFFERS + 256 * (uint64_t)where, len, flags, (uint16_t)((indirect ? 0 : at) + i + 1) };
+			struct split_desc d = { BUFFERS + 256 * (uint64_t)where, len, flags,
+						(uint16_t)((indirect ? 0 : at) + i + 1) };
 			store(table + 16 * i, &d, sizeof d);
 		}
 	}
@@ -137,6 +157,14 @@ static void add_chain(struct input *in)
 	}
 }
 
+/* The world goes on: frames arrive, requests of the disk complete, timers run out. */
+static void outside(const uint8_t *bytes, size_t len)
+{
+	fuzz_outside(&vm, bytes, len);
+	now += 1000000000;
+	loop_pass(&vm.loop, false);
+}
+
 /* One operation. */
 static void operate(struct input *in)
 {
@@ -146,8 +174,8 @@ static void operate(struct input *in)
 
 	switch (op % 10) {
 	case 0: reg(take(in, 1) % 0x80 * 4, take(in, 4)); break;
-	case 1: bus_read(&vm.mmio, VIRTIO_MMIO_BASE + take(in, 2) % VIRTIO_MMIO_LEN, 1u << op / 10 % 4, &value); break;
-	case 2: bus_write(&vm.mmio, VIRTIO_MMIO_BASE + take(in, 2) % VIRTIO_MMIO_LEN, 1u << op / 10 % 4, take(in, 4)); break;
+	case 1: bus_read(&vm.mmio, slot() + take(in, 2) % VIRTIO_MMIO_LEN, 1u << op / 10 % 4, &value); break;
+	case 2: bus_write(&vm.mmio, slot() + take(in, 2) % VIRTIO_MMIO_LEN, 1u << op / 10 % 4, take(in, 4)); break;
 	case 3: {
 		uint32_t at = take(in, 3) % (DRIVEN - sizeof bytes);
 		unsigned len = take(in, 1);
@@ -168,25 +196,44 @@ static void operate(struct input *in)
 		unsigned len = take(in, 1);
 		for (unsigned i = 0; i < len; i++)
 			bytes[i] = (uint8_t)take(in, 1);
-		fuzz_outside(&vm, bytes, len);
+		outside(bytes, len);
 		break;
 	}
 	case 9: reg(0x64, 3); break;
 	}
 }
 
-/* Host pointers in guest memory: the guest could read where hv is. */
-static void look_for_pointers(void)
-{
-	for (uint64_t at = 0; at < DRIVEN; at += 8) {
-		uint64_t value;
+/* None of this is instrumented, else libFuzzer would learn where the memory is. */
+#define NOT_INSTRUMENTED __attribute__((no_sanitize("address", "undefined", "coverage")))
 
-		guest_read(&vm.mem, at, &value, sizeof value);
-		if (value - (uintptr_t)vm.mem.hva < vm.mem.size || value - (uintptr_t)vm.virtio[0] < sizeof *vm.virtio[0]) {
-			fprintf(stderr, "a pointer of hv's is in guest memory at 0x%llx\n", (unsigned long long)at);
+NOT_INSTRUMENTED static bool is_pointer(uint64_t value)
+{
+	return value - (uintptr_t)vm.mem.hva < vm.mem.size || value - (uintptr_t)dev < sizeof *dev;
+}
+
+/* Host pointers in guest memory: the guest could read where hv is. */
+NOT_INSTRUMENTED static void look_for_pointers(void)
+{
+	const uint64_t *words = (const uint64_t *)vm.mem.hva;
+
+	for (uint64_t i = 0; i < DRIVEN / 8; i++)
+		if (is_pointer(words[i])) {
+			fprintf(stderr, "a pointer of hv's is in guest memory at 0x%llx\n", (unsigned long long)i * 8);
 			abort();
 		}
+}
+
+/* libFuzzer makes inputs from what is compared anywhere in the program, and some of that is pointers. */
+NOT_INSTRUMENTED static bool brings_pointer(const uint8_t *data, size_t len)
+{
+	uint64_t last = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		last = last >> 8 | (uint64_t)data[i] << 56;
+		if (is_pointer(last))
+			return true;
 	}
+	return false;
 }
 
 static void start(void)
@@ -194,8 +241,8 @@ static void start(void)
 	vm.opt.engine = "kvm";
 	vm_init(&vm);
 	vm.engine = &engine_none;
-	vm.opt.device[0].rings = F_RING_INDIRECT_DESC | F_RING_EVENT_IDX | F_RING_PACKED;
-	vm.opt.ndevices = 1;
+	for (unsigned i = 0; i < VIRTIO_SLOTS; i++)
+		vm.opt.device[i].rings = F_RING_INDIRECT_DESC | F_RING_EVENT_IDX | F_RING_PACKED;
 	/* Nothing is mapped on both sides, so that what is outside is noticed. */
 	uint8_t *all = mmap(NULL, 3 * MEMORY, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (all == MAP_FAILED || mprotect(all + MEMORY, MEMORY, PROT_READ | PROT_WRITE) || loop_init(&vm.loop, &vm.lock))
@@ -204,8 +251,10 @@ static void start(void)
 	bus_init(&vm.pio, "port");
 	bus_init(&vm.mmio, "address");
 	fuzz_create(&vm);
-	if (vm.nvirtio != 1 || vm.stopping)
+	if (!vm.nvirtio || vm.stopping) {
+		fprintf(stderr, "no device: %s\n", vm.reason);
 		abort();
+	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
@@ -215,11 +264,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
 	if (!vm.nvirtio)
 		start();
+	dev = vm.virtio[vm.nvirtio > 1 ? take(&in, 1) % vm.nvirtio : 0];
+	if (brings_pointer(data, len))
+		return -1; /* not for the corpus */
 	pthread_mutex_lock(&vm.lock);
 	memset(vm.mem.hva, 0, DRIVEN);
 	negotiate(~0ull ^ (len & 1 ? F_RING_PACKED : 0));
 	while (in.len)
 		operate(&in);
+	outside(NULL, 0);
 	look_for_pointers();
 	/* Whatever was done: a reset works, and then the device. */
 	negotiate(0);
@@ -227,6 +280,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		fprintf(stderr, "after a reset the status is 0x%x\n", get(0x70));
 		abort();
 	}
+	reg(0x70, 0);
 	pthread_mutex_unlock(&vm.lock);
 	return 0;
 }

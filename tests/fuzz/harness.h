@@ -7,9 +7,10 @@
 
 #include "vm.h"
 
-/* Each target (fuzz_NAME.c) makes its device; the harness then drives vm->virtio[0]. */
+/* Each target (fuzz_NAME.c) makes its device in `vm`; if it makes several, the first byte of an input says which of them is driven. */
 void fuzz_create(struct vm *vm);
-/* Lets what the device waits for happen: a request of the disk, a frame from the network. Called now and then. */
+/* What comes from outside: a frame from the network, typed characters. A pass of the event loop follows. Called now and then with bytes of the
+ * input, and with none (data NULL) at its end: then nothing may be left over for the next input. */
 void fuzz_outside(struct vm *vm, const uint8_t *data, size_t len);
 
 #endif

@@ -121,54 +121,58 @@ static void tell_sources(struct loop *loop, const struct pollfd *pfd)
 	}
 }
 
+void loop_pass(struct loop *loop, bool wait)
+{
+	/* No more entries than there are descriptors: poll(2) refuses more than RLIMIT_NOFILE, used or not. */
+	struct pollfd pfd[1 + LOOP_FDS + LOOP_SOURCE_FDS], *own = pfd + 1;
+	struct asked asked[LOOP_FDS];
+	unsigned n_own = 0;
+
+	pfd[0] = (struct pollfd){ .fd = loop->wake_fd, .events = POLLIN };
+	for (unsigned i = 0; i < LOOP_FDS; i++) {
+		const struct loop_fd *f = &loop->fds[i];
+		/* poll(2) reports a hang-up even when asked for no events, so a paused descriptor is left out. */
+		if (f->fd < 0 || !f->events)
+			continue;
+		asked[n_own] = (struct asked){ i, f->serial };
+		own[n_own++] = (struct pollfd){ .fd = f->fd, .events = f->events };
+	}
+
+	/* ppoll, not poll: a millisecond is too coarse for a guest with a 1000 Hz timer. */
+	struct timespec timeout = { 0 };
+	uint64_t deadline = nearest_deadline(loop);
+	unsigned more = fill_sources(loop, own + n_own, &deadline);
+	uint64_t now = clock_ns();
+	if (wait && deadline != UINT64_MAX && deadline > now) {
+		timeout.tv_sec = (time_t)((deadline - now) / 1000000000);
+		timeout.tv_nsec = (long)((deadline - now) % 1000000000);
+	}
+	loop->wait_until_ns = deadline;
+	pthread_mutex_unlock(loop->lock);
+	int n = ppoll(pfd, 1 + n_own + more, wait && deadline == UINT64_MAX ? NULL : &timeout, NULL);
+	pthread_mutex_lock(loop->lock);
+	loop->wait_until_ns = 0;
+	if (n < 0 && errno != EINTR) {
+		perror("hv: the event loop cannot wait");
+		abort();
+	}
+
+	uint64_t count;
+	if (n > 0 && pfd[0].revents && read(loop->wake_fd, &count, sizeof(count)) < 0)
+		count = 0; /* EAGAIN: somebody's wake was already taken, which is all the read is for */
+	if (n > 0)
+		dispatch(loop, own, asked, n_own);
+	tell_sources(loop, own + n_own);
+	run_timers(loop);
+}
+
 static void *loop_main(void *arg)
 {
 	struct loop *loop = arg;
 
 	pthread_mutex_lock(loop->lock);
-	while (!loop->quit) {
-		/* No more entries than there are descriptors: poll(2) refuses more than RLIMIT_NOFILE, used or not. */
-		struct pollfd pfd[1 + LOOP_FDS + LOOP_SOURCE_FDS], *own = pfd + 1;
-		struct asked asked[LOOP_FDS];
-		unsigned n_own = 0;
-
-		pfd[0] = (struct pollfd){ .fd = loop->wake_fd, .events = POLLIN };
-		for (unsigned i = 0; i < LOOP_FDS; i++) {
-			const struct loop_fd *f = &loop->fds[i];
-			/* poll(2) reports a hang-up even when asked for no events, so a paused descriptor is left out. */
-			if (f->fd < 0 || !f->events)
-				continue;
-			asked[n_own] = (struct asked){ i, f->serial };
-			own[n_own++] = (struct pollfd){ .fd = f->fd, .events = f->events };
-		}
-
-		/* ppoll, not poll: a millisecond is too coarse for a guest with a 1000 Hz timer. */
-		struct timespec timeout = { 0 };
-		uint64_t deadline = nearest_deadline(loop);
-		unsigned more = fill_sources(loop, own + n_own, &deadline);
-		uint64_t now = clock_ns();
-		if (deadline != UINT64_MAX && deadline > now) {
-			timeout.tv_sec = (time_t)((deadline - now) / 1000000000);
-			timeout.tv_nsec = (long)((deadline - now) % 1000000000);
-		}
-		loop->wait_until_ns = deadline;
-		pthread_mutex_unlock(loop->lock);
-		int n = ppoll(pfd, 1 + n_own + more, deadline == UINT64_MAX ? NULL : &timeout, NULL);
-		pthread_mutex_lock(loop->lock);
-		loop->wait_until_ns = 0;
-		if (n < 0 && errno != EINTR) {
-			perror("hv: the event loop cannot wait");
-			abort();
-		}
-
-		uint64_t count;
-		if (n > 0 && pfd[0].revents && read(loop->wake_fd, &count, sizeof(count)) < 0)
-			count = 0; /* EAGAIN: somebody's wake was already taken, which is all the read is for */
-		if (n > 0)
-			dispatch(loop, own, asked, n_own);
-		tell_sources(loop, own + n_own);
-		run_timers(loop);
-	}
+	while (!loop->quit)
+		loop_pass(loop, true);
 	pthread_mutex_unlock(loop->lock);
 	return NULL;
 }

@@ -78,6 +78,10 @@ int loop_fd_add(struct loop *loop, int fd, short events, void (*fn)(void *opaque
 void loop_fd_events(struct loop *loop, int fd, short events);
 void loop_fd_remove(struct loop *loop, int fd);
 
+/* What the thread does again and again: waits for news (or only looks whether there is any), then calls back, once each. The lock is free
+ * while it waits. For programs that have no such thread. */
+void loop_pass(struct loop *loop, bool wait);
+
 /* Adds a source, or takes it away for good. */
 void loop_source_add(struct loop *loop, struct loop_source *source);
 void loop_source_remove(struct loop *loop, struct loop_source *source);
