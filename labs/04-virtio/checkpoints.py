@@ -17,14 +17,6 @@ import packedring  # noqa: E402
 import registers  # noqa: E402
 
 TITLE = "virtio: devices that real drivers drive"
-<<<<<<< HEAD
-<<<<<<< HEAD
-TOPICS = (registers, buffers, notifications, malformed, networks)
-=======
-TOPICS = (registers, buffers, notifications, malformed, block)
->>>>>>> c8894ad (Lab 4: checkpoints 4.12 to 4.14, the block device)
-=======
-TOPICS = (registers, buffers, notifications, malformed, configspace, block, packedring)
->>>>>>> 50a2158 (Lab 4: checkpoints 4.11, 4.17 and 4.18: configuration space, packed rings)
+TOPICS = (registers, buffers, notifications, malformed, configspace, block, packedring, networks)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])
