@@ -1,9 +1,9 @@
 /*
  * netrun [--serve PORT FILE] PROGRAM [ARG]... [++ PROGRAM [ARG]...]
  *
- * Runs one program, or two at the same time, for checks of networks. With --serve the file can be had meanwhile by HTTP from 127.0.0.1. The
- * programs' output comes one behind the other, that of the second behind a line "++", on standard output as on standard error. The status is
- * the first that is not 0; a program that a signal ended counts as 128 and the signal's number.
+ * Runs one program, or two at the same time, for checks of networks. With --serve the file can be had meanwhile by HTTP from
+ * 127.0.0.1. The programs' output comes one behind the other, that of the second behind a line "++", on standard output as on
+ * standard error. The status is the first that is not 0; a program that a signal ended counts as 128 and the signal's number.
  */
 #include <arpa/inet.h>
 #include <fcntl.h>

@@ -1,8 +1,10 @@
 /*
- * Lab 4, checkpoints 4.15 and 4.16: the network device (virtio 1.2, 5.1), with one queue for frames that come and one for frames that go.
+ * Lab 4, checkpoints 4.15 and 4.16: the network device (virtio 1.2, 5.1), with one queue for frames that come and one for
+ * frames that go.
  *
- * Before each frame stands a header. It is there for work that a driver may leave to the device (checksums, cutting large segments); none of
- * that is offered here, so nearly all of it is zero. What carries the frames is behind struct netback and not this file's business.
+ * Before each frame stands a header. It is there for work that a driver may leave to the device (checksums, cutting large
+ * segments); none of that is offered here, so nearly all of it is zero. What carries the frames is behind struct netback and
+ * not this file's business.
  */
 #include "lab4.h"
 #include "netback.h"
@@ -40,13 +42,14 @@ struct net {
 	struct net_config config;
 	uint64_t rx_frames, tx_frames, rx_dropped, tx_dropped;
 	struct vq_chain tx;
-	/* Receive buffers that were taken and not used yet: a frame may need several, and whether there are enough shows only then. */
+	/* Receive buffers that were taken and not used yet: a frame may need several, and whether there are enough shows only
+	 * then. */
 	unsigned nheld;
 	uint64_t room; /* in all of them */
 	struct vq_chain held[VIRTIO_QUEUE_MAX];
 };
 
-/* --- transmit (5.1.6.2) ---------------------------------------------------------------------------------------------------------- */
+/* --- transmit (5.1.6.2) ------------------------------------------------------------------------------------------------ */
 
 /* Sends the frame of n->tx. 0; or -EPROTO after virtio_broken(). */
 static int transmit(struct net *n)
@@ -77,7 +80,7 @@ static void kick_tx(struct net *n)
 	virtqueue_notify(q);
 }
 
-/* --- receive (5.1.6.3, 5.1.6.4) -------------------------------------------------------------------------------------------------- */
+/* --- receive (5.1.6.3, 5.1.6.4) ---------------------------------------------------------------------------------------- */
 
 /* Takes buffers until `total` bytes have room in them. 1; 0 when there are not enough now; -1 when there never will be. */
 static int take_buffers(struct net *n, uint64_t total)
@@ -125,7 +128,7 @@ static bool receive(void *opaque, const uint8_t *frame, size_t len)
 	return true;
 }
 
-/* --- the rest -------------------------------------------------------------------------------------------------------------------- */
+/* --- the rest ---------------------------------------------------------------------------------------------------------- */
 
 static void net_kick(struct virtio_dev *d, struct virtqueue *q)
 {
@@ -209,7 +212,8 @@ int net_create(struct vm *vm, const char *arg)
 	if (net_parse(arg, &o, err, sizeof err))
 		return vm_stop(vm, HV_USAGE, "%s", err);
 
-	/* Two VMs on one cable must differ. An address that is one interface's and that nobody was given (IEEE 802: bits 0 and 1). */
+	/* Two VMs on one cable must differ. An address that is one interface's and that nobody was given (IEEE 802: bits 0 and
+	 * 1). */
 	if (!o.has_mac && getrandom(o.mac, sizeof o.mac, 0) == sizeof o.mac)
 		o.mac[0] = (uint8_t)((o.mac[0] & ~3u) | 2u);
 

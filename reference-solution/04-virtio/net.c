@@ -1,8 +1,10 @@
 /*
- * Lab 4, checkpoints 4.15 and 4.16: the network device (virtio 1.2, 5.1), with one queue for frames that come and one for frames that go.
+ * Lab 4, checkpoints 4.15 and 4.16: the network device (virtio 1.2, 5.1), with one queue for frames that come and one for
+ * frames that go.
  *
- * Before each frame stands a header. It is there for work that a driver may leave to the device (checksums, cutting large segments); none of
- * that is offered here, so nearly all of it is zero. What carries the frames is behind struct netback and not this file's business.
+ * Before each frame stands a header. It is there for work that a driver may leave to the device (checksums, cutting large
+ * segments); none of that is offered here, so nearly all of it is zero. What carries the frames is behind struct netback and
+ * not this file's business.
  */
 #include "lab4.h"
 #include "netback.h"
@@ -40,13 +42,14 @@ struct net {
 	struct net_config config;
 	uint64_t rx_frames, tx_frames, rx_dropped, tx_dropped;
 	struct vq_chain tx;
-	/* Receive buffers that were taken and not used yet: a frame may need several, and whether there are enough shows only then. */
+	/* Receive buffers that were taken and not used yet: a frame may need several, and whether there are enough shows only
+	 * then. */
 	unsigned nheld;
 	uint64_t room; /* in all of them */
 	struct vq_chain held[VIRTIO_QUEUE_MAX];
 };
 
-/* --- transmit (5.1.6.2) ---------------------------------------------------------------------------------------------------------- */
+/* --- transmit (5.1.6.2) ------------------------------------------------------------------------------------------------ */
 
 /* Sends the frame of n->tx. 0; or -EPROTO after virtio_broken(). */
 static int transmit(struct net *n)
@@ -70,10 +73,10 @@ static int transmit(struct net *n)
 	n->back->ops->send(n->back, iov, chain_out_iov(c, sizeof h, len, iov), len);
 	n->tx_frames++;
 	return 0;
-	// STARTER 4.15: the frame behind the header goes to n->back->ops->send(). Hint: chain_read() and chain_out_iov() do not care how the
-	// driver divided header and frame over descriptors, and nor may you. A chain without a whole header, or with writable parts, breaks the
-	// device. A frame that asks for what was not offered (NEEDS_CSUM, gso_type), or is shorter than ETH_HEADER or longer than
-	// n->back->frame_max, is dropped and counted, and the device goes on.
+	// STARTER 4.15: the frame behind the header goes to n->back->ops->send(). Hint: chain_read() and chain_out_iov() do not
+	// care how the driver divided header and frame over descriptors, and nor may you. A chain without a whole header, or
+	// with writable parts, breaks the device. A frame that asks for what was not offered (NEEDS_CSUM, gso_type), or is
+	// shorter than ETH_HEADER or longer than n->back->frame_max, is dropped and counted, and the device goes on.
 	//	(void)c;
 	//	return lab_todo(n->dev->vm, "4.15", "transmit() in net.c: a frame from the driver");
 	// END
@@ -94,7 +97,7 @@ static void kick_tx(struct net *n)
 	virtqueue_notify(q);
 }
 
-/* --- receive (5.1.6.3, 5.1.6.4) -------------------------------------------------------------------------------------------------- */
+/* --- receive (5.1.6.3, 5.1.6.4) ---------------------------------------------------------------------------------------- */
 
 /* Takes buffers until `total` bytes have room in them. 1; 0 when there are not enough now; -1 when there never will be. */
 static int take_buffers(struct net *n, uint64_t total)
@@ -146,15 +149,17 @@ static void fill_buffers(struct net *n, const uint8_t *frame, size_t len)
 		frame += body;
 		len -= body;
 		done += head + body;
-		/* All buffers of a frame appear at once (5.1.6.4.1): the driver looks for num_buffers of them when it sees the first. */
+		/* All buffers of a frame appear at once (5.1.6.4.1): the driver looks for num_buffers of them when it sees the
+		 * first. */
 		(i + 1 < h.num_buffers ? virtqueue_push_more : virtqueue_push)(q, c, (uint32_t)(head + body));
 	}
 	n->nheld -= h.num_buffers;
 	n->room -= room;
 	memmove(n->held, n->held + h.num_buffers, n->nheld * sizeof n->held[0]);
-	// STARTER 4.16: the header into the first buffer, the frame behind it and into the others, each of which is filled before the next.
-	// Hint: num_buffers says how many there are, also when that is 1. virtqueue_push() with the number of bytes that are in this buffer, but
-	// virtqueue_push_more() for all except the last. What was not needed stays in n->held.
+	// STARTER 4.16: the header into the first buffer, the frame behind it and into the others, each of which is filled
+	// before the next. Hint: num_buffers says how many there are, also when that is 1. virtqueue_push() with the number of
+	// bytes that are in this buffer, but virtqueue_push_more() for all except the last. What was not needed stays in
+	// n->held.
 	//	(void)q;
 	//	(void)frame;
 	//	(void)total;
@@ -179,7 +184,7 @@ static bool receive(void *opaque, const uint8_t *frame, size_t len)
 	return true;
 }
 
-/* --- the rest -------------------------------------------------------------------------------------------------------------------- */
+/* --- the rest ---------------------------------------------------------------------------------------------------------- */
 
 static void net_kick(struct virtio_dev *d, struct virtqueue *q)
 {
@@ -263,7 +268,8 @@ int net_create(struct vm *vm, const char *arg)
 	if (net_parse(arg, &o, err, sizeof err))
 		return vm_stop(vm, HV_USAGE, "%s", err);
 
-	/* Two VMs on one cable must differ. An address that is one interface's and that nobody was given (IEEE 802: bits 0 and 1). */
+	/* Two VMs on one cable must differ. An address that is one interface's and that nobody was given (IEEE 802: bits 0 and
+	 * 1). */
 	if (!o.has_mac && getrandom(o.mac, sizeof o.mac, 0) == sizeof o.mac)
 		o.mac[0] = (uint8_t)((o.mac[0] & ~3u) | 2u);
 

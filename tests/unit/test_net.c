@@ -1,5 +1,6 @@
 // sources: net.c netback.c net_options.c virtio.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c written.c
-/* The network device between a driver, which this program plays on real rings in guest memory, and a network that only remembers. */
+/* The network device between a driver, which this program plays on real rings in guest memory, and a network that only
+ * remembers. */
 #include "engine.h"
 #include "lab4.h"
 #include "netback.h"
@@ -13,7 +14,7 @@
 
 #include <cmocka.h>
 
-/* --- the rest of hv ---------------------------------------------------------------------------------------------------------------- */
+/* --- the rest of hv ---------------------------------------------------------------------------------------------------- */
 
 static struct vm vm;
 static bool irq_level;
@@ -58,7 +59,7 @@ static void irq_line(struct vm *v, unsigned irq, bool level)
 }
 static const struct engine_ops engine = { .name = "none", .irq_line = irq_line };
 
-/* --- a network that remembers -------------------------------------------------------------------------------------------------------- */
+/* --- a network that remembers ------------------------------------------------------------------------------------------ */
 
 static struct netback *wire; /* of the device, as the network knows it */
 static uint8_t sent[4][70000];
@@ -94,7 +95,7 @@ static void wire_close(struct netback *nb)
 #define WIRE { .open = wire_open, .send = wire_send, .pause = wire_pause, .close = wire_close }
 const struct netback_ops net_user_ops = WIRE, net_tap_ops = WIRE, net_socket_ops = WIRE;
 
-/* --- a driver -------------------------------------------------------------------------------------------------------------------------- */
+/* --- a driver ---------------------------------------------------------------------------------------------------------- */
 
 enum { RX, TX };
 #define SIZE 16u
@@ -221,7 +222,7 @@ static int teardown(void **state)
 	return wire != NULL;
 }
 
-/* --- tests ----------------------------------------------------------------------------------------------------------------------------- */
+/* --- tests ------------------------------------------------------------------------------------------------------------- */
 
 static void configuration(void **state)
 {

@@ -28,7 +28,7 @@ static pthread_mutex_t lock;
 static struct loop loop;
 static char directory[] = "/tmp/netback.XXXXXX", path[64], err[300];
 
-/* --- a device ---------------------------------------------------------------------------------------------------------------------------- */
+/* --- a device ---------------------------------------------------------------------------------------------------------- */
 
 static struct {
 	bool full; /* no buffers */
@@ -139,7 +139,7 @@ static int teardown(void **state)
 	return access(path, F_OK) ? 0 : unlink(path);
 }
 
-/* --- options ------------------------------------------------------------------------------------------------------------------------------- */
+/* --- options ----------------------------------------------------------------------------------------------------------- */
 
 static void right_options(void **state)
 {
@@ -166,12 +166,18 @@ static void right_options(void **state)
 static void wrong_options(void **state)
 {
 	static const char *const wrong[] = {
-		"", "USER", "users", "user,", ",user", "tap", "tap=", "tap=sixteencharacter", "socket=", "user,mac=", "user,mac=02:00:00:00:00",
-		"user,mac=02:00:00:00:00:01:02", "user,mac=02-00-00-00-00-01", "user,mac=03:00:00:00:00:01", "user,mac=00:00:00:00:00:00",
-		"user,mac=2:00:00:00:00:001", "user,mtu=67", "user,mtu=65521", "user,mtu=-1", "user,mtu=1e3", "user,mtu=99999999999999999999",
-		"user,restrict=yes", "tap=a,restrict=on", "socket=/a,hostfwd=tcp::1-:2", "user,hostfwd=", "user,hostfwd=tcp", "user,hostfwd=sctp::1-:2",
-		"user,hostfwd=tcp::0-:2", "user,hostfwd=tcp::1-:0", "user,hostfwd=tcp::65536-:2", "user,hostfwd=tcp::1-:", "user,hostfwd=tcp::1:2",
-		"user,hostfwd=tcp:localhost:1-:2", "user,hostfwd=tcp:1.2.3:1-:2", "user,hostfwd=tcp::1-10.0.2.15", "user,hostfwd=tcp:1-:2",
+		"", "USER", "users", "user,", ",user", "tap", "tap=", "tap=sixteencharacter", "socket=", "user,mac=",
+		"user,mac=02:00:00:00:00",
+		"user,mac=02:00:00:00:00:01:02", "user,mac=02-00-00-00-00-01", "user,mac=03:00:00:00:00:01",
+		"user,mac=00:00:00:00:00:00",
+		"user,mac=2:00:00:00:00:001", "user,mtu=67", "user,mtu=65521", "user,mtu=-1", "user,mtu=1e3",
+		"user,mtu=99999999999999999999",
+		"user,restrict=yes", "tap=a,restrict=on", "socket=/a,hostfwd=tcp::1-:2", "user,hostfwd=",
+		"user,hostfwd=tcp", "user,hostfwd=sctp::1-:2",
+		"user,hostfwd=tcp::0-:2", "user,hostfwd=tcp::1-:0", "user,hostfwd=tcp::65536-:2", "user,hostfwd=tcp::1-:",
+		"user,hostfwd=tcp::1:2",
+		"user,hostfwd=tcp:localhost:1-:2", "user,hostfwd=tcp:1.2.3:1-:2", "user,hostfwd=tcp::1-10.0.2.15",
+		"user,hostfwd=tcp:1-:2",
 		"user,hostfwd=tcp::1-:2-:3", "user,hostfwd=tcp::+1-:2", "user,hostfwd=tcp:: 1-:2", "user,nosuch=1", "user,mac",
 	};
 	struct net_options o;
@@ -197,7 +203,7 @@ static void wrong_options(void **state)
 	assert_int_equal(net_parse(text, &o, err, sizeof err), -EINVAL);
 }
 
-/* --- the queue --------------------------------------------------------------------------------------------------------------------------- */
+/* --- the queue --------------------------------------------------------------------------------------------------------- */
 
 static unsigned pauses, resumes;
 static void count_pause(struct netback *nb, bool paused)
@@ -237,7 +243,7 @@ static void queue_is_bounded(void **state)
 	assert_true(!nb.head && !nb.bytes && !nb.frames && resumes == 2);
 }
 
-/* --- the socket ---------------------------------------------------------------------------------------------------------------------------- */
+/* --- the socket -------------------------------------------------------------------------------------------------------- */
 
 static int peer(bool listens)
 {
@@ -420,7 +426,7 @@ static void socket_path_that_is_a_file(void **state)
 	assert_int_equal(access(path, F_OK), 0); /* not removed */
 }
 
-/* --- libslirp -------------------------------------------------------------------------------------------------------------------------------- */
+/* --- libslirp ---------------------------------------------------------------------------------------------------------- */
 
 /* Who has this address? From 10.0.2.15, or who it may be. */
 static void arp(uint8_t *frame, uint32_t from, uint32_t target)
@@ -504,7 +510,7 @@ static void slirp_forwards_a_port(void **state)
 	closed(nb);
 }
 
-/* --- tap --------------------------------------------------------------------------------------------------------------------------------------- */
+/* --- tap --------------------------------------------------------------------------------------------------------------- */
 
 /* The kernel at the other end of the cable answers. In a network of its own, so that this machine's is left alone. */
 static void tap_reaches_the_kernel(void **state)

@@ -32,7 +32,10 @@ echo "lease $interface $ip router $router dns $dns"
 END
 chmod +x /tmp/lease
 sed -i '1i #!/bin/sh' /tmp/lease
-up() { for i in /sys/class/net/eth*; do ip addr flush dev ${i##*/}; ip link set ${i##*/} down; done; ip link set $1 up; udhcpc -i $1 -n -q -s /tmp/lease 2>/dev/null; }
+up() {
+    for i in /sys/class/net/eth*; do ip addr flush dev ${i##*/}; ip link set ${i##*/} down; done
+    ip link set $1 up; udhcpc -i $1 -n -q -s /tmp/lease 2>/dev/null
+}
 """
 
 USER = LEASE + f"""
@@ -40,7 +43,8 @@ for i in 0 1 2; do echo "mac$i $(cat /sys/class/net/eth$i/address) mtu $(cat /sy
 up eth2
 timeout 20 wget -q -O - http://10.0.2.2:{PORT}/payload | sha256sum | sed 's/^/large /'
 up eth1
-timeout 2 wget -q -O - http://10.0.2.2:{PORT}/payload >/tmp/none 2>/tmp/refused && echo restricted let it through || echo "restricted $(wc -c </tmp/none)"
+timeout 2 wget -q -O - http://10.0.2.2:{PORT}/payload >/tmp/none 2>/tmp/refused && echo restricted let it through ||
+    echo "restricted $(wc -c </tmp/none)"
 up eth0
 ping -c 3 -q 10.0.2.2 | grep received
 nslookup -type=a answer.example 10.0.2.3 | grep -A1 answer.example
@@ -75,7 +79,10 @@ sha256sum /www/file | sed 's/^/still /'
 # The driver goes and comes again in the middle, as on a reset.
 CLIENT = """
 ip link set eth0 up; ip addr add 192.168.7.2/24 dev eth0
-fetch() { n=0; until timeout 20 wget -q -O /tmp/file http://192.168.7.1/file || [ $n = 200 ]; do sleep 0.2; n=$((n + 1)); done; sha256sum /tmp/file | sed "s/^/$1 /"; rm /tmp/file; }
+fetch() {
+    n=0; until timeout 20 wget -q -O /tmp/file http://192.168.7.1/file || [ $n = 200 ]; do sleep 0.2; n=$((n + 1)); done
+    sha256sum /tmp/file | sed "s/^/$1 /"; rm /tmp/file
+}
 fetch first
 ping -c 3 -q 192.168.7.1 | grep received
 ip link set eth0 down; rmmod virtio_net; insmod /modules/virtio_net.ko
@@ -87,7 +94,10 @@ echo "carrier $(cat /sys/class/net/eth0/carrier)"
 """
 
 PAIR_HOST = f"""
-one() {{ hv run {BOOT} $2 --net socket=/tmp/cable,mtu=9000 --initrd $1.cpio vmlinuz </dev/null >$1.out 2>$1.err; echo "ended $1 $?" >>$1.out; }}
+one() {{
+    hv run {BOOT} $2 --net socket=/tmp/cable,mtu=9000 --initrd $1.cpio vmlinuz </dev/null >$1.out 2>$1.err
+    echo "ended $1 $?" >>$1.out
+}}
 one server "$1" & one client "$1"; wait
 cat server.out client.out
 cat server.err client.err >&2

@@ -81,8 +81,8 @@ def user_command(p):
 def user_verify(results, params):
     expected = hashlib.sha256(payload(params["user"][0], USER_SIZE)).hexdigest()
     return compare(results["user"], b"payload", [expected], "the file that this machine serves",
-                   "Frames from the guest: transmit() in net.c; frames to it: take_buffers() and fill_buffers(). \"no lease\" on the console "
-                   "means that not even DHCP worked. --stats json counts frames in both directions.")
+                   "Frames from the guest: transmit() in net.c; frames to it: take_buffers() and fill_buffers(). \"no lease\" on "
+                   "the console means that not even DHCP worked. --stats json counts frames in both directions.")
 
 
 # --- 4.21 -----------------------------------------------------------------------------------------------------------------
@@ -97,7 +97,8 @@ def pair_params(rng):
 def pair_files(p):
     files = {"vmlinuz": kernel()}
     for me, seed in ((1, p[0]), (2, p[1])):
-        files["initrd%d" % me] = linuxguest.initrd(ROOT, PAIR % {"me": me, "other": 3 - me}, ["net"], {"www/file": payload(seed, PAIR_SIZE)})
+        files["initrd%d" % me] = linuxguest.initrd(ROOT, PAIR % {"me": me, "other": 3 - me}, ["net"],
+                                                       {"www/file": payload(seed, PAIR_SIZE)})
     return files
 
 
@@ -109,14 +110,15 @@ def pair_command(p):
 def pair_verify(results, params):
     expected = [hashlib.sha256(payload(seed, PAIR_SIZE)).hexdigest() for seed in (params["pair"][1], params["pair"][0])]
     return compare(results["pair"], b"fetched", expected, "what each VM serves arrives in the other",
-                   "Two VMs on one cable, with two CPUs each: a CPU may look at the used ring while the device writes it. Frames are longer "
-                   "than one buffer here: fill_buffers() and virtqueue_push_more().")
+                   "Two VMs on one cable, with two CPUs each: a CPU may look at the used ring while the device writes it. Frames are "
+                   "longer than one buffer here: fill_buffers() and virtqueue_push_more().")
 
 
 CHECKPOINTS = [
     Checkpoint(
         "4.20", "Linux on the network", 5,
-        "Debian's kernel with its own virtio_net driver has an address by DHCP and downloads a file from this machine; the checksum is right.",
+        "Debian's kernel with its own virtio_net driver has an address by DHCP and downloads a file from this machine; "
+        "the checksum is right.",
         "net.c.",
         runs=[Run("user", params=user_params, command=user_command, files=user_files, timeout=20.0, ends=(HV_OK,))],
         verify=user_verify, depends=["4.8", "4.9"]),

@@ -35,9 +35,10 @@ struct loop_fd {
 };
 
 /*
- * A library that keeps descriptors and timers of its own, which change with each round (libslirp). Before each wait fill() names the
- * descriptors, at most `room` of them, and may bring the deadline forward; it returns how many. Behind the wait polled() gets the same array
- * back with what happened. While the loop waits the lock is free: descriptors may have been closed meanwhile, and their news mean nothing.
+ * A library that keeps descriptors and timers of its own, which change with each round (libslirp). Before each wait fill()
+ * names the descriptors, at most `room` of them, and may bring the deadline forward; it returns how many. Behind the wait
+ * polled() gets the same array back with what happened. While the loop waits the lock is free: descriptors may have been closed
+ * meanwhile, and their news mean nothing.
  */
 struct loop_source {
 	unsigned (*fill)(void *opaque, struct pollfd *pfd, unsigned room, uint64_t *deadline_ns);

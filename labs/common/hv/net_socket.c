@@ -1,9 +1,9 @@
 /*
- * A cable between two VMs: a Unix socket that keeps frames apart (SOCK_SEQPACKET). Who comes first listens on the path, the other one
- * connects. Each may go and come again; whoever is left takes the role that is free. A third one is turned away.
+ * A cable between two VMs: a Unix socket that keeps frames apart (SOCK_SEQPACKET). Who comes first listens on the path, the
+ * other one connects. Each may go and come again; whoever is left takes the role that is free. A third one is turned away.
  *
- * The peer is not trusted more than the guest: a message is a frame, with bounds, and nothing else in it is looked at. A peer that does not read
- * stops the guest's sending, not hv.
+ * The peer is not trusted more than the guest: a message is a frame, with bounds, and nothing else in it is looked at. A peer
+ * that does not read stops the guest's sending, not hv.
  */
 #define _GNU_SOURCE /* accept4 */
 #include "netback.h"
@@ -74,7 +74,7 @@ static void on_connection(void *opaque, short revents)
 		take_peer(s, fd);
 }
 
-/* --- frames ---------------------------------------------------------------------------------------------------------------------------- */
+/* --- frames ------------------------------------------------------------------------------------------------------------ */
 
 /* 0; -EAGAIN when the peer has no room now; or another -errno when it is gone. */
 static int put(struct net_socket *s, const struct iovec *iov, unsigned n)
@@ -158,7 +158,7 @@ static void net_socket_pause(struct netback *nb, bool paused)
 		watch(s);
 }
 
-/* --- coming and going -------------------------------------------------------------------------------------------------------------------- */
+/* --- coming and going -------------------------------------------------------------------------------------------------- */
 
 /* Somebody listened here and is gone, if a socket is all that is left. */
 static void remove_stale(const char *path)

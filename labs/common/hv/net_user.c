@@ -25,7 +25,7 @@ struct net_user {
 	uint8_t frame[];
 };
 
-/* --- what slirp calls --------------------------------------------------------------------------------------------------------------- */
+/* --- what slirp calls -------------------------------------------------------------------------------------------------- */
 
 static ssize_t on_packet(const void *buf, size_t len, void *opaque)
 {
@@ -74,7 +74,7 @@ static const SlirpCb callbacks = {
 	.notify = on_notify,
 };
 
-/* --- the loop ------------------------------------------------------------------------------------------------------------------------- */
+/* --- the loop ---------------------------------------------------------------------------------------------------------- */
 
 static const struct {
 	int slirp;
@@ -142,7 +142,7 @@ static void polled(void *opaque, const struct pollfd *pfd, unsigned n)
 	slirp_pollfds_poll(u->slirp, 0, get_revents, u);
 }
 
-/* --- the network ---------------------------------------------------------------------------------------------------------------------- */
+/* --- the network ------------------------------------------------------------------------------------------------------- */
 
 static void net_user_send(struct netback *nb, const struct iovec *iov, unsigned n, size_t len)
 {

@@ -41,7 +41,7 @@ void netback_close(struct netback *nb)
 	free(nb);
 }
 
-/* --- frames for the guest that wait ---------------------------------------------------------------------------------------------- */
+/* --- frames for the guest that wait ------------------------------------------------------------------------------------ */
 
 static void drop_first(struct netback *nb)
 {
@@ -102,7 +102,7 @@ void netback_forget(struct netback *nb)
 		nb->ops->pause(nb, false);
 }
 
-/* --- news of the network ------------------------------------------------------------------------------------------------------------ */
+/* --- news of the network ----------------------------------------------------------------------------------------------- */
 
 void netback_set_link(struct netback *nb, bool up)
 {

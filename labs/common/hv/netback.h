@@ -1,10 +1,10 @@
 /*
- * The network behind a virtio-net device: frames in both directions, without the device knowing what carries them. net_user.c is libslirp,
- * net_tap.c a tap interface, net_socket.c another VM. All functions are called with the VM's lock held.
+ * The network behind a virtio-net device: frames in both directions, without the device knowing what carries them. net_user.c
+ * is libslirp, net_tap.c a tap interface, net_socket.c another VM. All functions are called with the VM's lock held.
  *
- * Nothing grows without bound. To the guest: frames for which the driver has no buffer wait in a queue of NET_QUEUE_FRAMES; a network
- * that can wait itself (tap, socket) is then not read, what a network cannot hold is dropped and counted. From the guest: while a network
- * takes nothing, `blocked` is set, and the device leaves the rest with the driver.
+ * Nothing grows without bound. To the guest: frames for which the driver has no buffer wait in a queue of NET_QUEUE_FRAMES; a
+ * network that can wait itself (tap, socket) is then not read, what a network cannot hold is dropped and counted. From the
+ * guest: while a network takes nothing, `blocked` is set, and the device leaves the rest with the driver.
  */
 #ifndef HV_NETBACK_H
 #define HV_NETBACK_H
@@ -67,7 +67,8 @@ extern const struct netback_ops net_user_ops, net_tap_ops, net_socket_ops;
 
 /* What the device does when there is news. */
 struct netback_user {
-	/* A frame for the guest. true: taken, or dropped because nobody listens; false: there is no buffer now, netback_ready() will follow. */
+	/* A frame for the guest. true: taken, or dropped because nobody listens; false: there is no buffer now, netback_ready()
+	 * will follow. */
 	bool (*receive)(void *opaque, const uint8_t *frame, size_t len);
 	void (*unblocked)(void *opaque); /* `blocked` is false again */
 	void (*link)(void *opaque, bool up);
