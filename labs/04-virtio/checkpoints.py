@@ -11,12 +11,13 @@ import buffers  # noqa: E402
 import block  # noqa: E402
 import configspace  # noqa: E402
 import malformed  # noqa: E402
+import network  # noqa: E402
 import networks  # noqa: E402
 import notifications  # noqa: E402
 import packedring  # noqa: E402
 import registers  # noqa: E402
 
 TITLE = "virtio: devices that real drivers drive"
-TOPICS = (registers, buffers, notifications, malformed, configspace, block, packedring, networks)
+TOPICS = (registers, buffers, notifications, malformed, configspace, block, packedring, networks, network)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])

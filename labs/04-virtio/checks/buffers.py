@@ -276,7 +276,7 @@ def loop_to_itself(rng, s, ring):
 
 
 def loop_of_all(rng, s, ring):
-    at, numbers = s.memory.take(64), rng.sample(range(ring.size), min(ring.size, 8))
+    at, numbers = s.memory.take(64), ring.pick(min(ring.size - len(ring.reserved), 8))
     for i, number in enumerate(numbers):
         ring.descriptor(number, at, 16, WRITE | NEXT, numbers[(i + 1) % len(numbers)])
     ring.offer(numbers[0])

@@ -15,7 +15,9 @@ BROKEN = ("virtio_broken() sets NEEDS_RESET and tells the driver that the config
 
 def one_good(s, ring):
     buffers = Buffers(s, [s.rng.randrange(8, 60) for _ in range(min(2, ring.size))])
-    head = ring.chain(buffers.list())
+    numbers = s.rng.sample(range(3, ring.size), len(buffers.at))  # the others make use of the first ones
+    ring.reserved = set(numbers)
+    head = ring.chain(buffers.list(), numbers)
     ring.offer(head)
     ring.expect(head, buffers.total)
     return buffers

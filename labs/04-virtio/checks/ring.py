@@ -86,6 +86,7 @@ class Ring:
     def fresh(self):
         """The memory as it must be before the queue is made ready."""
         self.idx = self.used_idx = 0
+        self.reserved = set()  # descriptors of chains that the device has not given back
         self.elements = [(0, 0)] * self.size  # of the used ring: (id, length)
         self.script.set(self.desc, 16 * self.size, 0xEE)
         self.script.set(self.avail, 6 + 2 * self.size, 0)
@@ -107,9 +108,13 @@ class Ring:
     def descriptor(self, number, gpa, length, flags=0, next_=0):
         self.script.write(self.desc + 16 * number, struct.pack("<QIHH", gpa, length, flags, next_))
 
+    def pick(self, count):
+        """Numbers of descriptors that are free."""
+        return self.rng.sample([n for n in range(self.size) if n not in self.reserved], count)
+
     def chain(self, buffers, numbers=None):
         """buffers: (gpa, length, flags without NEXT). numbers: of the descriptors. Returns the head."""
-        numbers = numbers if numbers is not None else self.rng.sample(range(self.size), len(buffers))
+        numbers = numbers if numbers is not None else self.pick(len(buffers))
         for i, (gpa, length, flags) in enumerate(buffers):
             last = i == len(buffers) - 1
             # `next` means nothing without NEXT
