@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# demo.sh: what is in here, in under two minutes. Five guests run in one boot of the test host, then the grader is shown.
+# demo.sh: what is in here, in under two minutes. Seven guests run in one boot of the test host, then the grader is shown.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -29,8 +29,19 @@ compare() {
 echo "Building hv and its guests."
 make -s -j2 hv guests testhost
 
+# What the Linux of the last scene does with its disk and its network.
+mkdir -p build/demo
+scripts/guest_linux.py --devices disk,net --disk build/demo/root.img - build/demo/disk.cpio <<-'END'
+	echo "$(nproc) CPUs; the root file system is $(mount | awk '$3 == "/" { print $5 " on " $1; exit }')"
+	ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0
+	ping -q -c 3 10.0.2.2 | tail -n 2
+	dd if=/dev/urandom of=/file bs=64k count=32 2>/dev/null; sync; echo "2 MiB written, and durable"
+	grep virtio /proc/interrupts
+END
+
 fork="--append only=bigfork"
 linux="--mem 256M --initrd initrd.cpio --append 'console=ttyS0 quiet'"
+devices="--cpus 2 --mem 256M --initrd disk.cpio --disk root.img --net user --append 'console=ttyS0 quiet'"
 scenes=$(
 	cat <<-END
 		echo '@1'
@@ -49,11 +60,15 @@ scenes=$(
 			hv run --timeout 120 --engine \$engine $linux vmlinuz 2>err
 			grep '^hv:' err
 		done
+		echo '@5'
+		hv run --timeout 120 --engine kvm $devices vmlinuz 2>err
+		grep '^hv:' err
 	END
 )
 echo "Starting the test host: a PC in software (QEMU), with Debian's kernel and a /dev/kvm of its own."
 scripts/testhost-run --mem 1024 --file build/reference/hv --file build/guests/lab1/hello.elf --file build/guests/kernel.elf \
-	--file build/guests/paging.elf --file build/guests/initrd.cpio --file build/testhost/vmlinuz -- "$scenes" |
+	--file build/guests/paging.elf --file build/guests/initrd.cpio --file build/testhost/vmlinuz \
+	--file build/demo/disk.cpio --file build/demo/root.img -- "$scenes" |
 	while IFS= read -r line; do
 		case $line in
 		@1)
@@ -86,6 +101,10 @@ scripts/testhost-run --mem 1024 --file build/reference/hv --file build/guests/la
 			scene "... and on the hvm engine: CPU, memory, interrupts and devices are all hv's"
 			echo "\$ hv run --engine hvm $linux vmlinuz"
 			;;
+		@5)
+			scene "5. Two CPUs, a disk and a network: Debian's own drivers on virtio devices"
+			echo "\$ hv run --engine kvm $devices vmlinuz"
+			;;
 		*) printf '%s\n' "$line" ;;
 		esac
 	done
@@ -100,7 +119,7 @@ if [ -d reference-solution/01-trap-emulate ]; then
 	python3 scripts/starters.py --root $starter >/dev/null
 	starter=$starter/labs
 fi
-scene "5. The grader on the starter files: nothing is written yet, and it says what to do first"
+scene "6. The grader on the starter files: nothing is written yet, and it says what to do first"
 echo "\$ make grade LAB=1"
 ./grader/grade 1 --solution $starter || [ $? -eq 1 ]
 if [ -d reference-solution ]; then
