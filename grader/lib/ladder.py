@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import signal
 import traceback
 from dataclasses import dataclass, field
 from typing import Optional
@@ -189,6 +190,8 @@ class Ladder:
 
 
 def _ended_wrongly(run, result):
+    if run.kill_at and result.signal == signal.SIGKILL and not result.timed_out:
+        return None  # as it was to be
     if run.ends is None and not (result.signal or result.timed_out or result.host_trouble):
         return None
     if result.status is not None and not result.host_trouble and (run.ends is None or result.status in run.ends):

@@ -10,6 +10,7 @@ sys.path += [os.path.join(LABS, lab, "checks") for lab in ("04-virtio", "03-ept"
 import buffers  # noqa: E402
 import block  # noqa: E402
 import configspace  # noqa: E402
+import disks  # noqa: E402
 import malformed  # noqa: E402
 import network  # noqa: E402
 import networks  # noqa: E402
@@ -18,6 +19,6 @@ import packedring  # noqa: E402
 import registers  # noqa: E402
 
 TITLE = "virtio: devices that real drivers drive"
-TOPICS = (registers, buffers, notifications, malformed, configspace, block, packedring, networks, network)
+TOPICS = (registers, buffers, notifications, malformed, configspace, block, packedring, networks, network, disks)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])

@@ -125,7 +125,7 @@ CHECKPOINTS = (
         "finds nothing wrong, and the files are there.",
         "If the kernel does not find the disk, look at 4.1 and 4.11; if it hangs, at interrupts (4.7, 4.9); if files are wrong, at 4.12.",
         [Run("boot", params=_numbers, command=_command("root.img"), files=_root_files, back="root.img", timeout=SECONDS, ends=(HV_OK,))],
-        _boots, depends=("4.9",),
+        _boots, depends=("4.9", "4.13"),
     ),
     Checkpoint(
         "4.22", "What was flushed survives", 4,

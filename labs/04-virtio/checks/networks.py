@@ -121,7 +121,7 @@ CHECKPOINTS = [
         "the checksum is right.",
         "net.c.",
         runs=[Run("user", params=user_params, command=user_command, files=user_files, timeout=20.0, ends=(HV_OK,))],
-        verify=user_verify, depends=["4.8", "4.9"]),
+        verify=user_verify, depends=["4.9", "4.15", "4.16"]),
     Checkpoint(
         "4.21", "two VMs on one cable", 5,
         "Two VMs with two CPUs each, joined by a socket, download a file from each other at the same time; both checksums are right.",
