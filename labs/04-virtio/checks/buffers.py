@@ -112,7 +112,7 @@ def too_far(rng, s, ring):
 
 def no_descriptor(rng, s, ring):
     head = rng.choice((ring.size, ring.size + 1, 0x7FFF, 0x8000, 0xFFFF, 256 + ring.size))
-    ring.chain(Buffers(s, [32]).list(), [0])
+    ring.chain(Buffers(s, [32]).list(), [head % ring.size])
     ring.offer(head)
     return "descriptor %d in the available ring, of a queue with %d" % (head, ring.size)
 
@@ -285,6 +285,7 @@ def loop_of_all(rng, s, ring):
 
 def next_beyond(rng, s, ring):
     at, beyond = s.memory.take(64), rng.choice((ring.size, ring.size + 1, 0x8000, 0xFFFF))
+    ring.descriptor(beyond % ring.size, at + 16, 16, WRITE)  # what it would be for one who wraps the number
     ring.descriptor(2, at, 16, WRITE | NEXT, beyond)
     ring.offer(2)
     return "a chain that goes on with descriptor %d, of %d" % (beyond, ring.size)
