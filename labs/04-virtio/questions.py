@@ -39,7 +39,8 @@ def address_of_avail_event(rng):
 
 def used_length_of_a_read(rng):
     sectors, cuts = rng.randrange(1, 64), rng.randrange(2, 6)
-    return (f"A driver reads {sectors} sectors of 512 bytes from a virtio disk, into {cuts} descriptors, with the status byte in one of its "
+    return (f"A driver reads {sectors} sectors of 512 bytes from a virtio disk, into {cuts} descriptors, with the status byte in one of "
+            f"its "
             f"own. The request succeeds. Which length is in the used ring?", sectors * 512 + 1)
 
 
@@ -50,7 +51,8 @@ def used_length_of_a_write(rng):
 
 def descriptors_of_a_request(rng):
     pages, offset = rng.randrange(2, 20), rng.randrange(1, 8) * 512
-    return (f"A driver makes a block request of {pages * 4096} bytes to a buffer that begins {offset} bytes into a page of 4 KiB; no two of the "
+    return (f"A driver makes a block request of {pages * 4096} bytes to a buffer that begins {offset} bytes into a page of 4 KiB; no two "
+            f"of the "
             f"pages lie together in guest-physical memory. Header and status have a descriptor each. How many descriptors is the chain "
             f"long?", pages + 1 + 2)
 
@@ -75,7 +77,8 @@ def interrupts_with_the_event_index(rng):
         count += need_event(event % WRAP, (at + batch) % WRAP, at % WRAP)
         at += batch
     return (f"EVENT_IDX is agreed on; the used index is {start} and used_event {event}, and the driver never changes it. The device gives "
-            f"chains back in batches of {', '.join(map(str, batches))} and asks after each whether to interrupt. How many interrupts does it "
+            f"chains back in batches of {', '.join(map(str, batches))} and asks after each whether to interrupt. How many interrupts "
+            f"does it "
             f"raise?", count)
 
 
@@ -95,7 +98,8 @@ def feature_words(rng):
     bits = sorted(rng.sample((5, 6, 9, 13, 14, 28, 29), 3)) + [32] + ([34] if rng.randrange(2) else [])
     half = rng.randrange(2)
     value = sum(1 << bit for bit in bits) >> 32 * half & 0xFFFFFFFF
-    return (f"A device offers the feature bits {', '.join(map(str, bits))}. What does DeviceFeatures read as with DeviceFeaturesSel = {half}?",
+    return (f"A device offers the feature bits {', '.join(map(str, bits))}. What does DeviceFeatures read as with DeviceFeaturesSel = "
+            f"{half}?",
             value)
 
 
@@ -104,13 +108,16 @@ def status_value(rng):
     done = ("ACKNOWLEDGE", "DRIVER", "FEATURES_OK", "DRIVER_OK")[:steps]
     value = sum((1, 2, 8, 4)[:steps])
     broken = steps == 4 and rng.randrange(2)
-    return (f"A driver has set {', '.join(done)}, and the device agreed{'; then a chain went round in a circle' if broken else ''}. Which value "
+    return (f"A driver has set {', '.join(done)}, and the device agreed{'; then a chain went round in a circle' if broken else ''}. "
+            f"Which value "
             f"does Status read as?", value | 0x40 * broken)
 
 
 def register_address(rng):
-    slot, (name, offset) = rng.randrange(8), rng.choice((("QueueNotify", 0x50), ("InterruptACK", 0x64), ("Status", 0x70), ("QueueReady", 0x44)))
-    return f"Our devices lie 4 KiB apart from 0xd0000000 on. At which gpa is {name} of the device in slot {slot}?", 0xD0000000 + slot * 4096 + offset
+    slot = rng.randrange(8)
+    name, offset = rng.choice((("QueueNotify", 0x50), ("InterruptACK", 0x64), ("Status", 0x70), ("QueueReady", 0x44)))
+    return (f"Our devices lie 4 KiB apart from 0xd0000000 on. At which gpa is {name} of the device in slot {slot}?",
+            0xD0000000 + slot * 4096 + offset)
 
 
 def net_buffers(rng):

@@ -87,7 +87,8 @@ def no_errors(result, script):
     if seen == 0:
         return None
     return Failure("no request to reach the disk's backend that this cannot carry out", "%s" % seen,
-                   "What does not exist, or must not be written, is refused by the device itself: bounds without a sum that wraps.", result.name)
+                   "What does not exist, or must not be written, is refused by the device itself: bounds without a sum that "
+                   "wraps.", result.name)
 
 
 # --- 4.13 -----------------------------------------------------------------------------------------------------------------

@@ -152,7 +152,8 @@ def refuse(s, rng, slot, kinds, features=VERSION_1, least=1):
 def pops(seed):
     rng = random.Random(seed)
     s = Script(rng)
-    s.hint = ("What the driver writes is believed only as far as it can be: an index may be ahead by the queue's size at most, a descriptor "
+    s.hint = ("What the driver writes is believed only as far as it can be: an index may be ahead by the queue's size at most, a "
+              "descriptor "
               "has a number below it, a buffer lies in memory to its last byte. Else virtio_broken().")
     refuse(s, rng, 0, REFUSED_POPS)
     return s
@@ -262,7 +263,8 @@ def chains(seed):
             for buffers in chosen:
                 buffers.filled(what)
         d.read(STATUS, RUNNING, "after these chains")
-    s.hint = ("A chain as long as the queue is allowed, a longer one goes round in circles; a number that is no descriptor's leads nowhere; "
+    s.hint = ("A chain as long as the queue is allowed, a longer one goes round in circles; a number that is no descriptor's leads "
+              "nowhere; "
               "and a device-readable buffer does not come behind a device-writable one (2.7.4.2).")
     refuse(s, rng, 0, REFUSED_CHAINS, least=2)
     return s

@@ -61,7 +61,8 @@ def config(seed):
     d.write(CONFIG, rng.getrandbits(32))
     d.read(CONFIG, sectors, "(capacity), which the driver cannot change")
 
-    s.hint = ("ConfigGeneration changes with the configuration, so that a driver which reads it before and behind knows that its pieces belong "
+    s.hint = ("ConfigGeneration changes with the configuration, so that a driver which reads it before and behind knows that its pieces "
+              "belong "
               "together (2.5). Here the link of the first card came up.")
     card = cards_[0]
     s.wait16(card.base + CONFIG + LINK, 1, "the status of the first card, joined with the second")

@@ -9,7 +9,8 @@ from notifications import Traffic
 from ring import (CONFIGURED, INDIRECT_DESC, INTERRUPT_ACK, INTERRUPT_STATUS, NEEDS_RESET, NO_INTERRUPT,
                   QUEUE_DESC, QUEUE_DEVICE, QUEUE_DRIVER, QUEUE_NOTIFY, QUEUE_READY, QUEUE_SIZE, RUNNING, STATUS, VERSION_1, Device, Ring)
 
-BROKEN = ("virtio_broken() sets NEEDS_RESET and tells the driver that the configuration changed (2.1.2). From then on the device does nothing, "
+BROKEN = ("virtio_broken() sets NEEDS_RESET and tells the driver that the configuration changed (2.1.2). From then on the "
+          "device does nothing, "
           "whatever is written, until it is reset. The other devices know nothing of it.")
 
 
@@ -136,7 +137,8 @@ def counts(result, script):
 CHECKPOINTS = [
     Checkpoint(
         "4.10", "Malformed rings: NEEDS_RESET, and nothing worse", 8,
-        "Whatever a driver writes, hv and the other devices go on. The device says that it needs a reset, raises a configuration interrupt, "
+        "Whatever a driver writes, hv and the other devices go on. The device says that it needs a reset, raises a configuration "
+        "interrupt, "
         "does nothing more, and works again after the reset.",
         "virtio_broken() wherever something cannot be, and return; write_status() keeps NEEDS_RESET; reset() starts from nothing.",
         runs=[driver("malformed", malformed, ["--rng", "--rng"])], verify=judged(("malformed", malformed, counts)),

@@ -6,8 +6,8 @@ import struct
 from configspace import LINK, cards, net_options
 from driverscript import Script, devices, driver, judged, pattern
 from model import Checkpoint, Failure
-from ring import (CONFIG, DEVICE_FEATURES, DEVICE_FEATURES_SEL, DEVICE_ID, NEEDS_RESET, NO_INTERRUPT, QUEUE_SEL, QUEUE_SIZE_MAX, RUNNING, STATUS,
-                  VERSION_1, WRITE, Device, Ring)
+from ring import (CONFIG, DEVICE_FEATURES, DEVICE_FEATURES_SEL, DEVICE_ID, NEEDS_RESET, NO_INTERRUPT, QUEUE_SEL, QUEUE_SIZE_MAX,
+                  RUNNING, STATUS, VERSION_1, WRITE, Device, Ring)
 
 F_MTU, F_MAC, F_MRG_RXBUF, F_STATUS = 1 << 3, 1 << 5, 1 << 15, 1 << 16
 HEADER, ETHERNET, TAG = 12, 14, 4
@@ -103,7 +103,8 @@ def transmit(seed):
         d.read(QUEUE_SIZE_MAX, 256 if queue < 2 else 0, "of queue %d" % queue)
     card = s.card = Card(s, 0, VERSION_1 | rng.choice((0, F_MRG_RXBUF)))
     card.wait_for_link()
-    s.hint = ("The header has 12 bytes, with MRG_RXBUF and without it, because VERSION_1 is agreed on (5.1.6.1). It may be cut anywhere. The "
+    s.hint = ("The header has 12 bytes, with MRG_RXBUF and without it, because VERSION_1 is agreed on (5.1.6.1). It may be cut anywhere. "
+              "The "
               "device writes nothing, so the used length is 0.")
     least, most = ETHERNET, mtu + ETHERNET + TAG
     for length in rng.sample((least, least + 1, most, rng.randrange(least, most - 20), rng.randrange(60, 600)), 5):
@@ -147,7 +148,8 @@ def receive(seed):
     plain = Card(s, slots[1], VERSION_1)
     for card in (sender, plain):
         card.wait_for_link()
-    s.hint = ("One buffer a frame: a header of 12 bytes, all 0 but num_buffers, which is 1, and the frame behind it. The used length counts "
+    s.hint = ("One buffer a frame: a header of 12 bytes, all 0 but num_buffers, which is 1, and the frame behind it. The used length "
+              "counts "
               "both (5.1.6.4).")
     for _ in range(3):
         length = rng.randrange(ETHERNET, mtu + 18)
@@ -206,7 +208,8 @@ def receive(seed):
 CHECKPOINTS = [
     Checkpoint(
         "4.15", "Network: transmit", 6,
-        "A frame leaves the VM, however header and frame lie in the descriptors. What cannot be sent is dropped, what is no frame breaks the "
+        "A frame leaves the VM, however header and frame lie in the descriptors. What cannot be sent is dropped, what is no frame breaks "
+        "the "
         "device.",
         "transmit() in net.c.",
         runs=[driver("transmit", transmit, net_options)], verify=judged(("transmit", transmit, transmit_counts)), depends=["4.11", "4.6"]),

@@ -149,7 +149,8 @@ def events(seed):
                   "before": -rng.randrange(2, 30000)}[offset]
             step(batch, (ring.used_idx + at) & 0xFFFF, "used_event %s" % offset)
         ring.set_flags(rng.choice((NO_INTERRUPT, 0)))
-    s.hint = ("avail_event, behind the used ring, is the index from which on the device wants a kick: the one of the next chain, when it has "
+    s.hint = ("avail_event, behind the used ring, is the index from which on the device wants a kick: the one of the next chain, when it "
+              "has "
               "taken all that are there. (2.7.10)")
     ring.look("after %d chains" % ring.idx)
 

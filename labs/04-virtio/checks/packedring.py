@@ -108,7 +108,8 @@ def first_lap(seed):
             s.hint = "An indirect table of a packed ring: its descriptors follow each other, NEXT and ID in it mean nothing (2.8.7)."
             buffers = Buffers(s, [rng.randrange(8, 40) for _ in range(rng.randrange(2, 5))])
             table = s.memory.take(16 * len(buffers.at), 16)
-            s.write(table, b"".join(struct.pack("<QIHH", at, length, rng.randrange(1 << 16), flags) for at, length, flags in buffers.list()))
+            s.write(table, b"".join(struct.pack("<QIHH", at, length, rng.randrange(1 << 16), flags)
+                                    for at, length, flags in buffers.list()))
             id_ = rng.randrange(size)
             ring.offer([(table, 16 * len(buffers.at), INDIRECT)], id_)
             d.kick()

@@ -1,0 +1,162 @@
+"""Drivers that break the rules of the rings on purpose, on the kvm engine: the device says that it needs a reset, the VM and the other
+devices go on, hv's memory stays bounded, and no address of hv's gets into the guest. TRAPDOOR_KICKS=1000000 kicks a million times, which takes
+minutes in the test host.
+"""
+
+import os
+import pathlib
+import random
+import sys
+import tempfile
+import unittest
+
+import host
+
+LAB = host.TOP / "labs/04-virtio"
+sys.path.append(str(LAB / "checks"))
+
+from buffers import REFUSED_CHAINS, REFUSED_POPS, REFUSED_TABLES, running  # noqa: E402
+from driverscript import Report, Script  # noqa: E402
+from model import Capture, RunResult  # noqa: E402
+from notifications import Traffic  # noqa: E402
+from ring import INDIRECT_DESC, NEEDS_RESET, NO_INTERRUPT, RUNNING, STATUS, VERSION_1, WRITE, Device, Ring  # noqa: E402
+
+KICKS = int(os.environ.get("TRAPDOOR_KICKS", "50000"))
+RSS_MIB = 40  # of hv with 32 MiB of guest memory, most of which the guests here never touch
+SIZES = 24  # malformed rings of each kind
+
+
+def every_kind(seed):
+    """Every kind of malformed chain, several times, with another device at work between them."""
+    rng = random.Random(seed)
+    s = Script(rng)
+    other = Traffic(s, 1, 16, VERSION_1)
+    other.ring.set_flags(NO_INTERRUPT)
+    other.d.start()
+    for turn in range(3):
+        for make in rng.sample(REFUSED_POPS + REFUSED_CHAINS + REFUSED_TABLES, 20):
+            d, ring = running(s, 0, 1 << rng.randrange(3, 9), VERSION_1 | INDIRECT_DESC)
+            what = make(rng, s, ring)
+            ring.publish()
+            ring.kick()
+            d.read(STATUS, RUNNING | NEEDS_RESET, "after " + what)
+            other.hand_over(1)
+            other.ring.wait("the other device's used index after " + what)
+    return s
+
+
+def noise(seed):
+    """Rings full of random bytes, registers written at random. Nothing is expected but that the other device works at the end."""
+    rng = random.Random(seed)
+    s = Script(rng)
+    for _ in range(SIZES):
+        d = Device(s, 0)
+        d.negotiate(VERSION_1 | INDIRECT_DESC)
+        ring = Ring(d, 1 << rng.randrange(0, 9))
+        ring.configure()
+        d.start()
+        s.fill(ring.desc, 16 * ring.size, rng.getrandbits(60))
+        s.fill(ring.avail, 6 + 2 * ring.size, rng.getrandbits(60))
+        s.store(ring.avail + 2, 2, rng.randrange(ring.size + 2))
+        for _ in range(ring.size if ring.size < 8 else 8):
+            head = rng.randrange(ring.size)
+            ring.descriptor(head, s.memory.take(16), rng.randrange(40), rng.randrange(8), rng.randrange(ring.size))
+            s.store(ring.avail + 4 + 2 * rng.randrange(ring.size), 2, head)
+        ring.kick()
+        for _ in range(20):
+            s.store(d.base + rng.randrange(0, 0x200), rng.choice((1, 2, 4, 8)), rng.getrandbits(64))
+    other = Traffic(s, 1, 16, VERSION_1)
+    other.ring.set_flags(NO_INTERRUPT)
+    other.d.start()
+    other.hand_over(5)
+    other.ring.wait("the other device's used index")
+    other.ring.look("the other device")
+    return s
+
+
+def many_kicks(seed):
+    """Kicks of a queue that is empty, and of one that is broken."""
+    s = Script(random.Random(seed))
+    d, ring = running(s, 0, 16)
+    s.loop(ring.kick, KICKS // 2)
+    d.read(STATUS, RUNNING, "after so many kicks")
+    ring.offer(99)
+    ring.publish()
+    ring.kick()
+    d.read(STATUS, RUNNING | NEEDS_RESET, "after a bad chain")
+    s.loop(ring.kick, KICKS // 2)
+    d.read(STATUS, RUNNING | NEEDS_RESET, "after as many again")
+    return s
+
+
+def disclosure(seed):
+    """What devices wrote into the guest's memory, as seen by the guest, has no address of hv's."""
+    rng = random.Random(seed)
+    s = Script(rng)
+    dumps = []
+    for _ in range(6):
+        d, ring = running(s, 0, 64, VERSION_1 | INDIRECT_DESC)
+        at = s.memory.take(512)
+        for turn in range(4):
+            ring.offer(ring.chain([(at + 64 * turn, 0, WRITE), (at + 64 * turn, rng.randrange(1, 4), WRITE)]))
+        make = rng.choice(REFUSED_CHAINS + REFUSED_TABLES)
+        make(rng, s, ring)
+        ring.publish()
+        ring.kick()
+        dumps += [s.dump(ring.used, 6 + 8 * 64), s.dump(ring.desc, 16 * 64)]
+        dumps += [s.load(d.base + offset, 4) for offset in range(0, 0x200, 4)]
+    s.dumps = dumps
+    return s
+
+
+SCRIPTS = {"every_kind": every_kind, "noise": noise, "many_kicks": many_kicks, "disclosure": disclosure}
+
+
+class TestHostileVirtio(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        host.build("hv", "guests", "vmguests")
+        cls.seed = host.seed_from_environment(random)
+        print(f"hostile drivers: TRAPDOOR_SEED={cls.seed}")
+        cls.scripts = {name: make(cls.seed) for name, make in SCRIPTS.items()}
+        commands, files = {}, [f"{host.HV}:/work/hv", f"{host.GUESTS}/lab4/driver.elf:/work/driver.elf"]
+        with tempfile.TemporaryDirectory() as top:
+            for name, script in cls.scripts.items():
+                path = pathlib.Path(top) / (name + ".script")
+                path.write_bytes(script.image())
+                files.append(path)
+                commands[name] = host.Command(
+                    ["hv", "run", "--stats", "json", "--timeout", "100", "--engine", "kvm", "--mem", "32M", "--event-fds",
+                     "on" if name == "many_kicks" else "off", "--rng", "--rng", "--initrd", path.name, "driver.elf"], limit=120)
+            cls.results = host.run(commands, files)
+
+    def result(self, name):
+        seen = self.results[name]
+        self.assertEqual(seen.status, host.OK, seen.stderr)
+        self.assertIsNone(host.CRASH.search(seen.stderr))
+        self.assertLess(seen.maxrss_kib, RSS_MIB * 1024)
+        stderr = seen.stderr.encode()
+        return RunResult(name, seen.status, stdout=Capture(head=seen.stdout, total=len(seen.stdout)),
+                         stderr=Capture(head=stderr, total=len(stderr)))
+
+    def test_the_scripts_saw_what_they_must(self):
+        for name in ("every_kind", "noise", "many_kicks"):
+            with self.subTest(script=name):
+                self.assertIsNone(self.scripts[name].judge(self.result(name)))
+
+    def test_no_address_of_hv_is_shown(self):
+        report = Report(self.result("disclosure"))
+        script = self.scripts["disclosure"]
+        words = b""
+        for number in script.dumps:
+            said = report.said.get(number)
+            self.assertIsNotNone(said, "the guest said nothing of operation %x" % number)
+            words += bytes.fromhex(said.rjust(8, "0"))[::-1] if len(said) <= 8 else bytes.fromhex(said)
+        for at in range(0, len(words) - 7, 2):
+            value = int.from_bytes(words[at : at + 8], "little")
+            if 1 << 40 <= value < 1 << 47 and value >> 40 in (0x7F, 0x55, 0x56):
+                self.fail("%#x looks like an address of a program" % value)
+
+
+if __name__ == "__main__":
+    unittest.main()
