@@ -223,11 +223,11 @@ static void choose_cache(struct blk *b)
 	(void)b;
 }
 
-static void blk_start(struct virtio_dev *d)
+static void blk_agreed(struct virtio_dev *d)
 {
 	struct blk *b = d->state;
 
-	/* 5.2.5.2: a driver that can choose, but not flush, begins with writethrough. */
+	/* 5.2.5.2: a driver that can choose, but not flush, begins with writethrough, and reads that before DRIVER_OK already. */
 	if (virtio_has(d, BLK_F_CONFIG_WCE) && !virtio_has(d, BLK_F_FLUSH))
 		b->config.writeback = 0;
 	choose_cache(b);
@@ -272,7 +272,7 @@ static const struct virtio_ops blk_ops = {
 	.id = VIRTIO_ID_BLOCK,
 	.nqueues = 1,
 	.kick = blk_kick,
-	.start = blk_start,
+	.agreed = blk_agreed,
 	.drain = blk_drain,
 	.reset = blk_reset,
 	.config_write = blk_config_write,

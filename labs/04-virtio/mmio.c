@@ -106,9 +106,9 @@ uint64_t virtio_mmio_read(struct virtio_dev *d, uint64_t offset, unsigned size)
 static void write_status(struct virtio_dev *d, uint32_t value)
 {
 	// TODO 4.2: reset by 0, and the steps of the initialization. Hint: a bit that is set stays set; FEATURES_OK
-	// only if the device offered all that the driver accepted, VERSION_1 among it; DRIVER_OK only behind
-	// FEATURES_OK, and then virtio_start(). A reset takes back everything that the driver wrote (virtio_quiesce()
-	// does the queues and the device), and the interrupt.
+	// only if the device offered all that the driver accepted, VERSION_1 among it, and then virtio_agreed();
+	// DRIVER_OK only behind FEATURES_OK, and then virtio_start(). A reset takes back everything that the driver
+	// wrote (virtio_quiesce() does the queues and the device), and the interrupt.
 	(void)value;
 	lab_todo(d->vm, "4.2", "write_status() in mmio.c: the device status and reset");
 }
@@ -160,8 +160,8 @@ void virtio_mmio_write(struct virtio_dev *d, uint64_t offset, unsigned size, uin
 	case REG_QUEUE_DEVICE_LOW:
 	case REG_QUEUE_DEVICE_HIGH: write_queue(d, offset, v); break;
 	case REG_QUEUE_NOTIFY: virtio_kick(d, v); break;
-	// TODO 4.7: the driver has seen these kinds of interrupt. Hint: the line is high as long as InterruptStatus is
-	// not 0: virtio_interrupt_update().
+	// TODO 4.7: the driver has seen these kinds of interrupt. Hint: virtio_interrupt_update() takes care of the
+	// line, which is high as long as InterruptStatus is not 0.
 	case REG_INTERRUPT_ACK: lab_todo(d->vm, "4.7", "virtio_mmio_write() in mmio.c: InterruptACK"); break;
 	case REG_STATUS: write_status(d, v); break;
 	default: break; /* does not exist, or is only read */

@@ -111,7 +111,8 @@ static void split_arm(struct virtqueue *q)
 	struct split_used *used = q->device_area;
 
 	// TODO 4.9: the driver shall notify when there is a new chain. Hint: with EVENT_IDX avail_event is the index
-	// that it has to go past, else used->flags. Until then: it notifies always, because nobody said otherwise.
+	// that it has to go past, and used->flags are 0; else they alone say it. Until then: it notifies always,
+	// because nobody said otherwise.
 	(void)used;
 	(void)avail_event;
 	if (virtio_has(q->dev, F_RING_EVENT_IDX))

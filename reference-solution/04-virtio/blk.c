@@ -224,20 +224,22 @@ static void ranges(struct blk *b, struct blk_request *r)
 	}
 	r->nranges = (unsigned)(r->data_len / sizeof *r->range);
 	chain_read(&r->chain, sizeof r->header, r->range, r->data_len);
-	/* All are looked at before anything is done for one. */
+	/* All are looked at before anything is done for one. A flag that is not known counts more than a range that does not exist (5.2.6.2). */
+	uint8_t status = S_OK;
+
 	for (unsigned i = 0; i < r->nranges; i++) {
 		const struct blk_range *range = &r->range[i];
 
-		if (range->flags & ~(discard ? 0 : RANGE_UNMAP)) { /* 5.2.6.2 */
-			finish(r, S_UNSUPP, 0);
-			return;
-		}
-		if (!range->sectors || range->sectors > RANGE_SECTORS_MAX || !inside(b, range->sector, range->sectors)) {
-			finish(r, S_IOERR, 0);
-			return;
-		}
+		if (range->flags & ~(discard ? 0 : RANGE_UNMAP))
+			status = S_UNSUPP;
+		else if (status == S_OK && (!range->sectors || range->sectors > RANGE_SECTORS_MAX ||
+					    !inside(b, range->sector, range->sectors)))
+			status = S_IOERR;
 	}
-	submit_range(r);
+	if (status == S_OK)
+		submit_range(r);
+	else
+		finish(r, status, 0);
 	// STARTER 4.13: the ranges are the request's data, 1 to RANGES_MAX of them. Hint: chain_read() into r->range; each must exist and have
 	// no flag but RANGE_UNMAP, a discard not even that: S_UNSUPP. DISK_DISCARD and DISK_ZERO do it, one range after the other.
 	//	finish(r, S_UNSUPP, 0);
@@ -359,11 +361,11 @@ static void choose_cache(struct blk *b)
 	// END
 }
 
-static void blk_start(struct virtio_dev *d)
+static void blk_agreed(struct virtio_dev *d)
 {
 	struct blk *b = d->state;
 
-	/* 5.2.5.2: a driver that can choose, but not flush, begins with writethrough. */
+	/* 5.2.5.2: a driver that can choose, but not flush, begins with writethrough, and reads that before DRIVER_OK already. */
 	if (virtio_has(d, BLK_F_CONFIG_WCE) && !virtio_has(d, BLK_F_FLUSH))
 		b->config.writeback = 0;
 	choose_cache(b);
@@ -408,7 +410,7 @@ static const struct virtio_ops blk_ops = {
 	.id = VIRTIO_ID_BLOCK,
 	.nqueues = 1,
 	.kick = blk_kick,
-	.start = blk_start,
+	.agreed = blk_agreed,
 	.drain = blk_drain,
 	.reset = blk_reset,
 	.config_write = blk_config_write,

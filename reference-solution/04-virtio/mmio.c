@@ -160,15 +160,17 @@ static void write_status(struct virtio_dev *d, uint32_t value)
 	/* What is set stays set until a reset (2.1.1). */
 	d->status |= added & (STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FAILED);
 	/* The driver reads back whether FEATURES_OK is still there. */
-	if (added & STATUS_FEATURES_OK && features_acceptable(d))
+	if (added & STATUS_FEATURES_OK && features_acceptable(d)) {
 		d->status |= STATUS_FEATURES_OK;
+		virtio_agreed(d);
+	}
 	if (added & STATUS_DRIVER_OK && d->status & STATUS_FEATURES_OK && !(d->status & STATUS_NEEDS_RESET)) {
 		d->status |= STATUS_DRIVER_OK;
 		virtio_start(d);
 	}
 	// STARTER 4.2: reset by 0, and the steps of the initialization. Hint: a bit that is set stays set; FEATURES_OK only if the device
-	// offered all that the driver accepted, VERSION_1 among it; DRIVER_OK only behind FEATURES_OK, and then virtio_start(). A reset
-	// takes back everything that the driver wrote (virtio_quiesce() does the queues and the device), and the interrupt.
+	// offered all that the driver accepted, VERSION_1 among it, and then virtio_agreed(); DRIVER_OK only behind FEATURES_OK, and then
+	// virtio_start(). A reset takes back everything that the driver wrote (virtio_quiesce() does the queues and the device), and the interrupt.
 	//	(void)value;
 	//	lab_todo(d->vm, "4.2", "write_status() in mmio.c: the device status and reset");
 	// END
@@ -274,8 +276,8 @@ void virtio_mmio_write(struct virtio_dev *d, uint64_t offset, unsigned size, uin
 		d->interrupt_status &= ~v;
 		virtio_interrupt_update(d);
 		break;
-	// STARTER 4.7: the driver has seen these kinds of interrupt. Hint: the line is high as long as InterruptStatus is not 0:
-	// virtio_interrupt_update().
+	// STARTER 4.7: the driver has seen these kinds of interrupt. Hint: virtio_interrupt_update() takes care of the line,
+	// which is high as long as InterruptStatus is not 0.
 	//case REG_INTERRUPT_ACK: lab_todo(d->vm, "4.7", "virtio_mmio_write() in mmio.c: InterruptACK"); break;
 	// END
 	case REG_STATUS: write_status(d, v); break;

@@ -219,11 +219,10 @@ static void split_arm(struct virtqueue *q)
 	// SOLUTION 4.9
 	if (virtio_has(q->dev, F_RING_EVENT_IDX))
 		ring_store16(avail_event(q), q->next_avail);
-	else
-		ring_store16(&used->flags, 0);
+	ring_store16(&used->flags, 0); /* with EVENT_IDX too (2.7.10): a driver may have left something there */
 	ring_fence(); /* then the ring is looked at once more */
-	// STARTER 4.9: the driver shall notify when there is a new chain. Hint: with EVENT_IDX avail_event is the index that it has to go past,
-	// else used->flags. Until then: it notifies always, because nobody said otherwise.
+	// STARTER 4.9: the driver shall notify when there is a new chain. Hint: with EVENT_IDX avail_event is the index that it has to go past, and
+	// used->flags are 0; else they alone say it. Until then: it notifies always, because nobody said otherwise.
 	//	(void)used;
 	//	(void)avail_event;
 	//	if (virtio_has(q->dev, F_RING_EVENT_IDX))

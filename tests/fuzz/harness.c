@@ -223,13 +223,13 @@ NOT_INSTRUMENTED static void look_for_pointers(void)
 		}
 }
 
-/* libFuzzer makes inputs from what is compared anywhere in the program, and some of that is pointers. */
+/* libFuzzer makes inputs from what is compared anywhere in the program, and some of that is pointers. Of their eight bytes six are not 0. */
 NOT_INSTRUMENTED static bool brings_pointer(const uint8_t *data, size_t len)
 {
 	uint64_t last = 0;
 
 	for (size_t i = 0; i < len; i++) {
-		last = last >> 8 | (uint64_t)data[i] << 56;
+		last = last >> 8 | (uint64_t)data[i] << 40;
 		if (is_pointer(last))
 			return true;
 	}

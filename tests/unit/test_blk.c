@@ -331,6 +331,37 @@ struct range {
 	uint32_t sectors, flags;
 };
 
+/* What is there to be read, when, and what it is (5.2.4, 5.2.5.2). */
+static void test_configuration(void **state)
+{
+	(void)state;
+	for (unsigned ro = 0; ro < 2; ro++) {
+		make(ro ? ",ro" : "");
+		assert_true(dev->offered & F_FLUSH);
+		assert_int_equal(!!(dev->offered & F_CONFIG_WCE), !ro);
+		assert_int_equal(virtio_mmio_read(dev, 0x100, 8), SECTORS);
+		assert_int_equal(virtio_mmio_read(dev, CONFIG_WRITEBACK + 1, 1), 0); /* unused0 */
+		for (unsigned i = 57; i < 60; i++)
+			assert_int_equal(virtio_mmio_read(dev, 0x100 + i, 1), 0); /* unused1 */
+		unmake();
+	}
+	/* A driver that can choose the cache but not flush reads writethrough as soon as it may read it. */
+	make("");
+	reg(0x70, 3);
+	reg(0x24, 0);
+	reg(0x20, F_CONFIG_WCE);
+	reg(0x24, 1);
+	reg(0x20, 1);
+	assert_int_equal(get(CONFIG_WRITEBACK) & 0xff, 1);
+	reg(0x70, 11);
+	assert_int_equal(get(CONFIG_WRITEBACK) & 0xff, 0);
+	/* And if it wants otherwise, that stays. */
+	virtio_mmio_write(dev, CONFIG_WRITEBACK, 1, 1);
+	reg(0x70, 15);
+	assert_int_equal(get(CONFIG_WRITEBACK) & 0xff, 1);
+	unmake();
+}
+
 static void test_read_only(void **state)
 {
 	struct range range = { 0, 8, 0 };
@@ -349,6 +380,8 @@ static void test_read_only(void **state)
 	assert_int_equal(request(T_FLUSH, 0, 0, 0, 0, &used), S_OK);
 	assert_int_equal(request(T_IN, 3, 0, 512, 1, &used), S_OK);
 	assert_memory_equal(in_data(), &model[3 * SECTOR], SECTOR);
+	drive(F_FLUSH); /* it is what was offered that counts, not what was accepted */
+	assert_int_equal(request(T_OUT, 3, 512, 0, 1, &used), S_IOERR);
 	image_is_model();
 	unmake();
 }
@@ -393,6 +426,13 @@ static void test_discard_and_write_zeroes(void **state)
 	assert_int_equal(with_ranges(T_DISCARD, &(struct range){ 0, 1, 2 }, 1), S_UNSUPP);
 	assert_int_equal(with_ranges(T_WRITE_ZEROES, &(struct range){ 0, 1, 2 }, 1), S_UNSUPP);
 	assert_int_equal(with_ranges(T_WRITE_ZEROES, &(struct range){ 0, 1, 0x80000001 }, 1), S_UNSUPP);
+	/* Also when another range is wrong in another way, on whichever side of it. */
+	for (unsigned i = 0; i < 2; i++) {
+		const struct range both[] = { { i ? 0 : SECTORS, 1, i ? 2 : 0 }, { i ? SECTORS : 0, 1, i ? 0 : 2 } };
+
+		assert_int_equal(with_ranges(T_WRITE_ZEROES, both, 2), S_UNSUPP);
+		assert_int_equal(with_ranges(T_DISCARD, both, 2), S_UNSUPP);
+	}
 	for (unsigned i = 0; i < 17; i++)
 		many[i] = (struct range){ 8 * i, 1, 0 };
 	assert_int_equal(with_ranges(T_WRITE_ZEROES, many, 17), S_IOERR);
@@ -605,6 +645,7 @@ int main(void)
 		cmocka_unit_test(test_any_framing),
 		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_id_and_unknown_types),
+		cmocka_unit_test(test_configuration),
 		cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_discard_and_write_zeroes),
 		cmocka_unit_test(test_flush_and_writethrough),

@@ -431,6 +431,33 @@ static void chains_that_belong_together(void **state)
 	assert_int_equal(packed[1].len, 50);
 }
 
+/* 5.1.4.1: the MTU is 3000. A VLAN tag does not count for it. */
+static void receive_too_long_for_the_mtu(void **state)
+{
+	uint8_t *frame = pattern(3018, 5);
+
+	(void)state;
+	start(F_MTU);
+	for (unsigned i = 0; i < 3; i++)
+		rx_buffer(BUFFERS + 0x1000 * i, 0x1000);
+	kick(RX);
+	assert_true(netback_deliver(wire, frame, 3000 + 14));
+	assert_int_equal(used(RX)->idx, 1);
+	assert_true(netback_deliver(wire, frame, 3000 + 15));
+	assert_int_equal(used(RX)->idx, 1);
+	frame[12] = 0x81;
+	frame[13] = 0;
+	assert_true(netback_deliver(wire, frame, 3000 + 18));
+	assert_int_equal(used(RX)->idx, 2);
+	assert_true(netback_deliver(wire, frame, 3000 + 19));
+	assert_int_equal(used(RX)->idx, 2);
+	assert_int_equal(wire->dropped, 2);
+	/* It stays what it was. */
+	netback_set_link(wire, false);
+	reg(0x70, 0);
+	assert_int_equal(virtio_mmio_read(dev, 0x10a, 2), 3000);
+}
+
 static void receive_without_buffers(void **state)
 {
 	(void)state;
@@ -552,7 +579,7 @@ int main(void)
 		TEST(configuration), TEST(transmit_whole), TEST(transmit_in_pieces), TEST(transmit_what_was_not_agreed_on),
 		TEST(transmit_against_the_rules), TEST(network_that_takes_nothing), TEST(receive_one_buffer), TEST(receive_merged),
 		TEST(chains_that_belong_together),
-		TEST(receive_without_buffers), TEST(receive_too_small), TEST(receive_against_the_rules), TEST(nobody_listens),
+		TEST(receive_too_long_for_the_mtu), TEST(receive_without_buffers), TEST(receive_too_small), TEST(receive_against_the_rules), TEST(nobody_listens),
 		TEST(reset_with_buffers_taken), TEST(wrong_use),
 	};
 	return cmocka_run_group_tests_name("net", tests, NULL, NULL);

@@ -297,11 +297,16 @@ static void test_statistics(void **state)
 	struct __attribute__((packed)) {
 		uint16_t tag;
 		uint64_t value;
-	} items[] = { { 4, 111 }, { 6, 222 }, { 999, 333 } };
+	} items[33] = { [0] = { 6, 222 }, [32] = { 4, 111 } };
 	char *text = NULL;
 	size_t len;
 
 	(void)state;
+	/* In any order, and among them some that nobody here knows (5.5.6.3). */
+	for (unsigned i = 1; i < 32; i++) {
+		items[i].tag = (uint16_t)(900 + i);
+		items[i].value = 333;
+	}
 	offer(2, items, sizeof items, false);
 	ops->start(dev);		/* nobody notifies of what was there before DRIVER_OK */
 	assert_int_equal(pushed[2], 0); /* it is kept: giving it back is the question */

@@ -75,9 +75,19 @@ static void enqueue(struct netback *nb, const uint8_t *frame, size_t len)
 		nb->ops->pause(nb, true);
 }
 
+/* The MTU is about what stands behind the header, and a VLAN tag belongs to that (virtio 1.2, 5.1.4.1). */
+static bool too_long(const struct netback *nb, const uint8_t *frame, size_t len)
+{
+	bool tagged = len >= ETH_HEADER && frame[12] == 0x81 && frame[13] == 0x00; /* IEEE 802.1Q */
+
+	return len > nb->frame_max - (tagged ? 0 : ETH_VLAN_TAG);
+}
+
 bool netback_deliver(struct netback *nb, const uint8_t *frame, size_t len)
 {
-	if (nb->head || !nb->user->receive(nb->opaque, frame, len))
+	if (too_long(nb, frame, len))
+		nb->dropped++;
+	else if (nb->head || !nb->user->receive(nb->opaque, frame, len))
 		enqueue(nb, frame, len);
 	return !nb->head;
 }

@@ -194,8 +194,12 @@ void virtio_json(struct vm *vm, FILE *out)
 
 void virtio_interrupt_update(struct virtio_dev *d)
 {
-	if (d->irq_fd < 0)
-		irq_set(&d->irq, d->interrupt_status != 0);
+	if (d->irq_fd >= 0)
+		return; /* each event was a pulse of its own */
+	/* The line is edge-triggered. A bit that was set between the driver's look at InterruptStatus and its ACK made no edge, because the line
+	 * was high; without one now the driver would never look again. */
+	irq_set(&d->irq, false);
+	irq_set(&d->irq, d->interrupt_status != 0);
 }
 
 void virtio_interrupt(struct virtio_dev *d, uint32_t bits)
@@ -236,6 +240,12 @@ int virtio_broken(struct virtio_dev *d, const char *fmt, ...)
 const struct ring_ops *virtio_rings(const struct virtio_dev *d)
 {
 	return virtio_has(d, F_RING_PACKED) ? &packed_rings : &split_rings;
+}
+
+void virtio_agreed(struct virtio_dev *d)
+{
+	if (d->ops->agreed)
+		d->ops->agreed(d);
 }
 
 void virtio_start(struct virtio_dev *d)

@@ -148,7 +148,9 @@ struct virtio_ops {
 	unsigned nqueues;
 	/* The driver has buffers in a queue; only between DRIVER_OK and reset, and not when the device is broken. */
 	void (*kick)(struct virtio_dev *d, struct virtqueue *q);
-	/* DRIVER_OK was set: the features are final. May be NULL. */
+	/* FEATURES_OK was set: the features are final, and from here on the driver may read any field of the configuration. May be NULL. */
+	void (*agreed)(struct virtio_dev *d);
+	/* DRIVER_OK was set. May be NULL. */
 	void (*start)(struct virtio_dev *d);
 	/* Returns when no request is in flight: it waits for those that are, and gives them back. NULL: there never are any. */
 	void (*drain)(struct virtio_dev *d);
@@ -218,6 +220,8 @@ void virtio_config_changed(struct virtio_dev *d);
 
 /* The rings that the driver chose. */
 const struct ring_ops *virtio_rings(const struct virtio_dev *d);
+/* The driver set FEATURES_OK, and it was accepted. */
+void virtio_agreed(struct virtio_dev *d);
 /* The driver set DRIVER_OK. */
 void virtio_start(struct virtio_dev *d);
 /* The driver took a queue away from the device: no request of it is in flight any more. */
@@ -226,7 +230,7 @@ void virtio_queue_stop(struct virtqueue *q);
 void virtio_quiesce(struct virtio_dev *d);
 /* The driver wrote a queue's number to QueueNotify. Ignored when the device does not run, or has no such queue, or that is not ready. */
 void virtio_kick(struct virtio_dev *d, uint32_t queue);
-/* Lowers the interrupt line when InterruptStatus is 0. */
+/* InterruptStatus has fewer bits than before: lowers the interrupt line, and raises it again for the bits that are left. */
 void virtio_interrupt_update(struct virtio_dev *d);
 
 #endif

@@ -33,6 +33,7 @@ static const char *const stat_names[] = {
 	"total",   "available", "disk_caches",	"hugetlb_allocations", "hugetlb_failures"
 };
 #define STATS (sizeof stat_names / sizeof *stat_names)
+#define STATS_MOST 256u /* looked at in one buffer: a driver knows more of them each year */
 
 struct balloon {
 	struct virtio_dev *dev;
@@ -150,7 +151,7 @@ static void read_stats(struct balloon *b)
 		uint64_t value;
 	} item;
 
-	for (unsigned i = 0; i < 2 * STATS; i++) {
+	for (unsigned i = 0; i < STATS_MOST; i++) {
 		if (chain_read(&b->stats, i * sizeof item, &item, sizeof item) < sizeof item)
 			break;
 		if (item.tag < STATS) {
