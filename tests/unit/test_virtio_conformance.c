@@ -231,6 +231,8 @@ static void test_identification(void **state)
 	assert_int_equal(get(FEATURES), 1u << 28 | 1u << 29 | 1u << 3 | 1u);
 	set(FEATURES_SEL, 2);
 	assert_int_equal(get(FEATURES), 0);
+	for (unsigned i = 0xb0; i < 0xc0; i += 4) /* no shared memory region 0, nor another */
+		assert_int_equal(get(i), 0xffffffff);
 }
 
 static void test_features(void **state)
@@ -465,7 +467,7 @@ static void test_queue_that_is_not_ready_is_not_touched(void **state)
 	}
 }
 
-/* The device writes to the used ring and to writable buffers; of what it only reads, every page is read-only here. */
+/* The device writes to the used ring (the descriptor ring) and to writable buffers; of what it only reads, every page is read-only here. */
 static void test_only_what_is_the_devices_is_written(void **state)
 {
 	static struct vq_chain c;
@@ -500,6 +502,28 @@ static void test_only_what_is_the_devices_is_written(void **state)
 			protect(TABLE, PROT_READ | PROT_WRITE);
 			protect(OUT, PROT_READ | PROT_WRITE);
 		}
+
+	for (unsigned indirect = 0; indirect < 2; indirect++) {
+		uint64_t place = indirect ? TABLE : DESC;
+
+		start(F_RING_PACKED | F_RING_INDIRECT_DESC);
+		memcpy(at(place), &(struct packed_desc){ OUT, 1, 0, DESC_F_NEXT | PACKED_F_AVAIL }, 16);
+		memcpy(at(place + 16), &(struct packed_desc){ IN, 64, 0, DESC_F_WRITE | PACKED_F_AVAIL }, 16);
+		if (indirect)
+			memcpy(at(DESC), &(struct packed_desc){ TABLE, 32, 0, DESC_F_INDIRECT | PACKED_F_AVAIL }, 16);
+		protect(DRIVER, PROT_READ);
+		protect(TABLE, PROT_READ);
+		protect(OUT, PROT_READ);
+		assert_int_equal(virtqueue_pop(queue, &c), 1);
+		assert_int_equal(chain_write(&c, 0, "0123456789", 10), 10);
+		virtqueue_push(queue, &c, 10);
+		virtqueue_notify(queue);
+		assert_int_equal(virtqueue_pop(queue, &c), 0);
+		assert_int_equal(edges, 1);
+		protect(DRIVER, PROT_READ | PROT_WRITE);
+		protect(TABLE, PROT_READ | PROT_WRITE);
+		protect(OUT, PROT_READ | PROT_WRITE);
+	}
 }
 
 static void test_indirect(void **state)
@@ -523,6 +547,20 @@ static void test_indirect(void **state)
 		}
 		assert_int_equal(virtqueue_pop(queue, &c), 1);
 		assert_int_equal(c.out_len, 3);
+		assert_int_equal(c.in_len, 5);
+	}
+	/* The table need not be aligned. */
+	for (unsigned packed = 0; packed < 2; packed++) {
+		start(F_RING_INDIRECT_DESC | (packed ? F_RING_PACKED : 0));
+		if (packed) {
+			memcpy(at(TABLE + 5), &(struct packed_desc){ IN, 5, 0, DESC_F_WRITE }, 16);
+			memcpy(at(DESC), &(struct packed_desc){ TABLE + 5, 16, 7, DESC_F_INDIRECT | PACKED_F_AVAIL }, 16);
+		} else {
+			split(TABLE + 5, IN, 5, DESC_F_WRITE, 0);
+			split(DESC, TABLE + 5, 16, DESC_F_INDIRECT, 0);
+			offer(0);
+		}
+		assert_int_equal(virtqueue_pop(queue, &c), 1);
 		assert_int_equal(c.in_len, 5);
 	}
 	/* Other descriptors in front of the table (split only). */

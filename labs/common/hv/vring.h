@@ -70,24 +70,33 @@ static inline void ring_fence(void)
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-/* A descriptor, each field read once. */
-static inline struct split_desc ring_desc(const struct split_desc *p)
+/*
+ * A descriptor, each field read once. It may lie anywhere: the queue's own are aligned, but of an indirect table nothing is said (2.7.5.3), and
+ * C does not allow to read through a pointer that is not aligned for its type.
+ */
+static inline struct split_desc ring_desc(const void *p)
 {
-	return (struct split_desc){ .addr = __atomic_load_n(&p->addr, __ATOMIC_RELAXED),
-				    .len = __atomic_load_n(&p->len, __ATOMIC_RELAXED),
-				    .flags = __atomic_load_n(&p->flags, __ATOMIC_RELAXED),
-				    .next = __atomic_load_n(&p->next, __ATOMIC_RELAXED) };
+	const volatile struct __attribute__((packed)) {
+		uint64_t addr;
+		uint32_t len;
+		uint16_t flags, next;
+	} *d = p;
+
+	return (struct split_desc){ .addr = d->addr, .len = d->len, .flags = d->flags, .next = d->next };
 }
 
 /* The same for a packed ring. The flags first: what they say is there is seen by what is read after them (2.8.21). */
-static inline struct packed_desc ring_packed_desc(const struct packed_desc *p)
+static inline struct packed_desc ring_packed_desc(const void *p)
 {
-	struct packed_desc d = { .flags = ring_load16(&p->flags) };
+	const volatile struct __attribute__((packed)) {
+		uint64_t addr;
+		uint32_t len;
+		uint16_t id, flags;
+	} *d = p;
+	uint16_t flags = d->flags;
 
-	d.addr = __atomic_load_n(&p->addr, __ATOMIC_RELAXED);
-	d.len = __atomic_load_n(&p->len, __ATOMIC_RELAXED);
-	d.id = __atomic_load_n(&p->id, __ATOMIC_RELAXED);
-	return d;
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return (struct packed_desc){ .addr = d->addr, .len = d->len, .id = d->id, .flags = flags };
 }
 
 #endif
