@@ -1,4 +1,4 @@
-"""The figures with numbers: scripts/figures.py and figures_hardware.py measure and draw them. Here nothing is measured."""
+"""The figures with numbers: scripts/figures.py, figures_hardware.py and figures_devices.py measure and draw them. Here nothing is measured."""
 
 import pathlib
 import sys
@@ -10,6 +10,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "scripts"))
 
 import figures  # noqa: E402
+import figures_devices as devices  # noqa: E402
 import figures_hardware as hardware  # noqa: E402
 
 VTLB = {"exits": 100, "by_kind": {"trap #GP": 50, "trap #PF": 30, "trap #DB": 3, "interrupted": 7, "syscall": 10},
@@ -18,7 +19,8 @@ KVM = {"exits": 9, "by_kind": {"io out": 5, "io in": 3, "interrupted": 1}, "emul
 NESTED = {"engine": "hvm", "exits": 40, "by_kind": {"violation": 9, "cpuid": 2, "io": 20, "kick": 3, "interrupted": 4}, "emulated": {}}
 HVM_SHADOW = {"engine": "hvm", "exits": 60, "by_kind": {"exception": 30, "control register": 7, "invlpg": 3, "io": 15},
               "emulated": {"mov": 2}, "shadow": {"true": 8, "hidden": 17, "emulated": 1, "switches": 4}}
-EVERY = {**figures.FIGURES, **hardware.FIGURES}
+OUTPUT = {"by_kind": {"interrupted": 4, "mmio write": 40, "mmio read": 21, "io out": 1}, "virtio": [{"queues": [{"kicks": 0}, {"kicks": 18}]}]}
+EVERY = {**figures.FIGURES, **hardware.FIGURES, **devices.FIGURES}
 
 
 class Kinds(unittest.TestCase):
@@ -32,6 +34,11 @@ class Kinds(unittest.TestCase):
         self.assertEqual(hardware.by_kind({"engine": "trap", **VTLB}), [8, 22, 0, 0, 30, 20, 20])
         self.assertEqual(hardware.by_kind(NESTED), [0, 0, 0, 9, 2, 20, 9])
         self.assertEqual(hardware.by_kind(HVM_SHADOW), [8, 18, 4, 0, 10, 15, 5])
+
+    def test_so_are_those_of_devices(self):
+        self.assertEqual(devices.output_kinds(OUTPUT), [0, 18, 43, 1])
+        self.assertEqual(devices.register_kinds(OUTPUT, "off"), {"exits": [18, 21, 22], "kicks": 18})
+        self.assertEqual(devices.register_kinds(OUTPUT, "on"), {"exits": [0, 21, 40], "kicks": 18})
 
 
 class Committed(unittest.TestCase):
@@ -68,6 +75,20 @@ class Committed(unittest.TestCase):
         self.assertLess(linux["2 MiB"]["exits"][violations], 100)
         self.assertEqual(linux["1 GiB"]["exits"][violations], 1)
         self.assertEqual(len(walk), 24)
+
+    def test_devices_cost_what_the_text_says(self):
+        output, linux = figures.carried(figures.IMAGES, devices.FIGURES).values()
+        uart, notifications, registers = range(3)
+        self.assertGreater(output["uart"][uart], devices.bench_console.KIB * 1024)
+        self.assertEqual(output["each"][notifications], output["quiet"][notifications])
+        self.assertLess(2 * output["each"][notifications], output["each"][registers])
+        self.assertLess(sum(output["batch"]), 40)
+        for device in ("entropy", "disk"):
+            kicks = linux[device]["kicks"]
+            self.assertEqual([linux[device]["exits"][0], linux[f"{device}, eventfd"]["exits"][0]], [kicks, 0])
+            self.assertLess(0.9, linux[f"{device}, eventfd"]["kicks"] / kicks)
+            self.assertGreater(min(linux[f"{device}, eventfd"]["exits"][1:]), kicks)
+        self.assertLess(linux["disk, 1 MiB"]["kicks"], 10)
 
 
 class Drawing(unittest.TestCase):
