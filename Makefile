@@ -261,6 +261,12 @@ build/probe: scripts/probe.c labs/common/hv/monitor.c labs/common/hv/trapengine.
 	@echo "  CC   $@"
 	@$(CC) $(CFLAGS) -Werror -static -o $@ $(filter %.c,$^)
 
+# Measures a VMM from outside, hv or another one.
+build/vmmrun: scripts/vmmrun.c Makefile
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	@$(CC) $(CFLAGS) -Werror -static -o $@ $<
+
 # --- unit tests: one program each; the first line of the source, "// sources: a.c b.c", says what it links, of the frame or of a lab ---
 
 unit_tests := $(patsubst tests/unit/%.c,$(pre)unit/%,$(wildcard tests/unit/test_*.c))

@@ -20,6 +20,7 @@ from testhost import build_program, stripped_modules
 BUS = ("virtio_ring", "virtio", "virtio_mmio")
 # What each of hv's devices needs beside the bus, in the order of loading. A module that is built into the kernel has no file, and is skipped.
 DRIVERS = {
+    "pci": ("virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"),  # not hv's: another bus, of other VMMs
     "disk": ("virtio_blk",),
     "net": ("failover", "net_failover", "virtio_net"),
     "rng": ("rng-core", "virtio-rng"),
@@ -73,7 +74,8 @@ def _programs(programs):
     return list(found.items())
 
 
-def _archive(root, devices):
+def archive(root, devices):
+    """(an initial RAM disk that is not finished: busybox, and the drivers of these devices; the line of a script that loads them)"""
     ramfs = Initramfs()
     for directory in ("dev", "proc", "sys", "tmp", "root"):
         ramfs.directory(directory)
@@ -90,7 +92,7 @@ def _archive(root, devices):
 def initrd(root, script, devices=(), files=None, programs=None):
     """An initial RAM disk that loads the drivers of these devices and runs the script. files: path -> bytes; programs: path -> program
     of this machine, which comes with its libraries. root: of the project."""
-    ramfs, load = _archive(root, devices)
+    ramfs, load = archive(root, devices)
     for path, data in (files or {}).items():
         ramfs.file(path, data)
     for path, source in _programs(programs or {}):
@@ -102,7 +104,7 @@ def initrd(root, script, devices=(), files=None, programs=None):
 
 def initrd_for_disk(root, devices=("disk",), options="rw"):
     """One that loads the drivers and goes on with what disk() made, /dev/vda, mounted with these options."""
-    ramfs, load = _archive(root, devices)
+    ramfs, load = archive(root, devices)
     ramfs.file("init", (HEAD + load + SWITCH % options).encode(), 0o755)
     return ramfs.bytes()
 
