@@ -298,6 +298,8 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c)
 			return 0;
 		}
 		int n = rings->pop(q, c);
+		if (n > 0 && q->in_flight == q->size) /* each takes a descriptor, and there are no more */
+			return virtio_broken(q->dev, "queue %u: more chains than descriptors are in flight", q->index);
 		if (n > 0) {
 			q->budget -= q->in_kick;
 			q->chains++;
@@ -316,6 +318,13 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c)
 
 void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t written)
 {
+	/* What the device wrote, also for a driver that has gone in the meantime. A little more does no harm; `written` would be too little,
+	 * because the status byte of a read that failed lies behind data that was not written. */
+	for (unsigned i = 0; i < c->nin; i++) {
+		const struct iovec *v = &c->iov[c->nout + i];
+
+		written_add(q->dev->vm, (uint64_t)((uint8_t *)v->iov_base - q->dev->vm->mem.hva), v->iov_len);
+	}
 	if (!q->ready || !runs(q->dev))
 		return;
 	if (!q->in_flight) {
@@ -323,13 +332,7 @@ void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t writ
 		abort();
 	}
 	q->in_flight--;
-	/* What the device wrote, and the ring: the used one, or the packed one. A little more does no harm; `written` would be too little,
-	 * because the status byte of a read that failed lies behind data that was not written. */
-	for (unsigned i = 0; i < c->nin; i++) {
-		const struct iovec *v = &c->iov[c->nout + i];
-
-		written_add(q->dev->vm, (uint64_t)((uint8_t *)v->iov_base - q->dev->vm->mem.hva), v->iov_len);
-	}
+	/* And the ring: the used one, or the packed one. */
 	if (virtio_has(q->dev, F_RING_PACKED))
 		written_add(q->dev->vm, q->desc, 16ull * q->size);
 	else
