@@ -52,7 +52,7 @@ def transfers(seed):
     s.hint = ("A request that goes beyond the end, or is not whole sectors, ends with IOERR (1), and nothing is transferred. The sum of "
               "sector and length may wrap.")
     for sector, count in rng.sample(((sectors, 1), (sectors - 1, 2), (sectors + 1, 1), (1 << 55, 1), ((1 << 64) - 1, 1), ((1 << 64) - 1, 2),
-                                     (1 << 63, 8), (sectors - 3, 8)), 6):
+                                     (1 << 63, 8), (sectors - 3, 8)), 8):
         disk.request(IN, sector, length=count * SECTOR, status=IOERR)
         disk.request(OUT, sector, pattern(seed, count * SECTOR), status=IOERR)
     for length in rng.sample((1, 511, 513, 1000), 2):
