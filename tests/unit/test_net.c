@@ -1,4 +1,4 @@
-// sources: net.c netback.c net_options.c virtio.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c written.c
+// sources: net.c netback.c net_options.c virtio.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c written.c
 /* The network device between a driver, which this program plays on real rings in guest memory, and a network that only
  * remembers. */
 #include "engine.h"

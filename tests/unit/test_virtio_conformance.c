@@ -1,4 +1,4 @@
-// sources: virtio.c mmio.c virtqueue.c packed.c mem.c written.c bus.c clock.c
+// sources: virtio.c ring_order.c mmio.c virtqueue.c packed.c mem.c written.c bus.c clock.c
 /*
  * What virtio 1.2 says that a device must and must not do, as far as it is the same for all: registers, status, rings. A device that only
  * remembers, driven through its registers, in guest memory of which some pages may not be touched. docs/virtio-conformance.md says which

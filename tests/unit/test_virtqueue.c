@@ -1,4 +1,4 @@
-// sources: virtio.c mmio.c virtqueue.c packed.c mem.c
+// sources: virtio.c ring_order.c mmio.c virtqueue.c packed.c mem.c
 /*
  * Both ring formats against a driver that this test plays, written from virtio 1.2 alone: seeded random work over several wraps of the
  * 16-bit indices, notifications both ways against their definition, and everything that a driver may not do.

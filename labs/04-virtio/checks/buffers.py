@@ -12,11 +12,11 @@ MARGIN = 24  # bytes on both sides of a buffer that nobody may touch
 RNG_HINT = "The entropy device fills the buffer with random bytes, and says how many."
 
 
-def running(s, slot, size, features=VERSION_1, flags=NO_INTERRUPT):
+def running(s, slot, size, features=VERSION_1, flags=NO_INTERRUPT, across=False):
     """A device that runs, and its queue."""
     d = Device(s, slot)
     d.negotiate(features)
-    ring = Ring(d, size, features=features)
+    ring = Ring(d, size, features=features, across=across)
     ring.set_flags(flags)
     ring.configure()
     d.start()
@@ -223,6 +223,39 @@ def wrap(seed):
     d.read(STATUS, RUNNING, "after %d chains" % ring.idx)
     s.chains = ring.idx
     return s
+
+
+def order(seed):
+    """Each element is to be there before the index tells of it; hv watches the page of the elements (--watch-used)."""
+    rng = random.Random(seed)
+    s = Script(rng)
+    s.hint = "A driver on another CPU reads the element as soon as it sees the index: first the one, then, by ring_store16(), the other (2.7.8.2)."
+    size = 1 << rng.randrange(1, 4)
+    d, ring = running(s, 0, size, across=True)
+    buffer = s.memory.take(64)
+    for _ in range(rng.randrange(3, 6)):
+        for head in rng.sample(range(size), rng.randrange(1, size + 1)):
+            length = rng.randrange(1, 64)
+            ring.offer(ring.chain([(buffer, length, WRITE)], [head]))
+            ring.expect(head, length)
+        ring.publish()
+        ring.kick()
+        ring.wait("the used index after %d chains" % ring.idx)
+        ring.look("after %d chains" % ring.idx, False)
+    d.read(STATUS, RUNNING, "after %d chains" % ring.idx)
+    s.chains = ring.idx
+    return s
+
+
+def order_kept(result, script):
+    seen = (result.stats or {}).get("used_ring")
+    must = {"watched": script.chains, "index_first": 0}
+    if seen == must:
+        return None
+    if isinstance(seen, dict) and seen.get("index_first"):
+        return Failure("each element of the used ring before the index that tells of it", "%s of %d times the index first" %
+                       (str(seen["index_first"])[:20], script.chains), script.hint, result.name)
+    return Failure("%d stores to elements of the used ring" % script.chains, str(seen)[:100], script.hint, result.name)
 
 
 def wrap_counts(result, script):
@@ -442,8 +475,9 @@ CHECKPOINTS = [
         "Each chain comes back in the used ring, once, with the number of bytes that were written. The indices go on counting beyond "
         "65535 as 0.",
         "split_push() in virtqueue.c.",
-        runs=[driver("rounds", rounds, ["--rng"]), driver("wrap", wrap, ["--rng"], timeout=15.0)],
-        verify=judged(("rounds", rounds), ("wrap", wrap, wrap_counts)), depends=["4.4"]),
+        runs=[driver("rounds", rounds, ["--rng"]), driver("order", order, ["--rng", "--watch-used"]),
+              driver("wrap", wrap, ["--rng"], timeout=15.0)],
+        verify=judged(("rounds", rounds), ("order", order, order_kept), ("wrap", wrap, wrap_counts)), depends=["4.4"]),
     Checkpoint(
         "4.6", "Chains", 6,
         "A request may lie in several buffers. The chain is followed to its end and no further, and one that does not end breaks the "

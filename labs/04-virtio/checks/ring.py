@@ -74,12 +74,13 @@ class Device:
 class Ring:
     """One split queue, and the driver's place in it. Nothing of it is known to be zero: each part is written before it is used."""
 
-    def __init__(self, device, size, index=0, features=0):
+    def __init__(self, device, size, index=0, features=0, across=False):
+        """across: the used ring's elements are on another page than its index, and alone there."""
         self.device, self.script, self.size, self.index, self.features = device, device.script, size, index, features
         memory = self.script.memory
         self.desc = memory.take(16 * size, 16)
         self.avail = memory.take(6 + 2 * size, 2)
-        self.used = memory.take(6 + 8 * size, 4)
+        self.used = memory.take(2 * 4096, 4096) + 4096 - 4 if across else memory.take(6 + 8 * size, 4)
         self.rng = self.script.rng
         self.fresh()
 

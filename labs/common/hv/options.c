@@ -43,6 +43,7 @@ enum option_id {
 	BALLOON,
 	RINGS,
 	EVENT_FDS,
+	WATCH_USED,
 	HELP,
 };
 
@@ -78,6 +79,7 @@ static const struct option longopts[] = {
 	{ "balloon", 0, 0, BALLOON },
 	{ "rings", 1, 0, RINGS },
 	{ "event-fds", 1, 0, EVENT_FDS },
+	{ "watch-used", 0, 0, WATCH_USED },
 	{ "help", 0, 0, HELP },
 	{ 0 },
 };
@@ -204,6 +206,7 @@ int options_parse(int argc, char **argv, struct vm_options *o)
 		case BALLOON: err = add_device(o, virtio_balloon_create, rings); break;
 		case RINGS: err = parse_rings(optarg, &rings); break;
 		case EVENT_FDS: err = parse_switch("--event-fds takes on or off, not \"%s\"", optarg, &o->event_fds); break;
+		case WATCH_USED: o->watch_used = true; break;
 		case HELP: hv_usage(stdout); exit(HV_OK);
 		case ':': err = bad_usage("%s needs a value", argv[optind - 1]); break;
 		default: err = bad_usage("there is no option %s", argv[optind - 1]);

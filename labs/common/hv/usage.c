@@ -67,6 +67,7 @@ void hv_usage(FILE *out)
 		"                      event-idx=on|off (default: split,indirect=on,event-idx=on)\n"
 		"  --event-fds on|off  kvm engine: kicks and interrupts of virtio devices go through eventfds (default: "
 		"on)\n"
+		"  --watch-used        with --stats json: was each element of a used ring there before the index told of it? (ring_order.h)\n"
 		"  --dump-tables GVA|all\n"
 		"                      at the end, on stderr: the guest's page tables, their shadows or the nested tables, "
 		"and "

@@ -188,6 +188,9 @@ void virtio_json(struct vm *vm, FILE *out)
 		fputc('}', out);
 	}
 	fputc(']', out);
+	if (vm->opt.watch_used)
+		fprintf(out, ",\"used_ring\":{\"watched\":%llu,\"index_first\":%llu}", (unsigned long long)vm->ring_order.watched,
+			(unsigned long long)vm->ring_order.index_first);
 }
 
 /* --- interrupts and status ------------------------------------------------------------------------------------------------------ */
@@ -337,7 +340,11 @@ void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t writ
 		written_add(q->dev->vm, q->desc, 16ull * q->size);
 	else
 		written_add(q->dev->vm, q->device, 6 + 8ull * q->size);
+	if (q->dev->vm->opt.watch_used)
+		ring_order_begin(q);
 	virtio_rings(q->dev)->push(q, c, written);
+	if (q->dev->vm->opt.watch_used)
+		ring_order_end(&q->dev->vm->ring_order);
 }
 
 void virtqueue_push_more(struct virtqueue *q, const struct vq_chain *c, uint32_t written)

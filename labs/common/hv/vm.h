@@ -14,6 +14,7 @@
 #include "loader.h"
 #include "loop.h"
 #include "mem.h"
+#include "ring_order.h"
 #include "trace.h"
 #include "vcpu.h"
 #include "virtio.h"
@@ -74,6 +75,7 @@ struct vm_options {
 	bool premap;           /* hvm engine: all of guest memory is mapped before the guest begins */
 	struct device_option device[VIRTIO_SLOTS];
 	unsigned ndevices;
+	bool watch_used; /* ring_order.h */
 	bool event_fds; /* kicks and interrupts of virtio devices go through eventfds where the engine has them */
 };
 
@@ -109,6 +111,7 @@ struct vm {
 	struct virtio_dev *virtio[VIRTIO_SLOTS];
 	unsigned nvirtio;
 	struct written written; /* by devices, the engine has yet to hear of it */
+	struct ring_order ring_order; /* with --watch-used */
 	struct loop_timer virtio_rest; /* for the kicks that had to stop in between */
 
 	struct vcpu vcpu;
