@@ -224,7 +224,8 @@ static void ranges(struct blk *b, struct blk_request *r)
 	}
 	r->nranges = (unsigned)(r->data_len / sizeof *r->range);
 	chain_read(&r->chain, sizeof r->header, r->range, r->data_len);
-	/* All are looked at before anything is done for one. A flag that is not known counts more than a range that does not exist (5.2.6.2). */
+	/* All are looked at before anything is done for one. A flag that is not known counts more than a range that does not
+	 * exist (5.2.6.2). */
 	uint8_t status = S_OK;
 
 	for (unsigned i = 0; i < r->nranges; i++) {

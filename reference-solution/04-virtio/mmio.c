@@ -170,7 +170,8 @@ static void write_status(struct virtio_dev *d, uint32_t value)
 	}
 	// STARTER 4.2: reset by 0, and the steps of the initialization. Hint: a bit that is set stays set; FEATURES_OK only if the device
 	// offered all that the driver accepted, VERSION_1 among it, and then virtio_agreed(); DRIVER_OK only behind FEATURES_OK, and then
-	// virtio_start(). A reset takes back everything that the driver wrote (virtio_quiesce() does the queues and the device), and the interrupt.
+	// virtio_start(). A reset takes back everything that the driver wrote (virtio_quiesce() does the queues and the device), and the
+	// interrupt.
 	//	(void)value;
 	//	lab_todo(d->vm, "4.2", "write_status() in mmio.c: the device status and reset");
 	// END

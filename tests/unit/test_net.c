@@ -580,8 +580,8 @@ int main(void)
 		TEST(configuration), TEST(transmit_whole), TEST(transmit_in_pieces), TEST(transmit_what_was_not_agreed_on),
 		TEST(transmit_against_the_rules), TEST(network_that_takes_nothing), TEST(receive_one_buffer), TEST(receive_merged),
 		TEST(chains_that_belong_together),
-		TEST(receive_too_long_for_the_mtu), TEST(receive_without_buffers), TEST(receive_too_small), TEST(receive_against_the_rules), TEST(nobody_listens),
-		TEST(reset_with_buffers_taken), TEST(wrong_use),
+		TEST(receive_too_long_for_the_mtu), TEST(receive_without_buffers), TEST(receive_too_small),
+		TEST(receive_against_the_rules), TEST(nobody_listens), TEST(reset_with_buffers_taken), TEST(wrong_use),
 	};
 	return cmocka_run_group_tests_name("net", tests, NULL, NULL);
 }

@@ -224,8 +224,8 @@ static void test_identification(void **state)
 	assert_int_equal(get(0), 0x74726976);
 	assert_int_equal(get(VERSION), 2);
 	set(FEATURES_SEL, 1);
-	/* VERSION_1 and RING_PACKED, and nothing else that is reserved: not ACCESS_PLATFORM (33), IN_ORDER (35), ORDER_PLATFORM (36), SR_IOV (37),
-	 * NOTIFICATION_DATA (38), NOTIF_CONFIG_DATA (39), RING_RESET (40). */
+	/* VERSION_1 and RING_PACKED, and nothing else that is reserved: not ACCESS_PLATFORM (33), IN_ORDER (35), ORDER_PLATFORM (36),
+	 * SR_IOV (37), NOTIFICATION_DATA (38), NOTIF_CONFIG_DATA (39), RING_RESET (40). */
 	assert_int_equal(get(FEATURES), 1u << (32 - 32) | 1u << (34 - 32));
 	set(FEATURES_SEL, 0);
 	assert_int_equal(get(FEATURES), 1u << 28 | 1u << 29 | 1u << 3 | 1u);
@@ -394,7 +394,8 @@ static void test_interrupt_status(void **state)
 	assert_false(wire);
 }
 
-/* The driver has read InterruptStatus; another event comes before its ACK. The line was high, and the guest's controller looks for edges. */
+/* The driver has read InterruptStatus; another event comes before its ACK. The line was high, and the interrupt controller looks for
+ * edges. */
 static void test_event_before_the_ack_makes_an_edge(void **state)
 {
 	(void)state;

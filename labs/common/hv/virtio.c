@@ -199,8 +199,8 @@ void virtio_interrupt_update(struct virtio_dev *d)
 {
 	if (d->irq_fd >= 0)
 		return; /* each event was a pulse of its own */
-	/* The line is edge-triggered. A bit that was set between the driver's look at InterruptStatus and its ACK made no edge, because the line
-	 * was high; without one now the driver would never look again. */
+	/* The line is edge-triggered. A bit that was set between the driver's look at InterruptStatus and its ACK made no edge,
+	 * because the line was high; without one now the driver would never look again. */
 	irq_set(&d->irq, false);
 	irq_set(&d->irq, d->interrupt_status != 0);
 }

@@ -71,8 +71,8 @@ static inline void ring_fence(void)
 }
 
 /*
- * A descriptor, each field read once. It may lie anywhere: the queue's own are aligned, but of an indirect table nothing is said (2.7.5.3), and
- * C does not allow to read through a pointer that is not aligned for its type.
+ * A descriptor, each field read once. It may lie anywhere: the queue's own are aligned, but of an indirect table nothing is said
+ * (2.7.5.3), and C does not allow to read through a pointer that is not aligned for its type.
  */
 static inline struct split_desc ring_desc(const void *p)
 {
