@@ -51,7 +51,7 @@ FIRMWARE_DIRS = ("/usr/share/qemu", "/usr/share/seabios", "/usr/share/qemu-kvm",
 
 QEMU = ("qemu-system-x86_64 -L {firmware} -accel kvm -cpu host -m {ram} -nodefaults -no-user-config -display none -no-reboot "
         "-serial stdio -kernel {kernel} -initrd {initrd} -append {append}")
-QEMU_DISK = "-drive file={file},format=raw,if=none,id={id},cache=writeback,aio=io_uring{ro} -device virtio-blk-{bus},drive={id}"
+QEMU_DISK = "-drive file={file},format=raw,if=none,id={id},cache=writeback,aio=io_uring -device virtio-blk-{bus},drive={id}"
 QEMU_NET = "-netdev user,id=net -device virtio-net-{bus},netdev=net{rom}"
 VMMS = ("hv", "pc", "microvm")
 NAMES = {"hv": "hv --engine kvm", "pc": "QEMU -M pc", "microvm": "QEMU -M microvm"}
@@ -85,7 +85,7 @@ def guest_initrd():
     ramfs, load = linuxguest.archive(TOP, ["pci", "disk", "net"])
     head = linuxguest.HEAD.replace("\n", "\necho @init\n", 1)
     idle = "grep -q bench=boot /proc/cmdline && { sleep 1; echo @idle; sleep 1; poweroff -f; }\n"
-    ramfs.file("init", (head + idle + load + linuxguest.SWITCH % "ro").encode(), 0o755)
+    ramfs.file("init", (head + idle + load + linuxguest.SWITCH % "noatime").encode(), 0o755)
     return ramfs.bytes()
 
 
@@ -121,13 +121,13 @@ def command(vmm, paths, devices):
     if vmm == "hv":
         words = [paths["hv"], "run", "--engine", "kvm", "--mem", f"{RAM_MIB}M", "--stats", "json", "--initrd", paths["initrd"], "--append", append]
         if devices:
-            words += ["--disk", paths["root"] + ",ro", "--disk", paths["data"], "--net", "user"]
+            words += ["--disk", paths["root"], "--disk", paths["data"], "--net", "user"]
         return shlex.join([*words, paths["kernel"]])
     bus = "pci" if vmm == "pc" else "device"
     line = QEMU.format(firmware=paths["firmware"], ram=RAM_MIB, kernel=paths["kernel"], initrd=paths["initrd"], append=shlex.quote(append))
     # What the second disk is called in the guest is decided by who is found first.
-    disks = [QEMU_DISK.format(file=paths["root"], id="root", ro=",readonly=on", bus=bus),
-             QEMU_DISK.format(file=paths["data"], id="data", ro="", bus=bus)]
+    disks = [QEMU_DISK.format(file=paths["root"], id="root", bus=bus),
+             QEMU_DISK.format(file=paths["data"], id="data", bus=bus)]
     more = [*disks, QEMU_NET.format(bus=bus, rom=",romfile=" if vmm == "pc" else "")] if devices else []
     return " ".join([line, "-M", vmm, *more])
 
@@ -223,6 +223,7 @@ def measure(machine, runs, seconds_max):
                 try:
                     for vmm, rows in results(output, [kind]).items():
                         got[vmm].update(rows)
+                    print(f"# {got}", file=sys.stderr, flush=True)
                     break
                 except ValueError as error:
                     print(f"# round {number + 1}: {error}", file=sys.stderr, flush=True)

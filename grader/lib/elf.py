@@ -112,6 +112,7 @@ def patch_params(image, values, name="guest"):
 LIBRARY_DIRS = (
     "/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/x86_64-linux-gnu/lib", "/usr/x86_64-linux-gnu/lib64",
     "/lib64", "/usr/lib64", "/lib", "/usr/lib",
+    "/usr/lib/x86_64-linux-gnu/ceph",  # fio's, by a path in a library
 )
 
 
