@@ -39,8 +39,8 @@ static double cpu_ms(pid_t pid)
 	return clock_getcpuclockid(pid, &clock) ? -1 : seconds(clock) * 1000;
 }
 
-/* proc(5), smaps: a line "from-to perms ..." begins a mapping, lines "Name: n kB" belong to it. What is as large as the guest's memory is the
- * guest's memory: neither VMM has another mapping of that size of which pages are resident. */
+/* proc(5), smaps: a line "from-to perms ..." begins a mapping, lines "Name: n kB" belong to it. What is as large as the guest's
+ * memory is the guest's memory: neither VMM has another mapping of that size of which pages are resident. */
 static void memory(pid_t pid, unsigned long ram_kib)
 {
 	unsigned long long from, to;

@@ -152,7 +152,8 @@ class Grading:
             else:
                 self.ladder.add(checkpoint, run, RunResult(
                     run.name, outcome.code, outcome.signal, outcome.timed_out, outcome.stdout, outcome.stderr, outcome.witness, params,
-                    outcome.wall_ms, outcome.cpu_ms, outcome.maxrss_kib, outcome.left, outcome.back, outcome.host_trouble, tuple(job.argv), host,
+                    outcome.wall_ms, outcome.cpu_ms, outcome.maxrss_kib, outcome.left, outcome.back, outcome.host_trouble,
+                    tuple(job.argv), host,
                 ))
             self._settle()
 

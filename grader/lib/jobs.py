@@ -41,7 +41,8 @@ class Job:
     files: dict = field(default_factory=dict)  # name -> bytes
     stdin: bytes = b""
     limits: Limits = field(default_factory=Limits)
-    kill_at: Optional[tuple] = None  # (text, milliseconds): so long after that text on stdout it is killed. Its first character is in it once
+    # (text, milliseconds): so long after that text on stdout it is killed. Its first character is in it once
+    kill_at: Optional[tuple] = None
     back: str = ""  # one of the files: as it is at the end, it comes back
 
 

@@ -1,7 +1,7 @@
 /*
- * durable FILE SEED: for a Linux guest. Writes numbered records to a file, and says of each on the console that it is on stable storage, when
- * fsync(2) has said so. Goes on until somebody ends it, at the latest after LAST records. A record is a sector: its number, and numbers that
- * follow from that and the seed.
+ * durable FILE SEED: for a Linux guest. Writes numbered records to a file, and says of each on the console that it is on stable
+ * storage, when fsync(2) has said so. Goes on until somebody ends it, at the latest after LAST records. A record is a sector: its
+ * number, and numbers that follow from that and the seed.
  */
 #include <fcntl.h>
 #include <stdint.h>

@@ -214,8 +214,8 @@ static void blk_drain(struct virtio_dev *d)
 	lab_todo(b->dev->vm, "4.14", "blk_drain() in blk.c: reset with requests in flight");
 }
 
-/* Writeback: a write is durable when a flush behind it is complete. Writethrough: when it is complete itself. The driver chooses, if it can;
- * one that does not know of flushes gets the second (5.2.6.2). */
+/* Writeback: a write is durable when a flush behind it is complete. Writethrough: when it is complete itself. The driver chooses,
+ * if it can; one that does not know of flushes gets the second (5.2.6.2). */
 static void choose_cache(struct blk *b)
 {
 	// TODO 4.13: b->durable_writes. Hint: with BLK_F_CONFIG_WCE config.writeback decides, else whether the driver

@@ -189,7 +189,8 @@ static void net_stats(struct virtio_dev *d, FILE *out)
 
 	fprintf(out, ",\"rx_frames\":%llu,\"tx_frames\":%llu,\"rx_dropped\":%llu,\"tx_dropped\":%llu,\"network_dropped\":%llu,\"link\":%s",
 		(unsigned long long)n->rx_frames, (unsigned long long)n->tx_frames, (unsigned long long)n->rx_dropped,
-		(unsigned long long)n->tx_dropped, (unsigned long long)(n->back ? n->back->dropped : 0), n->config.status ? "true" : "false");
+		(unsigned long long)n->tx_dropped, (unsigned long long)(n->back ? n->back->dropped : 0),
+		n->config.status ? "true" : "false");
 }
 
 static const struct virtio_ops net_ops = {

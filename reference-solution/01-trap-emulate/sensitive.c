@@ -10,7 +10,8 @@
 #include "lab1.h"
 
 // SOLUTION 1.20
-/* Leaf 1, EDX: FPU VME DE PSE TSC MSR PAE CX8 SEP- PGE CMOV PAT CLFLUSH MMX FXSR SSE SSE2. No MCE, MTRR, MCA: not virtualized. (The local APIC is the frame's.) */
+/* Leaf 1, EDX: FPU VME DE PSE TSC MSR PAE CX8 SEP- PGE CMOV PAT CLFLUSH MMX FXSR SSE SSE2. No MCE, MTRR, MCA: not virtualized. (The
+ * local APIC is the frame's.) */
 #define LEAF1_EDX (1u << 0 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 13 | 1u << 15 | 1u << 16 | 1u << 19 | \
 		   1u << 23 | 1u << 24 | 1u << 25 | 1u << 26)
 /* Leaf 1, ECX: SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES RDRAND. No MONITOR, VMX, x2APIC, TSC-deadline, XSAVE, AVX;

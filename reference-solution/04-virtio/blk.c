@@ -107,8 +107,8 @@ static void finish(struct blk_request *r, uint8_t status, uint64_t written)
 	if (written == r->chain.in_len - 1)
 		written++;
 	virtqueue_push(r->chain.q, &r->chain, (uint32_t)written);
-	// STARTER 4.12: the status byte, and the chain back to the driver. Hint: virtqueue_push() wants to know how many bytes were written from
-	// the start of the writable part without a gap: the status byte is the last of them.
+	// STARTER 4.12: the status byte, and the chain back to the driver. Hint: virtqueue_push() wants to know how many bytes were
+	// written from the start of the writable part without a gap: the status byte is the last of them.
 	//	(void)status;
 	//	(void)written;
 	//	lab_todo(b->dev->vm, "4.12", "finish() in blk.c: status and length of a request");
@@ -198,9 +198,9 @@ static void transfer(struct blk *b, struct blk_request *r)
 	r->disk.offset = r->header.sector * SECTOR;
 	r->disk.len = r->data_len;
 	disk_submit(b->disk, &r->disk);
-	// STARTER 4.12: from the image to the driver, or the other way round. Hint: data_len must be whole sectors that exist. chain_in_iov()
-	// and chain_out_iov() find them for r->iov, the header is in front of what is written. Then disk_submit(), and it goes on in
-	// disk_done().
+	// STARTER 4.12: from the image to the driver, or the other way round. Hint: data_len must be whole sectors that exist.
+	// chain_in_iov() and chain_out_iov() find them for r->iov, the header is in front of what is written. Then disk_submit(),
+	// and it goes on in disk_done().
 	//	(void)in;
 	//	(void)inside;
 	//	finish(r, S_IOERR, 0);
@@ -241,8 +241,9 @@ static void ranges(struct blk *b, struct blk_request *r)
 		submit_range(r);
 	else
 		finish(r, status, 0);
-	// STARTER 4.13: the ranges are the request's data, 1 to RANGES_MAX of them. Hint: chain_read() into r->range; each must exist and have
-	// no flag but RANGE_UNMAP, a discard not even that: S_UNSUPP. DISK_DISCARD and DISK_ZERO do it, one range after the other.
+	// STARTER 4.13: the ranges are the request's data, 1 to RANGES_MAX of them. Hint: chain_read() into r->range; each must
+	// exist and have no flag but RANGE_UNMAP, a discard not even that: S_UNSUPP. DISK_DISCARD and DISK_ZERO do it, one range
+	// after the other.
 	//	finish(r, S_UNSUPP, 0);
 	//	lab_todo(b->dev->vm, "4.13", "ranges() in blk.c: discard and write-zeroes");
 	// END
@@ -289,9 +290,10 @@ static void begin(struct blk *b, struct blk_request *r)
 	case T_WRITE_ZEROES: ranges(b, r); break;
 	default: finish(r, S_UNSUPP, 0);
 	}
-	// STARTER 4.12: header, data and status of a request. Hint: chain_read() gets the header, wherever it lies; data_len is what is left in
-	// its direction, and chain_in_iov() finds the last byte, which is the status. Without header or status: virtio_broken(). Then transfer(),
-	// flush(), ranges(), the 20 bytes of b->id for T_GET_ID, and S_UNSUPP for what there is not.
+	// STARTER 4.12: header, data and status of a request. Hint: chain_read() gets the header, wherever it lies; data_len is
+	// what is left in its direction, and chain_in_iov() finds the last byte, which is the status. Without header or status:
+	// virtio_broken(). Then transfer(), flush(), ranges(), the 20 bytes of b->id for T_GET_ID, and S_UNSUPP for what there is
+	// not.
 	//	(void)transfer;
 	//	(void)flush;
 	//	(void)ranges;
@@ -315,8 +317,9 @@ static void blk_kick(struct virtio_dev *d, struct virtqueue *q)
 	b->waiting = !r;
 	disk_start(b->disk); /* some complete at once */
 	virtqueue_notify(q);
-	// STARTER 4.14: all requests of the queue. Hint: each takes next_free(b), and finish() gives it back; when there is none, b->waiting
-	// says that there may be more in the queue. disk_start() begins with what was submitted. Here is what does for one request at a time.
+	// STARTER 4.14: all requests of the queue. Hint: each takes next_free(b), and finish() gives it back; when there is none,
+	// b->waiting says that there may be more in the queue. disk_start() begins with what was submitted. Here is what does for
+	// one request at a time.
 	//	while ((r = next_free(b)) && virtqueue_pop(q, &r->chain) > 0) {
 	//		b->free = r->next;
 	//		begin(b, r);
@@ -351,13 +354,14 @@ static void blk_drain(struct virtio_dev *d)
 	// END
 }
 
-/* Writeback: a write is durable when a flush behind it is complete. Writethrough: when it is complete itself. The driver chooses, if it can;
- * one that does not know of flushes gets the second (5.2.6.2). */
+/* Writeback: a write is durable when a flush behind it is complete. Writethrough: when it is complete itself. The driver chooses,
+ * if it can; one that does not know of flushes gets the second (5.2.6.2). */
 static void choose_cache(struct blk *b)
 {
 	// SOLUTION 4.13
 	b->durable_writes = virtio_has(b->dev, BLK_F_CONFIG_WCE) ? !b->config.writeback : !virtio_has(b->dev, BLK_F_FLUSH);
-	// STARTER 4.13: b->durable_writes. Hint: with BLK_F_CONFIG_WCE config.writeback decides, else whether the driver accepted BLK_F_FLUSH.
+	// STARTER 4.13: b->durable_writes. Hint: with BLK_F_CONFIG_WCE config.writeback decides, else whether the driver accepted
+	// BLK_F_FLUSH.
 	//	(void)b;
 	// END
 }

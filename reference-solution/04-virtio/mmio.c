@@ -236,9 +236,9 @@ static void write_queue(struct virtio_dev *d, uint64_t offset, uint32_t value)
 	case REG_QUEUE_DEVICE_LOW:
 	case REG_QUEUE_DEVICE_HIGH: set_half(&q->device, offset == REG_QUEUE_DEVICE_HIGH, value); break;
 	}
-	// STARTER 4.3: size, addresses and readiness of the selected queue. Hint: a size that cannot be breaks the device; ready() of the ring
-	// format, virtio_rings(d)->enable(q), looks at the rest. Nothing changes any more once the queue is ready or the device runs, but a queue
-	// may be stopped: virtio_queue_stop().
+	// STARTER 4.3: size, addresses and readiness of the selected queue. Hint: a size that cannot be breaks the device; ready()
+	// of the ring format, virtio_rings(d)->enable(q), looks at the rest. Nothing changes any more once the queue is ready or
+	// the device runs, but a queue may be stopped: virtio_queue_stop().
 	//	(void)q;
 	//	(void)offset;
 	//	(void)value;

@@ -33,8 +33,9 @@ static void rng_kick(struct virtio_dev *d, struct virtqueue *q)
 		virtqueue_push(q, &c, written);
 	}
 	virtqueue_notify(q);
-	// STARTER 4.4: random bytes for every buffer that the driver has made available. Hint: virtqueue_pop(), chain_in_iov(), getrandom(2),
-	// virtqueue_push() with the number of bytes, and virtqueue_notify() once at the end. A readable buffer is against the rules.
+	// STARTER 4.4: random bytes for every buffer that the driver has made available. Hint: virtqueue_pop(), chain_in_iov(),
+	// getrandom(2), virtqueue_push() with the number of bytes, and virtqueue_notify() once at the end. A readable buffer is
+	// against the rules.
 	//	(void)q;
 	//	lab_todo(d->vm, "4.4", "rng_kick() in rng.c: random bytes for the driver");
 	// END

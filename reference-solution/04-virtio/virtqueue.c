@@ -28,8 +28,8 @@ static int split_enable(struct virtqueue *q)
 	if (!q->desc_ring || !q->driver_area || !q->device_area)
 		return virtio_broken(q->dev, "queue %u does not lie in memory", q->index);
 	return 0;
-	// STARTER 4.3: is this a queue that can work? Hint: sizes and alignments of the three areas are in 2.7; each has two more bytes for its
-	// event index. guest_range() is the only way to the pointers desc_ring, driver_area and device_area.
+	// STARTER 4.3: is this a queue that can work? Hint: sizes and alignments of the three areas are in 2.7; each has two more
+	// bytes for its event index. guest_range() is the only way to the pointers desc_ring, driver_area and device_area.
 	//	(void)used_event;
 	//	(void)avail_event;
 	//	return lab_todo(q->dev->vm, "4.3", "split_enable() in virtqueue.c: size, alignment and addresses of a queue");
@@ -58,8 +58,8 @@ int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t le
 		c->out_len += len;
 	}
 	return 0;
-	// STARTER 4.4: the next iovec of the chain. Hint: guest_range(); buffers that the device writes count for nin and in_len; the others,
-	// for nout and out_len, come before those. An empty buffer gives no iovec.
+	// STARTER 4.4: the next iovec of the chain. Hint: guest_range(); buffers that the device writes count for nin and in_len;
+	// the others, for nout and out_len, come before those. An empty buffer gives no iovec.
 	//	(void)c;
 	//	(void)gpa;
 	//	(void)len;
@@ -153,8 +153,9 @@ static int split_pop(struct virtqueue *q, struct vq_chain *c)
 		return -EPROTO;
 	q->next_avail++;
 	return 1;
-	// STARTER 4.4: the next chain of the available ring. Hint: avail->idx counts what the driver has put there, q->next_avail what was taken;
-	// both wrap at 65536. More than the queue's size between them, or a number that is no descriptor's, breaks the device.
+	// STARTER 4.4: the next chain of the available ring. Hint: avail->idx counts what the driver has put there, q->next_avail
+	// what was taken; both wrap at 65536. More than the queue's size between them, or a number that is no descriptor's, breaks
+	// the device.
 	//	(void)c;
 	//	(void)avail;
 	//	(void)collect;
@@ -172,7 +173,8 @@ static void split_push(struct virtqueue *q, const struct vq_chain *c, uint32_t w
 	/* The driver looks at the element when it sees the index (2.7.8.2). */
 	if (!q->more)
 		ring_store16(&used->idx, q->next_used);
-	// STARTER 4.5: the chain goes into the used ring. Hint: element first, then the index, by ring_store16(); not yet if there is q->more.
+	// STARTER 4.5: the chain goes into the used ring. Hint: element first, then the index, by ring_store16(); not yet if there
+	// is q->more.
 	//	(void)used;
 	//	(void)c;
 	//	(void)written;
@@ -194,9 +196,9 @@ static bool split_should_interrupt(struct virtqueue *q)
 	ring_fence();
 	if (!virtio_has(q->dev, F_RING_EVENT_IDX))
 		return !(ring_load16(&avail->flags) & AVAIL_F_NO_INTERRUPT);
-	// STARTER 4.7: does the driver want an interrupt? Hint: not if nothing was pushed since you were asked last (q->signalled), and
-	// not with AVAIL_F_NO_INTERRUPT. ring_fence() between the used index and its flags. With EVENT_IDX the flag says nothing. Here is what
-	// does for a driver that does not mind: always.
+	// STARTER 4.7: does the driver want an interrupt? Hint: not if nothing was pushed since you were asked last (q->signalled),
+	// and not with AVAIL_F_NO_INTERRUPT. ring_fence() between the used index and its flags. With EVENT_IDX the flag says
+	// nothing. Here is what does for a driver that does not mind: always.
 	//	uint16_t before = q->signalled, now = q->next_used;
 	//
 	//	if (!virtio_has(q->dev, F_RING_EVENT_IDX))
@@ -222,8 +224,8 @@ static void split_arm(struct virtqueue *q)
 		ring_store16(avail_event(q), q->next_avail);
 	ring_store16(&used->flags, 0); /* with EVENT_IDX too (2.7.10): a driver may have left something there */
 	ring_fence(); /* then the ring is looked at once more */
-	// STARTER 4.9: the driver shall notify when there is a new chain. Hint: with EVENT_IDX avail_event is the index that it has to go past, and
-	// used->flags are 0; else they alone say it. Until then: it notifies always, because nobody said otherwise.
+	// STARTER 4.9: the driver shall notify when there is a new chain. Hint: with EVENT_IDX avail_event is the index that it has
+	// to go past, and used->flags are 0; else they alone say it. Until then: it notifies always, because nobody said otherwise.
 	//	(void)used;
 	//	(void)avail_event;
 	//	if (virtio_has(q->dev, F_RING_EVENT_IDX))

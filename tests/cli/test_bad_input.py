@@ -141,7 +141,8 @@ class Refusals(unittest.TestCase):
             self.refused("--name takes", "run", "--name", name, self.good)
         self.refused("one of them only", "run", "--name", "a", "--control", "b", self.good)
         for option in ("--name", "--control"):
-            self.refused(f"--neighbour does not go with {option}", "run", "--engine", "hvm", "--neighbour", self.good, option, "a", self.good)
+            self.refused(f"--neighbour does not go with {option}", "run", "--engine", "hvm", "--neighbour", self.good,
+                         option, "a", self.good)
         self.refused("socket and a command are missing", "ctl")
         self.refused("command is missing", "ctl", "a")
         self.refused("no command \"jump\"", "ctl", "a", "jump")

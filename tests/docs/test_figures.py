@@ -1,4 +1,5 @@
-"""The figures with numbers: scripts/figures.py, figures_hardware.py and figures_devices.py measure and draw them. Here nothing is measured."""
+"""The figures with numbers: scripts/figures.py, figures_hardware.py and figures_devices.py measure and draw them. Here nothing is
+measured."""
 
 import pathlib
 import sys
@@ -19,7 +20,8 @@ KVM = {"exits": 9, "by_kind": {"io out": 5, "io in": 3, "interrupted": 1}, "emul
 NESTED = {"engine": "hvm", "exits": 40, "by_kind": {"violation": 9, "cpuid": 2, "io": 20, "kick": 3, "interrupted": 4}, "emulated": {}}
 HVM_SHADOW = {"engine": "hvm", "exits": 60, "by_kind": {"exception": 30, "control register": 7, "invlpg": 3, "io": 15},
               "emulated": {"mov": 2}, "shadow": {"true": 8, "hidden": 17, "emulated": 1, "switches": 4}}
-OUTPUT = {"by_kind": {"interrupted": 4, "mmio write": 40, "mmio read": 21, "io out": 1}, "virtio": [{"queues": [{"kicks": 0}, {"kicks": 18}]}]}
+OUTPUT = {"by_kind": {"interrupted": 4, "mmio write": 40, "mmio read": 21, "io out": 1},
+          "virtio": [{"queues": [{"kicks": 0}, {"kicks": 18}]}]}
 EVERY = {**figures.FIGURES, **hardware.FIGURES, **devices.FIGURES}
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""run.py [--seconds N] [--jobs N] [--keep] [TARGET]...: lets libFuzzer loose on each target of tests/fuzz, for N seconds (60), two at a time.
+"""run.py [--seconds N] [--jobs N] [--keep] [TARGET]...: lets libFuzzer loose on each target of tests/fuzz, for N seconds (60), two
+at a time.
 
-Each begins with its corpus, tests/fuzz/corpus/TARGET, and works on a copy in build/fuzz/corpus; --keep brings what is new and small back, merged. An
-input that breaks a target is kept as build/fuzz/TARGET.crash-*; `build/fuzz/TARGET FILE` runs it again. It belongs into the corpus then, so that
-it is tried in every run. The last line is "N passed, M failed".
+Each begins with its corpus, tests/fuzz/corpus/TARGET, and works on a copy in build/fuzz/corpus; --keep brings what is new and small
+back, merged. An input that breaks a target is kept as build/fuzz/TARGET.crash-*; `build/fuzz/TARGET FILE` runs it again. It belongs
+into the corpus then, so that it is tried in every run. The last line is "N passed, M failed".
 """
 
 import argparse
@@ -38,7 +39,8 @@ def fuzz(target, seconds):
     runs = re.search(r"number_of_executed_units: (\d+)", done.stderr)
     cover = re.findall(r"cov: (\d+)", done.stderr)
     if done.returncode or not runs or not int(runs[1]):
-        interesting = [line for line in done.stderr.splitlines() if re.search(r"ERROR|runtime error|Test unit written|SUMMARY|pointer of|status is", line)]
+        telling = re.compile(r"ERROR|runtime error|Test unit written|SUMMARY|pointer of|status is")
+        interesting = [line for line in done.stderr.splitlines() if telling.search(line)]
         return False, "\n    ".join(interesting or done.stderr.splitlines()[-5:])
     return True, f"{runs[1]} inputs, {cover[-1] if cover else '?'} places reached"
 

@@ -1,6 +1,6 @@
 /*
- * The system calls of the thread pool (disk_threads.c), seen, held up and spoilt. A program that includes this has its own pwritev() and so on,
- * and the frame's files are linked to those.
+ * The system calls of the thread pool (disk_threads.c), seen, held up and spoilt. A program that includes this has its own
+ * pwritev() and so on, and the frame's files are linked to those.
  */
 #ifndef HOLD_IO_H
 #define HOLD_IO_H

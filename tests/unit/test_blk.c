@@ -165,7 +165,8 @@ static void until_used(uint16_t idx)
 	}
 }
 
-/* A chain over [OUT, OUT + out) and [IN, IN + in), cut at random into up to `cuts` more descriptors each. Its first descriptor is `head`. */
+/* A chain over [OUT, OUT + out) and [IN, IN + in), cut at random into up to `cuts` more descriptors each. Its first descriptor is
+ * `head`. */
 static void give(unsigned head, uint64_t out_at, uint64_t out, uint64_t in_at, uint64_t in, unsigned cuts)
 {
 	struct split_desc *desc = guest_range(&vm.mem, DESC, 16 * QUEUE);

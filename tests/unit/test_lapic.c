@@ -141,7 +141,8 @@ static void registers_keep_what_they_can(void **state)
 		unsigned reg;
 		uint32_t keeps, always;
 	} regs[] = {
-		{ ID, 0xff000000, 0 }, { LDR, 0xff000000, 0 }, { DFR, 0xf0000000, 0x0fffffff }, { TIMER, 0x300ff, 0 }, { LINT0, 0x1a7ff, 0 },
+		{ ID, 0xff000000, 0 }, { LDR, 0xff000000, 0 }, { DFR, 0xf0000000, 0x0fffffff },
+		{ TIMER, 0x300ff, 0 }, { LINT0, 0x1a7ff, 0 },
 		{ LINT1, 0x1a7ff, 0 }, { ERROR, 0x100ff, 0 }, { 0x330, 0x107ff, 0 }, { 0x340, 0x107ff, 0 }, { ICR_HIGH, 0xff000000, 0 },
 		{ TPR, 0xff, 0 }, { DIVIDE, 0xb, 0 }, { VERSION, 0, 0x50014 }, { APR, 0, 0 }, { ISR, 0, 0 }, { IRR, 0, 0 }, { TMR, 0, 0 },
 	};

@@ -68,7 +68,8 @@ EXCEPTIONS = (
                bits=STATUS, chance="all"),
     Difference(("1.6-cr",), (QEMU,), r"cr3(old|r)\.rdx", "each loader puts its page tables elsewhere"),
     Difference(("1.20-trap", "1.20-kvm"), (KVM, PATCHED) + GUEST_MODE,
-               r"l(0\.0\.a|1\.[01]\.[cd]|b\.[01]\.[bc]|6\.0\.a|7\.0\.[bcd]|d\.0\.[abc]|d\.1\.a|40000000\.0\.[abcd]|40000001\.0\.a|80000000\.0\.a|"
+               r"l(0\.0\.a|1\.[01]\.[cd]|b\.[01]\.[bc]|6\.0\.a|7\.0\.[bcd]|d\.0\.[abc]|d\.1\.a|40000000\.0\.[abcd]|40000001\.0\.a|"
+               r"80000000\.0\.a|"
                r"80000001\.0\.[cd]|80000008\.0\.[ab]|8000000a\.0\.[abd]|(8|e|80000009|8000000b)\.0\.[abcd])",
                "CPUID: which features there are is each hypervisor's policy"),
     Difference(("1.20-trap", "1.20-kvm"), (QEMU,), r"l(?!0\.0\.[bc]|1\.[01]\.a|[249a]\.[03]\.|80000007\.)\w+\.\w+\.[abc]|"

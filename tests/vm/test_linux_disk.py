@@ -96,7 +96,8 @@ class LinuxDisk(unittest.TestCase):
             commands[name] = KILL % cls.kills[name]
         files = [host.HV, host.TOP / "build/testhost/vmlinuz", top / "root.img", top / "root.cpio", top / "look.cpio",
                  linuxguest.tool("e2fsck"), linuxguest.tool("debugfs")]
-        cls.results = host.run({name: Command(["sh", "-c", line], limit=150) for name, line in commands.items()}, files, mem=1024, timeout=900)
+        cls.results = host.run({name: Command(["sh", "-c", line], limit=150) for name, line in commands.items()}, files, mem=1024,
+                               timeout=900)
 
     def output(self, name):
         result = self.results[name]
@@ -105,7 +106,8 @@ class LinuxDisk(unittest.TestCase):
 
     def test_files_are_there_in_the_next_boot_and_the_file_system_is_clean(self):
         output = self.output("phases")
-        self.assertEqual(self.results["phases"].stderr.count("hv: the guest powered the machine off"), 2, self.results["phases"].stderr[-800:])
+        self.assertEqual(self.results["phases"].stderr.count("hv: the guest powered the machine off"), 2,
+                         self.results["phases"].stderr[-800:])
         sums = re.findall(r"^sum (\w{64})", output, re.M)
         self.assertEqual(len(sums), 2, output)
         self.assertEqual(sums[0], sums[1])

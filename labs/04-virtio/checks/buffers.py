@@ -229,7 +229,8 @@ def order(seed):
     """Each element is to be there before the index tells of it; hv watches the page of the elements (--watch-used)."""
     rng = random.Random(seed)
     s = Script(rng)
-    s.hint = "A driver on another CPU reads the element as soon as it sees the index: first the one, then, by ring_store16(), the other (2.7.8.2)."
+    s.hint = ("A driver on another CPU reads the element as soon as it sees the index: first the one, then, by ring_store16(), the "
+              "other (2.7.8.2).")
     size = 1 << rng.randrange(1, 4)
     d, ring = running(s, 0, size, across=True)
     buffer = s.memory.take(64)

@@ -1,5 +1,5 @@
-"""4.19 and 4.22: Debian's kernel on the student's block device. What is on the disk afterwards is looked at here, outside of everything that
-the student's program could have touched: the image came out of the test host."""
+"""4.19 and 4.22: Debian's kernel on the student's block device. What is on the disk afterwards is looked at here, outside of everything
+that the student's program could have touched: the image came out of the test host."""
 
 import functools
 import os
@@ -121,17 +121,18 @@ def _numbers(rng):
 CHECKPOINTS = (
     Checkpoint(
         "4.19", "Linux boots from ext4", 4,
-        "Debian's kernel, with its own driver, has its root file system on your block device. It works on files and powers off; then e2fsck "
-        "finds nothing wrong, and the files are there.",
+        "Debian's kernel, with its own driver, has its root file system on your block device. It works on files and powers off; then "
+        "e2fsck finds nothing wrong, and the files are there.",
         "If the kernel does not find the disk, look at 4.1 and 4.11; if it hangs, at interrupts (4.7, 4.9); if files are wrong, at 4.12.",
         [Run("boot", params=_numbers, command=_command("root.img"), files=_root_files, back="root.img", timeout=SECONDS, ends=(HV_OK,))],
         _boots, depends=("4.9", "4.13"),
     ),
     Checkpoint(
         "4.22", "What was flushed survives", 4,
-        "hv is killed (SIGKILL) while Linux writes and syncs. Every record of which the guest was told that it is on stable storage is on the disk, "
-        "in writeback and in writethrough mode.",
-        "A flush is complete when fdatasync() has returned, and not before; in writethrough mode that goes for every write (choose_cache()).",
+        "hv is killed (SIGKILL) while Linux writes and syncs. Every record of which the guest was told that it is on stable storage is on "
+        "the disk, in writeback and in writethrough mode.",
+        "A flush is complete when fdatasync() has returned, and not before; in writethrough mode that goes for every write "
+        "(choose_cache()).",
         [Run(name, params=_numbers, command=_command("records.img"), files=functools.partial(_record_files, before=before),
              kill_at=_kill, back="records.img", timeout=SECONDS, ends=None)
          for name, before in (("writeback", ""), ("writethrough", WRITETHROUGH))],

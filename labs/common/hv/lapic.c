@@ -289,7 +289,8 @@ static void timer_due(void *opaque)
 	schedule(l, now > l->due_ns ? now : l->due_ns);
 }
 
-/* A count that has run down has struck, whether the loop's thread has come to it or not: what the guest now reads or changes is behind it. */
+/* A count that has run down has struck, whether the loop's thread has come to it or not: what the guest now reads or changes is
+ * behind it. */
 static void settle(struct lapic *l)
 {
 	if (l->timer.deadline_ns && clock_ns() >= l->timer.deadline_ns)

@@ -1,6 +1,6 @@
 /*
- * The options of hv run. options.c knows which there are and which of them go together, option_values.c what stands behind them. All functions
- * that return an int: 0, or -EINVAL after one sentence on stderr.
+ * The options of hv run. options.c knows which there are and which of them go together, option_values.c what stands behind them.
+ * All functions that return an int: 0, or -EINVAL after one sentence on stderr.
  */
 #ifndef HV_OPTIONS_H
 #define HV_OPTIONS_H

@@ -321,8 +321,8 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c)
 
 void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t written)
 {
-	/* What the device wrote, also for a driver that has gone in the meantime. A little more does no harm; `written` would be too little,
-	 * because the status byte of a read that failed lies behind data that was not written. */
+	/* What the device wrote, also for a driver that has gone in the meantime. A little more does no harm; `written` would be
+	 * too little, because the status byte of a read that failed lies behind data that was not written. */
 	for (unsigned i = 0; i < c->nin; i++) {
 		const struct iovec *v = &c->iov[c->nout + i];
 

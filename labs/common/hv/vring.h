@@ -1,6 +1,6 @@
 /*
- * The rings as they lie in guest memory (virtio 1.2, 2.7 split, 2.8 packed). All fields are little-endian, as the hosts are that hv runs on.
- * The guest writes here at any time: read each field once, with ring_load16() or ring_desc(), and look at what was read.
+ * The rings as they lie in guest memory (virtio 1.2, 2.7 split, 2.8 packed). All fields are little-endian, as the hosts are that hv
+ * runs on. The guest writes here at any time: read each field once, with ring_load16() or ring_desc(), and look at what was read.
  */
 #ifndef HV_VRING_H
 #define HV_VRING_H

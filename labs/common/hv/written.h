@@ -1,10 +1,10 @@
 /*
  * Guest memory that devices wrote, page by page, until the engine has heard of it.
  *
- * A device writes past the CPU: what a shadow knows of a page table is wrong when one lies there, and a dirty log does not see it. The device
- * may write while the vCPU runs, which the engines cannot take then. So the pages are collected here, and the vCPU's thread hands
- * them over before it does anything about its next exit. That is early enough: a translation that the guest has changed counts for it only from
- * a CR3 load or INVLPG on, and those are exits.
+ * A device writes past the CPU: what a shadow knows of a page table is wrong when one lies there, and a dirty log does not see it.
+ * The device may write while the vCPU runs, which the engines cannot take then. So the pages are collected here, and the vCPU's
+ * thread hands them over before it does anything about its next exit. That is early enough: a translation that the guest has
+ * changed counts for it only from a CR3 load or INVLPG on, and those are exits.
  */
 #ifndef HV_WRITTEN_H
 #define HV_WRITTEN_H
