@@ -136,7 +136,7 @@ static void fill_buffers(struct net *n, const uint8_t *frame, size_t len)
 
 	// SOLUTION 4.16
 	struct net_header h = { .gso_type = HDR_GSO_NONE };
-	uint64_t room = 0, done = 0;
+	uint64_t room = 0;
 
 	while (room < total)
 		room += n->held[h.num_buffers++].in_len;
@@ -148,7 +148,6 @@ static void fill_buffers(struct net *n, const uint8_t *frame, size_t len)
 
 		frame += body;
 		len -= body;
-		done += head + body;
 		/* All buffers of a frame appear at once (5.1.6.4.1): the driver looks for num_buffers of them when it sees the
 		 * first. */
 		(i + 1 < h.num_buffers ? virtqueue_push_more : virtqueue_push)(q, c, (uint32_t)(head + body));
