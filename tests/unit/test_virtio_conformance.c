@@ -384,6 +384,7 @@ static void test_interrupt_status(void **state)
 	set(INT_ACK, INTERRUPT_CONFIG);
 	assert_int_equal(get(INT_STATUS), INTERRUPT_USED);
 	assert_true(wire);
+	assert_int_equal(edges, 1);
 	set(INT_STATUS, 0); /* read-only */
 	assert_int_equal(get(INT_STATUS), INTERRUPT_USED);
 	set(INT_ACK, INTERRUPT_USED);
@@ -392,6 +393,7 @@ static void test_interrupt_status(void **state)
 	set(INT_ACK, 0xffffffff);
 	assert_int_equal(get(INT_STATUS), 0);
 	assert_false(wire);
+	assert_int_equal(edges, 1);
 }
 
 /* The driver has read InterruptStatus; another event comes before its ACK. The line was high, and the interrupt controller looks for

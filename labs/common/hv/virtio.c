@@ -201,8 +201,10 @@ void virtio_interrupt_update(struct virtio_dev *d)
 		return; /* each event was a pulse of its own */
 	/* The line is edge-triggered. A bit that was set between the driver's look at InterruptStatus and its ACK made no edge,
 	 * because the line was high; without one now the driver would never look again. */
-	irq_set(&d->irq, false);
+	if (d->pending & ~d->interrupt_status)
+		irq_set(&d->irq, false);
 	irq_set(&d->irq, d->interrupt_status != 0);
+	d->pending = d->interrupt_status;
 }
 
 void virtio_interrupt(struct virtio_dev *d, uint32_t bits)
@@ -210,6 +212,7 @@ void virtio_interrupt(struct virtio_dev *d, uint32_t bits)
 	uint64_t one = 1;
 
 	d->interrupt_status |= bits;
+	d->pending = d->interrupt_status;
 	d->interrupts++;
 	if (d->irq_fd < 0)
 		irq_set(&d->irq, true);

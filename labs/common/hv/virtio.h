@@ -182,6 +182,7 @@ struct virtio_dev {
 
 	/* The rest is virtio.c's. */
 	struct irq_line irq;
+	uint32_t pending;	  /* InterruptStatus as it was when the line was last set */
 	int irq_fd;		  /* eventfd that raises the interrupt, or -1: irq is used */
 	int io_fd[VIRTIO_QUEUES]; /* eventfds that QueueNotify signals, or -1 */
 	uint32_t kick_again;	  /* bit per queue: its budget was used up */
@@ -230,7 +231,7 @@ void virtio_queue_stop(struct virtqueue *q);
 void virtio_quiesce(struct virtio_dev *d);
 /* The driver wrote a queue's number to QueueNotify. Ignored when the device does not run, or has no such queue, or that is not ready. */
 void virtio_kick(struct virtio_dev *d, uint32_t queue);
-/* InterruptStatus has fewer bits than before: lowers the interrupt line, and raises it again for the bits that are left. */
+/* InterruptStatus may have fewer bits than before: then this lowers the interrupt line, and raises it again for those that are left. */
 void virtio_interrupt_update(struct virtio_dev *d);
 
 #endif
