@@ -2,8 +2,8 @@
 """Measures what devices cost and draws it: figures_devices.py [--from DIR] [FIGURE]...
 
 docs/img/devices-output.svg: 16 KiB of output through the UART and through the virtio console, as scripts/bench_console.py runs them.
-docs/img/devices-registers.svg: accesses to registers that Linux' drivers make for entropy and for a disk, with notifications as exits and as
-eventfds. Counts, never times, as in figures.py; so is --from.
+docs/img/devices-registers.svg: accesses to registers that Linux' drivers make for entropy and for a disk, with notifications as exits and
+as eventfds. Counts, never times, as in figures.py; so is --from.
 """
 
 import json
@@ -102,9 +102,9 @@ def measure_linux():
 
 def draw_output(counts):
     rows = {OUTPUT_NAMES[how]: row for how, row in counts.items()}
-    per_kib = ", ".join(f"{name} {sum(row) / bench_console.KIB:.1f}" for name, row in rows.items())
-    d = Drawing(1152, 570, "Exits for 16 KiB of output", f"Four bars to one scale, and the last three of them enlarged. {said(rows, OUTPUT_KINDS)}. "
-                f"For each KiB: {per_kib}. {WHERE}", counts)
+    per_kib = "; ".join(f"{name} {sum(row) / bench_console.KIB:.1f}" for name, row in rows.items())
+    d = Drawing(1152, 570, "Exits for 16 KiB of output", "Four bars to one scale, and the last three of them enlarged. "
+                f"{said(rows, OUTPUT_KINDS)}. For each KiB: {per_kib}. {WHERE}", counts)
     top = max(map(sum, rows.values()))
     bars(d, rows, 20, 780 / top)
     virtio = {name: row for name, row in rows.items() if name != OUTPUT_NAMES["uart"]}

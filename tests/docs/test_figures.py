@@ -1,5 +1,4 @@
-"""The figures with numbers: scripts/figures.py, figures_hardware.py and figures_devices.py measure and draw them. Here nothing is
-measured."""
+"""The figures with numbers: scripts/figures.py and the other figures_*.py measure and draw them. Here nothing is measured."""
 
 import pathlib
 import sys
