@@ -24,7 +24,7 @@ DIR_4 := 04-virtio
 
 WARN := -Wall -Wextra
 CFLAGS := -std=gnu17 -O2 -g $(WARN) -Ilabs/common/hv
-LDLIBS := -lZydis -lslirp -luring -pthread
+LDLIBS := -lZydis -luring -pthread
 comma := ,
 SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
 # The sanitizers' own code makes GCC warn of things that are not there (its manual says so), so there warnings are no errors.

@@ -44,6 +44,15 @@ class Elf:
         end = self.data.find(b"\0", offset)
         return self.data[offset:end].decode("ascii", "replace") if end >= 0 else ""
 
+    def loaded_later(self):
+        """Names of libraries that the program loads when it needs them: it tells them in a section, each with a zero behind it."""
+        sections = self.sections()
+        names = sections[self.shstrndx][4] if self.shstrndx < len(sections) else 0
+        for name, _, _, _, offset, size, _ in sections:
+            if names and self.string(names + name) == ".dlopen":
+                return self.data[offset : offset + size].decode("ascii", "replace").strip("\0").split("\0")
+        return []
+
     def symbol(self, name):
         """(address, section index, size) of a symbol, or None."""
         sections = self.sections()
@@ -134,7 +143,9 @@ def libraries(program):
     found, queue, seen = [], [program], set()
     while queue:
         with open(queue.pop(), "rb") as f:
-            names, interp = Elf(f.read(), program).needed()
+            elf = Elf(f.read(), program)
+        names, interp = elf.needed()
+        names += elf.loaded_later()
         if interp and "interp" not in seen:
             seen.add("interp")
             # A fixed place: what is written in the program would be a path of the program's choice.

@@ -8,7 +8,6 @@
 #include "lab4.h"
 
 #include <stddef.h>
-#include <stdlib.h>
 
 /* Features (5.2.3). */
 #define BLK_F_SEG_MAX FEATURE(2)
@@ -255,7 +254,7 @@ static void blk_destroy(struct virtio_dev *d)
 	struct blk *b = d->state;
 
 	disk_close(b->disk);
-	free(b);
+	sparse_free(b, sizeof *b);
 }
 
 static void blk_stats(struct virtio_dev *d, FILE *out)
@@ -283,7 +282,7 @@ static const struct virtio_ops blk_ops = {
 /* The option of --disk: what disk_parse() takes. */
 int blk_create(struct vm *vm, const char *arg)
 {
-	struct blk *b = calloc(1, sizeof *b);
+	struct blk *b = sparse_alloc(sizeof *b);
 	struct disk_options options;
 	char err[sizeof vm->reason];
 	uint64_t features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_FLUSH;
@@ -292,7 +291,7 @@ int blk_create(struct vm *vm, const char *arg)
 		return -ENOMEM;
 	if (disk_parse(arg, &options, err, sizeof err) ||
 	    !(b->disk = disk_open(&options, &vm->loop, blk_reaped, b, err, sizeof err))) {
-		free(b);
+		sparse_free(b, sizeof *b);
 		return vm_stop(vm, HV_USAGE, "%s", err);
 	}
 	b->config = (struct blk_config){
@@ -315,7 +314,7 @@ int blk_create(struct vm *vm, const char *arg)
 	b->dev = virtio_create(vm, &blk_ops, b, features, &b->config, BLK_CONFIG_LEN);
 	if (!b->dev) {
 		disk_close(b->disk);
-		free(b);
+		sparse_free(b, sizeof *b);
 		return -ECANCELED;
 	}
 	return 0;

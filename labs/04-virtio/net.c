@@ -9,7 +9,6 @@
 #include "lab4.h"
 #include "netback.h"
 
-#include <stdlib.h>
 #include <sys/random.h>
 
 enum { RX, TX, QUEUES };
@@ -180,7 +179,7 @@ static void net_destroy(struct virtio_dev *d)
 	struct net *n = d->state;
 
 	netback_close(n->back);
-	free(n);
+	sparse_free(n, sizeof *n);
 }
 
 static void net_stats(struct virtio_dev *d, FILE *out)
@@ -218,7 +217,7 @@ int net_create(struct vm *vm, const char *arg)
 	if (!o.has_mac && getrandom(o.mac, sizeof o.mac, 0) == sizeof o.mac)
 		o.mac[0] = (uint8_t)((o.mac[0] & ~3u) | 2u);
 
-	struct net *n = calloc(1, sizeof *n);
+	struct net *n = sparse_alloc(sizeof *n);
 	struct virtio_dev *d;
 
 	if (!n)
@@ -227,7 +226,7 @@ int net_create(struct vm *vm, const char *arg)
 	n->config.mtu = (uint16_t)o.mtu;
 	d = virtio_create(vm, &net_ops, n, F_NET_MTU | F_NET_MAC | F_NET_MRG_RXBUF | F_NET_STATUS, &n->config, sizeof n->config);
 	if (!d) {
-		free(n);
+		sparse_free(n, sizeof *n);
 		return -ECANCELED;
 	}
 	n->dev = d;

@@ -43,6 +43,22 @@ void guest_mem_destroy(struct guest_mem *mem)
 	mem->size = 0;
 }
 
+void *sparse_alloc(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	madvise(p, size, MADV_NOHUGEPAGE);
+	return p;
+}
+
+void sparse_free(void *p, size_t size)
+{
+	if (p)
+		munmap(p, size);
+}
+
 void *guest_range(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
 {
 	/* Written so that neither side can overflow: gpa + len may wrap, size - gpa cannot. */

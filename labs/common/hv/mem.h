@@ -32,6 +32,11 @@ void guest_mem_destroy(struct guest_mem *mem);
 /* The same for several guests in one block, which processes share after fork(): guest i's memory begins at *block + i * size. */
 int guest_mem_share(uint8_t **block, uint64_t size, unsigned guests);
 
+/* Memory of zeros for hv itself, of which only what is touched costs anything, one page at a time: where the host gives huge pages without
+ * being asked for them, the first byte of malloc()'s would cost 2 MiB. NULL when there is none. */
+void *sparse_alloc(size_t size);
+void sparse_free(void *p, size_t size); /* NULL is allowed */
+
 /* The host address of [gpa, gpa + len), or NULL when any byte of it lies outside guest memory. len 0 is a valid range. */
 void *guest_range(const struct guest_mem *mem, uint64_t gpa, uint64_t len);
 

@@ -6,6 +6,7 @@
  */
 #include "netback.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <slirp/libslirp.h>
 #include <stdio.h>
@@ -13,6 +14,19 @@
 #include <string.h>
 
 #define NS_PER_MS 1000000ull
+
+/* The library is loaded when this network is asked for: with glib, which it brings along, it is a third of the memory that an hv without
+ * it takes. Whoever packs hv with its libraries finds the name in this section (grader/lib/elf.py). */
+static const char library[] __attribute__((section(".dlopen"))) = "libslirp.so.0";
+
+static struct {
+	__typeof__(slirp_new) *new;
+	__typeof__(slirp_cleanup) *cleanup;
+	__typeof__(slirp_input) *input;
+	__typeof__(slirp_pollfds_fill) *pollfds_fill;
+	__typeof__(slirp_pollfds_poll) *pollfds_poll;
+	__typeof__(slirp_add_hostfwd) *add_hostfwd;
+} slirp;
 
 struct net_user {
 	struct netback *nb;
@@ -122,7 +136,7 @@ static unsigned fill(void *opaque, struct pollfd *pfd, unsigned room, uint64_t *
 		return 0;
 	u->pfd = pfd;
 	u->room = room;
-	slirp_pollfds_fill(u->slirp, &timeout, add_poll, u);
+	slirp.pollfds_fill(u->slirp, &timeout, add_poll, u);
 	if (timeout != UINT32_MAX) {
 		uint64_t then = clock_ns() + timeout * NS_PER_MS;
 		if (then < *deadline_ns)
@@ -139,7 +153,7 @@ static void polled(void *opaque, const struct pollfd *pfd, unsigned n)
 		return;
 	u->pfd = (struct pollfd *)pfd;
 	u->used = n;
-	slirp_pollfds_poll(u->slirp, 0, get_revents, u);
+	slirp.pollfds_poll(u->slirp, 0, get_revents, u);
 }
 
 /* --- the network ------------------------------------------------------------------------------------------------------- */
@@ -150,7 +164,7 @@ static void net_user_send(struct netback *nb, const struct iovec *iov, unsigned 
 
 	/* A copy, because slirp reads headers more than once, and the guest can change its own memory in between. */
 	netback_gather(iov, n, u->frame);
-	slirp_input(u->slirp, u->frame, (int)len);
+	slirp.input(u->slirp, u->frame, (int)len);
 }
 
 static void net_user_sent(struct netback *nb)
@@ -176,9 +190,28 @@ static void net_user_close(struct netback *nb)
 		return;
 	loop_source_remove(nb->loop, &u->source);
 	if (u->slirp)
-		slirp_cleanup(u->slirp);
+		slirp.cleanup(u->slirp);
 	free(u);
 	nb->state = NULL;
+}
+
+static int load_library(char *err, size_t size)
+{
+	const struct {
+		const char *name;
+		void **function;
+	} names[] = { { "slirp_new", (void **)&slirp.new },
+		      { "slirp_cleanup", (void **)&slirp.cleanup },
+		      { "slirp_input", (void **)&slirp.input },
+		      { "slirp_pollfds_fill", (void **)&slirp.pollfds_fill },
+		      { "slirp_pollfds_poll", (void **)&slirp.pollfds_poll },
+		      { "slirp_add_hostfwd", (void **)&slirp.add_hostfwd } };
+	void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+
+	for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+		if (!handle || !(*names[i].function = dlsym(handle, names[i].name)))
+			return snprintf(err, size, "--net user needs libslirp: %s", dlerror()), -ENOENT;
+	return 0;
 }
 
 static int net_user_open(struct netback *nb, const struct net_options *o, char *err, size_t size)
@@ -196,21 +229,23 @@ static int net_user_open(struct netback *nb, const struct net_options *o, char *
 		.if_mtu = o->mtu,
 		.if_mru = o->mtu,
 	};
-	struct net_user *u = calloc(1, sizeof *u + nb->frame_max);
+	int error = load_library(err, size);
+	struct net_user *u = error ? NULL : calloc(1, sizeof *u + nb->frame_max);
 
+	if (error)
+		return error;
 	if (!u)
 		return snprintf(err, size, "no memory for a network device"), -ENOMEM;
 	nb->state = u;
 	u->nb = nb;
-	u->slirp = slirp_new(&config, &callbacks, u);
+	u->slirp = slirp.new(&config, &callbacks, u);
 	if (!u->slirp)
-		return snprintf(err, size, "libslirp could not start (version %s)", slirp_version_string()), -EIO;
+		return snprintf(err, size, "libslirp could not start"), -EIO;
 	for (unsigned i = 0; i < o->nforwards; i++) {
 		const struct net_forward *f = &o->forward[i];
 
-		if (slirp_add_hostfwd(u->slirp, f->udp, f->host, f->host_port, f->guest, f->guest_port) < 0) {
-			int error = errno;
-
+		if (slirp.add_hostfwd(u->slirp, f->udp, f->host, f->host_port, f->guest, f->guest_port) < 0) {
+			error = errno;
 			snprintf(err, size, "--net: %s port %u of this machine cannot be forwarded: %s",
 				 f->udp ? "UDP" : "TCP", f->host_port, strerror(error));
 			return error ? -error : -EIO;
