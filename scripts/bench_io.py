@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""bench_io.py [--quick] [--runs N] [--native]
+"""bench_io.py [--quick] [--runs N] [--seconds S]
 
 Compares hv with QEMU in one run: the same kernel, the same initial RAM disk and command line, the same images, in the same test host,
 in turns, and who goes first rotates. QEMU has KVM as hv has, on the machines pc (virtio on PCI) and microvm (virtio-mmio, as hv).
@@ -8,6 +8,8 @@ in turns, and who goes first rotates. QEMU has KVM as hv has, on the machines pc
   memory   resident pages of the VMM without the guest's memory: all mappings that are smaller than that (scripts/vmmrun.c), idle guest
   block    fio in the guest on a raw image in memory of the test host: direct, libaio, 4 KiB; cache=writeback, io_uring on all three
   network  iperf3 between the guest and the test host, ping; user mode network, the same libslirp for all
+
+The same is tried on this machine's own /dev/kvm; where that cannot, a sentence says so.
 
 A table with medians, least and most is printed, and everything that was measured goes to build/bench/io.json. Times say something about
 this machine only: the processor of the test host is one in software.
@@ -41,7 +43,8 @@ RUNS = 5
 ATTEMPTS = 3  # QEMU 7.2 as a test host dies or hangs now and then with nested guests
 RAM_MIB = 256
 HOST_MIB = 1792  # the test host: a guest, its images, QEMU
-QUICK_SECONDS = 300
+SECONDS_MAX = 600  # of one boot of the test host
+NATIVE_SECONDS = 60  # for a boot of each VMM, to see whether they can
 APPEND = linuxguest.APPEND + " i8042.noaux tsc=reliable"
 DISK_MIB = 64
 
@@ -56,7 +59,7 @@ QEMU_NET = "-netdev user,id=net -device virtio-net-{bus},netdev=net{rom}"
 VMMS = ("hv", "pc", "microvm")
 NAMES = {"hv": "hv --engine kvm", "pc": "QEMU -M pc", "microvm": "QEMU -M microvm"}
 
-# key -> (what, unit, which is better, most of hv/pc or least, aim or None)
+# key -> (what, unit, which is better)
 ROWS = {
     "boot": ("start to first line of init", "ms", "less"),
     "boot_cpu": ("the same, processor time", "ms", "less"),
@@ -89,18 +92,24 @@ def guest_initrd():
     return ramfs.bytes()
 
 
-def guest_script(seconds):
-    """What is done on the disk's file system, whose first disk it is."""
-    lines = ["ifconfig lo 127.0.0.1 up; ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || echo '@no network'",
-             # Pages of the programs are read before they are measured.
-             "fio --version >/dev/null; iperf3 --version >/dev/null; sleep 1; echo @idle; sleep 1"]
+def fio_jobs(seconds):
+    """One job file: loading fio takes longer than a job. Each job says on the console when it begins."""
+    lines = ["[global]", "filename=/dev/vdb", "direct=1", "ioengine=libaio", "bs=4k", "time_based=1", f"runtime={seconds}", "ramp_time=500ms",
+             "randseed=1", "thread=1", "stonewall=1"]
     for row, (rw, depth) in FIO.items():
-        lines.append(f"echo '@cpu {row}'; fio --minimal --name={row} --filename=/dev/vdb --direct=1 --ioengine=libaio --bs=4k --rw={rw} "
-                     f"--iodepth={depth} --time_based --runtime={seconds} --ramp_time=1 --randseed=1 --thread >out 2>&1 || cat out; "
-                     "echo \"@fio $(grep '^3;' out | cut -d';' -f3,7,8,48,49)\"")
+        lines += [f"[{row}]", f"rw={rw}", f"iodepth={depth}", f"exec_prerun=(echo '@cpu {row}' >/dev/console)"]
+    return "\n".join(lines) + "\n"
+
+
+def guest_script(seconds):
+    """What is done on the disk's file system."""
+    lines = ["ifconfig lo 127.0.0.1 up; ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || echo '@no network'",
+             # Pages of the programs are read before anything is measured.
+             "fio --version >/dev/null; iperf3 --version >/dev/null; sleep 1; echo @idle; sleep 1",
+             "fio --minimal /jobs >out 2>&1 || cat out; grep '^3;' out | cut -d';' -f3,7,8,48,49 | sed 's/^/@fio /'"]
     for row, reverse in (("send", ""), ("receive", "-R")):
         lines.append(f"echo '@cpu {row}'; iperf3 -c 10.0.2.2 -t {seconds} -f k {reverse} >out 2>&1 || cat out; "
-                     f"echo \"@iperf {row} $(grep 'receiver' out)\"")
+                     f"echo \"@iperf {row} $(grep receiver out)\"")
     lines += ["echo '@cpu ping'; echo \"@ping $(ping -q -A -c 300 10.0.2.2 | tail -n 1)\"", "echo '@cpu end'"]
     return "\n".join(lines) + "\n"
 
@@ -134,11 +143,11 @@ def command(vmm, paths, devices):
 
 def job(order, kinds, paths):
     """A line for the shell: all VMMs in this order, first without devices and then with them."""
-    lines = [f"dd if=/dev/urandom of={paths['data']} bs=1M count={DISK_MIB} 2>/dev/null; iperf3 -s -D >/dev/null"]
+    lines = [f"dd if=/dev/urandom of={paths['data']} bs=1M count={DISK_MIB} 2>/dev/null; iperf3 -s -D -I /tmp/iperf3.pid >/dev/null"]
     for devices in kinds:
         for vmm in order:
             lines.append(f"echo '== {vmm} {int(devices)}'; {paths['vmmrun']} {RAM_MIB} {command(vmm, paths, devices)} 2>&1; echo '== status' $?")
-    return "\n".join(lines)
+    return "\n".join([*lines, "kill $(cat /tmp/iperf3.pid)"])
 
 
 def read(text):
@@ -169,7 +178,7 @@ def read(text):
     return found, cpu
 
 
-def results(output, kinds):
+def results(output):
     """vmm -> row -> number, from what one round printed. ValueError: a run of it did not get to its end."""
     got = {vmm: {} for vmm in VMMS}
     for vmm, devices, text, status in re.findall(r"^== (\w+) (\d)\r?\n(.*?)^== status (\d+)", output, re.M | re.S):
@@ -188,8 +197,9 @@ def results(output, kinds):
         got[vmm].update(rows)
         if "stats" in found:
             got[vmm]["stats_io" if devices == "1" else "stats_boot"] = found["stats"]
-    if any(not rows for rows in got.values()):
-        raise ValueError("the test host did not get to the end:\n" + output[-1500:])
+    for vmm, rows in got.items():
+        if not rows:
+            raise ValueError(f"{NAMES[vmm]} did not get to the end in time.\n{output[-1500:]}")
     return got
 
 
@@ -211,19 +221,42 @@ class Machine:
         return done.stdout
 
 
-def measure(machine, runs, seconds_max):
+class Native(Machine):
+    """This machine itself."""
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.paths.update(hv=str(HV), vmmrun=str(VMMRUN), kernel=str(KERNEL), data=str(directory / "data.img"),
+                          firmware=os.path.dirname(firmware()["linuxboot_dma.bin"]))
+        self._directory = directory
+
+    def run(self, line, seconds):
+        done = subprocess.run(["timeout", "-k", "5", str(seconds), "sh", "-c", line], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace", check=False, cwd=self._directory)
+        return done.stdout
+
+    def able(self):
+        """Do all of them boot here? If not, a sentence says so."""
+        try:
+            results(self.run(job(VMMS, (False,), self.paths), NATIVE_SECONDS))
+            return True
+        except ValueError as error:
+            print(f"# Native: not measured. {str(error).splitlines()[0]}", flush=True)
+            return False
+
+
+def measure(machine, runs, quick):
     """A list with a round's results for each round."""
     rounds = []
     for number in range(runs):
         order = VMMS[number % 3:] + VMMS[:number % 3]
         got = {vmm: {} for vmm in VMMS}
-        for kind in (False, True):
+        for kinds in ((False, True),) if quick else ((False,), (True,)):
             for attempt in range(ATTEMPTS):
-                output = machine.run(job(order, [kind], machine.paths), seconds_max)
+                output = machine.run(job(order, kinds, machine.paths), SECONDS_MAX)
                 try:
-                    for vmm, rows in results(output, [kind]).items():
+                    for vmm, rows in results(output).items():
                         got[vmm].update(rows)
-                    print(f"# {got}", file=sys.stderr, flush=True)
                     break
                 except ValueError as error:
                     print(f"# round {number + 1}: {error}", file=sys.stderr, flush=True)
@@ -265,13 +298,18 @@ def main():
     with tempfile.TemporaryDirectory(prefix="bench-io.") as name:
         directory = pathlib.Path(name)
         (directory / "initrd").write_bytes(guest_initrd())
-        linuxguest.disk(str(directory / "root.img"), 128, guest_script(seconds), programs={f"bin/{p}": shutil.which(p) for p in ("fio", "iperf3")})
-        rounds = measure(Machine(directory), runs, 600)
+        linuxguest.disk(str(directory / "root.img"), 128, guest_script(seconds), files={"jobs": fio_jobs(seconds).encode()},
+                        programs={f"bin/{p}": shutil.which(p) for p in ("fio", "iperf3")})
+        where = {"testhost": measure(Machine(directory), runs, args.quick)}
+        if not args.quick and (native := Native(directory)).able():
+            where["native"] = measure(native, runs, args.quick)
     facts = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "host": platform.platform(), "processors": os.cpu_count(),
              "load": os.getloadavg(), "runs": runs, "seconds": seconds}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps({"facts": facts, "rounds": rounds}, indent=1) + "\n", encoding="utf-8")
-    table(rounds)
+    RESULT.write_text(json.dumps({"facts": facts, **where}, indent=1) + "\n", encoding="utf-8")
+    for name, rounds in where.items():
+        print(f"# {name}: medians of {runs} runs (least..most)")
+        table(rounds)
     return 0
 
 

@@ -4,6 +4,7 @@
 # setup.sh --list   installs nothing; exit status 1 and a line for everything that is missing
 # setup.sh --docs   installs what only `make docs` needs
 # setup.sh --slides installs what only `make slides` needs
+# setup.sh --bench  installs what only `make bench-io` needs
 #
 # A thing counts as present when it can be used (a command is found, a header compiles), not when a package is registered,
 # so the check holds on any distribution.
@@ -47,6 +48,11 @@ needed_by_docs() {
 	command_from mandoc mandoc "checks the manual page"
 }
 
+needed_by_bench() {
+	command_from fio fio "reads and writes the disk of a guest, to measure it"
+	command_from iperf3 iperf3 "sends over the network of a guest, to measure it"
+}
+
 needed_by_labs() { # --check leaves out what is not needed to build and to grade
 	command_from gcc gcc "compiles hv, its guests and its tests"
 	command_from make make "builds everything"
@@ -75,6 +81,7 @@ needed_by_labs() { # --check leaves out what is not needed to build and to grade
 case "${1:-}" in
 --docs) needed_by_docs ;;
 --slides) needed_by_slides ;;
+--bench) needed_by_bench ;;
 *) needed_by_labs "${1:-}" ;;
 esac
 
