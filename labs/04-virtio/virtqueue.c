@@ -35,8 +35,9 @@ int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t le
 	return lab_todo(q->dev->vm, "4.4", "chain_add() in virtqueue.c: a buffer becomes an iovec");
 }
 
-/* A descriptor that names a table of descriptors (2.7.5.3), in which the chain goes on. 0, or -EPROTO after virtio_broken(). */
-static int open_table(struct virtqueue *q, const struct split_desc *d, const struct split_desc **table, unsigned *entries)
+/* A descriptor that names a table of descriptors (2.7.5.3), in which the chain goes on. *indirect: it is in one already. 0, or -EPROTO after
+ * virtio_broken(). */
+static int open_table(struct virtqueue *q, const struct split_desc *d, const struct split_desc **table, unsigned *entries, bool *indirect)
 {
 	// TODO 4.8: the rest of the chain is in a table of its own. Hint: only if the driver agreed on it, not inside
 	// another table, not with F_NEXT, and of a length that is whole descriptors, not more than the queue has.
@@ -44,6 +45,7 @@ static int open_table(struct virtqueue *q, const struct split_desc *d, const str
 	(void)d;
 	(void)table;
 	(void)entries;
+	(void)indirect;
 	return lab_todo(q->dev->vm, "4.8", "open_table() in virtqueue.c: indirect descriptors");
 }
 
@@ -52,6 +54,7 @@ static int collect(struct virtqueue *q, struct vq_chain *c)
 {
 	const struct split_desc *table = q->desc_ring;
 	unsigned entries = q->size, i = c->id;
+	bool indirect = false;
 
 	// TODO 4.6: all descriptors of the chain. Hint: F_NEXT and `next` lead on, F_INDIRECT through open_table(). A
 	// number that is no descriptor's, and a chain with more buffers than the queue has entries, break the device.
@@ -59,6 +62,7 @@ static int collect(struct virtqueue *q, struct vq_chain *c)
 	struct split_desc d = ring_desc(&table[i % entries]);
 
 	(void)open_table;
+	(void)indirect;
 	if (d.flags & (DESC_F_NEXT | DESC_F_INDIRECT))
 		return lab_todo(q->dev->vm, "4.6", "collect() in virtqueue.c: chains");
 	return chain_add(q, c, d.addr, d.len, d.flags & DESC_F_WRITE);

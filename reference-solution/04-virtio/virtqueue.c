@@ -68,14 +68,17 @@ int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t le
 	// END
 }
 
-/* A descriptor that names a table of descriptors (2.7.5.3), in which the chain goes on. 0, or -EPROTO after virtio_broken(). */
-static int open_table(struct virtqueue *q, const struct split_desc *d, const struct split_desc **table, unsigned *entries)
+/* A descriptor that names a table of descriptors (2.7.5.3), in which the chain goes on. *indirect: it is in one already. 0, or -EPROTO after
+ * virtio_broken(). */
+static int open_table(struct virtqueue *q, const struct split_desc *d, const struct split_desc **table, unsigned *entries, bool *indirect)
 {
 	// SOLUTION 4.8
 	if (!virtio_has(q->dev, F_RING_INDIRECT_DESC))
 		return virtio_broken(q->dev, "queue %u: an indirect table, which was not agreed on", q->index);
-	if (*table != q->desc_ring)
+	/* Asked of what was followed, not of where it lies: a table may lie on the queue's own descriptors. */
+	if (*indirect)
 		return virtio_broken(q->dev, "queue %u: an indirect table in an indirect table", q->index);
+	*indirect = true;
 	if (d->flags & DESC_F_NEXT)
 		return virtio_broken(q->dev, "queue %u: an indirect table in the middle of a chain", q->index);
 	if (!d->len || d->len % sizeof **table || d->len / sizeof **table > q->size)
@@ -88,6 +91,7 @@ static int open_table(struct virtqueue *q, const struct split_desc *d, const str
 	//	(void)d;
 	//	(void)table;
 	//	(void)entries;
+	//	(void)indirect;
 	//	return lab_todo(q->dev->vm, "4.8", "open_table() in virtqueue.c: indirect descriptors");
 	// END
 }
@@ -97,6 +101,7 @@ static int collect(struct virtqueue *q, struct vq_chain *c)
 {
 	const struct split_desc *table = q->desc_ring;
 	unsigned entries = q->size, i = c->id;
+	bool indirect = false;
 
 	// SOLUTION 4.6
 	/* No chain has more descriptors than the queue, so one that goes on longer goes round in circles. The one that names a table counts
@@ -107,7 +112,7 @@ static int collect(struct virtqueue *q, struct vq_chain *c)
 		struct split_desc d = ring_desc(&table[i]);
 
 		if (d.flags & DESC_F_INDIRECT) {
-			if (open_table(q, &d, &table, &entries))
+			if (open_table(q, &d, &table, &entries, &indirect))
 				return -EPROTO;
 			i = 0;
 			continue;
@@ -125,6 +130,7 @@ static int collect(struct virtqueue *q, struct vq_chain *c)
 	//	struct split_desc d = ring_desc(&table[i % entries]);
 	//
 	//	(void)open_table;
+	//	(void)indirect;
 	//	if (d.flags & (DESC_F_NEXT | DESC_F_INDIRECT))
 	//		return lab_todo(q->dev->vm, "4.6", "collect() in virtqueue.c: chains");
 	//	return chain_add(q, c, d.addr, d.len, d.flags & DESC_F_WRITE);

@@ -504,6 +504,8 @@ static void test_split_malformed(void **state)
 	CASE("indirect table of 80", put_split(DESC, TABLES, 80, 4, 0), offer_split(0));
 	CASE("middle of a chain", put_split(DESC, TABLES, 16, 5, 1), offer_split(0));
 	CASE("in an indirect table", put_split(DESC, TABLES, 16, 4, 0), put_split(TABLES, TABLES, 16, 4, 0), offer_split(0));
+	/* A table that lies on the queue's own descriptors is one nevertheless. */
+	CASE("in an indirect table", put_split(DESC, DESC, 16, 4, 0), offer_split(0));
 	CASE("table outside memory", put_split(DESC, MEM, 16, 4, 0), offer_split(0));
 	CASE("no descriptor 1", put_split(DESC, TABLES, 16, 4, 0), put_split(TABLES, DATA, 1, 1, 1), offer_split(0));
 	CASE("not agreed on", dev->features &= ~F_RING_INDIRECT_DESC, put_split(DESC, TABLES, 16, 4, 0), offer_split(0));

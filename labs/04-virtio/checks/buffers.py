@@ -419,6 +419,12 @@ def table_in_table(rng, s, ring):
     return "an indirect table in an indirect table"
 
 
+def table_on_the_queue(rng, s, ring):
+    ring.descriptor(0, ring.desc, 16, INDIRECT)
+    ring.offer(0)
+    return "an indirect table that lies on the queue's descriptors, and names itself"
+
+
 def table_and_next(rng, s, ring):
     at = s.memory.take(64)
     ring.descriptor(2, at, 16, WRITE)
@@ -450,7 +456,8 @@ def table_huge(rng, s, ring):
     return "an indirect table of %d bytes" % length
 
 
-REFUSED_TABLES = (table_empty, table_uneven, table_outside, table_in_table, table_and_next, table_next_beyond, table_circle, table_huge)
+REFUSED_TABLES = (table_empty, table_uneven, table_outside, table_in_table, table_on_the_queue, table_and_next, table_next_beyond,
+                  table_circle, table_huge)
 
 
 def first_answer(results, params):
