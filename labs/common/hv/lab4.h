@@ -26,7 +26,8 @@ void virtio_mmio_write(struct virtio_dev *d, uint64_t offset, unsigned size, uin
  * pop: takes the next available chain, with its indirect table if it has one. 1; 0 when there is none; -EPROTO after virtio_broken().
  *   Bounds, all of which break the device: an available index more than size ahead, a descriptor's number not below size, more descriptors
  *   than size (so also a loop), memory outside the guest, a device-readable descriptor behind a device-writable one, an indirect table
- *   that is empty, no multiple of 16, longer than VQ_IOV_MAX, inside another one, together with F_NEXT, or not negotiated.
+ *   that is empty, no multiple of 16, inside another one (split), together with F_NEXT, not negotiated, or too long: a split ring's has at
+ *   most size descriptors, as the whole chain (2.7.5.3.1), a packed ring's at most VQ_IOV_MAX, because there none of them takes a slot.
  *   Descriptors of length 0 take part in the count and give no iovec.
  * push: gives a chain back. The element is in the ring before the index (or the flags) that makes it visible. With q->more the
  *   driver must not see it yet: it becomes visible together with the next one that is pushed without.
