@@ -161,13 +161,14 @@ def pops(seed):
 
 # --- 4.5 ------------------------------------------------------------------------------------------------------------------
 
-def rounds(seed):
+def rounds(seed, across=False):
     rng = random.Random(seed)
     s = Script(rng)
     s.hint = ("Element next_used % size, then the index, which counts on and never begins anew before 65536; the driver finds the chain by "
               "the number of its first descriptor.")
+    s.chains = 0
     for size in (1, 1 << rng.randrange(1, 4)):
-        d, ring = running(s, 0, size)
+        d, ring = running(s, 0, size, across=across)
         for turn in range(rng.randrange(4, 8)):
             batch = rng.randrange(1, size + 1)
             chosen, heads = [], rng.sample(range(size), batch)
@@ -184,6 +185,7 @@ def rounds(seed):
             for buffers in rng.sample(chosen, 1):
                 buffers.filled(what)
         d.read(STATUS, RUNNING, "after %d chains" % ring.idx)
+        s.chains += ring.idx
     return s
 
 
@@ -226,37 +228,21 @@ def wrap(seed):
 
 
 def order(seed):
-    """Each element is to be there before the index tells of it; hv watches the page of the elements (--watch-used)."""
-    rng = random.Random(seed)
-    s = Script(rng)
-    s.hint = ("A driver on another CPU reads the element as soon as it sees the index: first the one, then, by ring_store16(), the "
-              "other (2.7.8.2).")
-    size = 1 << rng.randrange(1, 4)
-    d, ring = running(s, 0, size, across=True)
-    buffer = s.memory.take(64)
-    for _ in range(rng.randrange(3, 6)):
-        for head in rng.sample(range(size), rng.randrange(1, size + 1)):
-            length = rng.randrange(1, 64)
-            ring.offer(ring.chain([(buffer, length, WRITE)], [head]))
-            ring.expect(head, length)
-        ring.publish()
-        ring.kick()
-        ring.wait("the used index after %d chains" % ring.idx)
-        ring.look("after %d chains" % ring.idx, False)
-    d.read(STATUS, RUNNING, "after %d chains" % ring.idx)
-    s.chains = ring.idx
-    return s
+    """The same, and each element is to be there before the index tells of it: hv watches the page of the elements (--watch-used)."""
+    return rounds(seed, across=True)
 
 
 def order_kept(result, script):
+    hint = ("A driver on another CPU reads the element as soon as it sees the index: first the one, then, by ring_store16(), the other "
+            "(2.7.8.2).")
     seen = (result.stats or {}).get("used_ring")
     must = {"watched": script.chains, "index_first": 0}
     if seen == must:
         return None
     if isinstance(seen, dict) and seen.get("index_first"):
         return Failure("each element of the used ring before the index that tells of it", "%s of %d times the index first" %
-                       (str(seen["index_first"])[:20], script.chains), script.hint, result.name)
-    return Failure("%d stores to elements of the used ring" % script.chains, str(seen)[:100], script.hint, result.name)
+                       (str(seen["index_first"])[:20], script.chains), hint, result.name)
+    return Failure("%d stores to elements of the used ring" % script.chains, str(seen)[:100], hint, result.name)
 
 
 def wrap_counts(result, script):
