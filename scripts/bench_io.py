@@ -45,7 +45,7 @@ RAM_MIB = 256
 HOST_MIB = 1792  # the test host: a guest, its images, QEMU
 SECONDS_MAX = 600  # of one boot of the test host
 NATIVE_SECONDS = 60  # for a boot of each VMM, to see whether they can
-APPEND = linuxguest.APPEND + " i8042.noaux tsc=reliable"
+APPEND = linuxguest.APPEND
 DISK_MIB = 64
 
 # What QEMU finds by name, and where.
