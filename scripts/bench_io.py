@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""bench_io.py [--quick] [--runs N] [--seconds S]
+"""bench_io.py [--quick] [--runs N] [--seconds S] [--json FILE]
 
 Compares hv with QEMU in one run: the same kernel, the same initial RAM disk and command line, the same images, in the same test host,
 in turns, and who goes first rotates. QEMU has KVM as hv has, on the machines pc (virtio on PCI) and microvm (virtio-mmio, as hv).
@@ -11,8 +11,8 @@ in turns, and who goes first rotates. QEMU has KVM as hv has, on the machines pc
 
 The same is tried on this machine's own /dev/kvm; where that cannot, a sentence says so.
 
-A table with medians, least and most is printed, and everything that was measured goes to build/bench/io.json. Times say something about
-this machine only: the processor of the test host is one in software.
+A table with medians, least and most is printed, and everything that was measured goes to build/bench/io.json, or to FILE. Times say
+something about this machine only: the processor of the test host is one in software.
 """
 
 import argparse
@@ -80,7 +80,7 @@ FIO = {  # row -> (rw, depth)
     "oneread": ("randread", 1),
 }
 AIMS = {"boot": 0.9, "seqread": 1.0, "seqwrite": 1.0, "randread": 1.0, "randwrite": 1.0, "send": 1.0, "receive": 1.0}  # hv/pc
-RSS_AIM = 3072
+RSS_AIM, RSS_ROWS = 3072, ("rss", "rss_devices")
 
 
 def guest_initrd():
@@ -94,8 +94,8 @@ def guest_initrd():
 
 def fio_jobs(seconds):
     """One job file: loading fio takes longer than a job. Each job says on the console when it begins."""
-    lines = ["[global]", "filename=/dev/vdb", "direct=1", "ioengine=libaio", "bs=4k", "time_based=1", f"runtime={seconds}", "ramp_time=500ms",
-             "randseed=1", "thread=1", "stonewall=1"]
+    lines = ["[global]", "filename=/dev/vdb", "direct=1", "ioengine=libaio", "bs=4k", "time_based=1", f"runtime={seconds}",
+             "ramp_time=500ms", "randseed=1", "thread=1", "stonewall=1"]
     for row, (rw, depth) in FIO.items():
         lines += [f"[{row}]", f"rw={rw}", f"iodepth={depth}", f"exec_prerun=(echo '@cpu {row}' >/dev/console)"]
     return "\n".join(lines) + "\n"
@@ -128,7 +128,8 @@ def command(vmm, paths, devices):
     """The command line of one VMM. paths: of firmware, kernel, initrd, root and data images, hv."""
     append = APPEND + (" bench=io" if devices else " bench=boot")
     if vmm == "hv":
-        words = [paths["hv"], "run", "--engine", "kvm", "--mem", f"{RAM_MIB}M", "--stats", "json", "--initrd", paths["initrd"], "--append", append]
+        words = [paths["hv"], "run", "--engine", "kvm", "--mem", f"{RAM_MIB}M", "--stats", "json", "--initrd", paths["initrd"],
+                 "--append", append]
         if devices:
             words += ["--disk", paths["root"], "--disk", paths["data"], "--net", "user"]
         return shlex.join([*words, paths["kernel"]])
@@ -146,7 +147,8 @@ def job(order, kinds, paths):
     lines = [f"dd if=/dev/urandom of={paths['data']} bs=1M count={DISK_MIB} 2>/dev/null; iperf3 -s -D -I /tmp/iperf3.pid >/dev/null"]
     for devices in kinds:
         for vmm in order:
-            lines.append(f"echo '== {vmm} {int(devices)}'; {paths['vmmrun']} {RAM_MIB} {command(vmm, paths, devices)} 2>&1; echo '== status' $?")
+            run = f"{paths['vmmrun']} {RAM_MIB} {command(vmm, paths, devices)}"
+            lines.append(f"echo '== {vmm} {int(devices)}'; {run} 2>&1; echo '== status' $?")
     return "\n".join([*lines, "kill $(cat /tmp/iperf3.pid)"])
 
 
@@ -188,13 +190,14 @@ def results(output):
         if devices == "1":
             rows = {row: found.get(row) for row in (*FIO, "send", "receive", "ping")}
             rows.update(rss_devices=found.get("rss_kib"), rss_total=found.get("total_kib"), anon_devices=found.get("anon_kib"))
-            rows.update((f"cpu_{row}", value) for row, value in cpu.items())
         else:
-            rows = {"boot": found.get("init_ms"), "boot_cpu": found.get("init_cpu_ms"), "rss": found.get("rss_kib"), "anon": found.get("anon_kib")}
-        missing = [row for row, value in rows.items() if value is None]
+            rows = {"boot": found.get("init_ms"), "boot_cpu": found.get("init_cpu_ms"), "rss": found.get("rss_kib"),
+                    "anon": found.get("anon_kib")}
+        missing = [row for row, value in rows.items() if not value]
         if missing:
             raise ValueError(f"{NAMES[vmm]} did not report {', '.join(missing)}:\n{text[-1500:]}")
         got[vmm].update(rows)
+        got[vmm].update((f"cpu_{row}", value) for row, value in cpu.items())
         if "stats" in found:
             got[vmm]["stats_io" if devices == "1" else "stats_boot"] = found["stats"]
     for vmm, rows in got.items():
@@ -207,8 +210,8 @@ class Machine:
     """Where it is measured, the test host: the files that go along, and how a line for the shell is run."""
 
     def __init__(self, directory):
-        self.paths = {"hv": "hv", "vmmrun": "vmmrun", "firmware": "/work/firmware", "kernel": "vmlinuz", "initrd": "initrd", "root": "root.img",
-                      "data": "/tmp/data.img"}
+        self.paths = {"hv": "hv", "vmmrun": "vmmrun", "firmware": "/work/firmware", "kernel": "vmlinuz", "initrd": "initrd",
+                      "root": "root.img", "data": "/tmp/data.img"}
         files = {"hv": HV, "vmmrun": VMMRUN, "vmlinuz": KERNEL, "initrd": directory / "initrd", "root.img": directory / "root.img",
                  "qemu-system-x86_64": shutil.which("qemu-system-x86_64"), "iperf3": shutil.which("iperf3")}
         files.update((f"firmware/{name}", path) for name, path in firmware().items())
@@ -271,20 +274,26 @@ def spread(values):
     return f"{statistics.median(values):.4g} ({min(values):.4g}..{max(values):.4g})"
 
 
+def medians(rounds, row):
+    return {vmm: statistics.median(got[vmm][row] for got in rounds) for vmm in VMMS}
+
+
+def aim(row, median):
+    """What the row is to be, and whether it is."""
+    if row in RSS_ROWS:
+        return f"<= {RSS_AIM} KiB: {'met' if median['hv'] <= RSS_AIM else 'missed'}"
+    if row not in AIMS:
+        return "-"
+    ratio, less = median["hv"] / median["pc"], ROWS[row][2] == "less"
+    return f"{'<=' if less else '>='} {AIMS[row]:.1f}: {'met' if (ratio <= AIMS[row] if less else ratio >= AIMS[row]) else 'missed'}"
+
+
 def table(rounds):
     print("\t".join(["what", "unit", *(NAMES[vmm] for vmm in VMMS), "hv/pc", "hv/microvm", "aim"]))
     for row, (what, unit, _) in ROWS.items():
-        values = {vmm: [got[vmm][row] for got in rounds] for vmm in VMMS}
-        median = {vmm: statistics.median(values[vmm]) for vmm in VMMS}
+        median = medians(rounds, row)
         ratios = [f"{median['hv'] / median[vmm]:.2f}" for vmm in VMMS[1:]]
-        aim = "-"
-        if row in AIMS:
-            less = ROWS[row][2] == "less"
-            good = median["hv"] / median["pc"] <= AIMS[row] if less else median["hv"] / median["pc"] >= AIMS[row]
-            aim = f"{'<=' if less else '>='} {AIMS[row]:.1f}: {'met' if good else 'missed'}"
-        elif row.startswith("rss") and row != "rss_total":
-            aim = f"<= {RSS_AIM} KiB: {'met' if median['hv'] <= RSS_AIM else 'missed'}"
-        print("\t".join([what, unit, *(spread(values[vmm]) for vmm in VMMS), *ratios, aim]))
+        print("\t".join([what, unit, *(spread([got[vmm][row] for got in rounds]) for vmm in VMMS), *ratios, aim(row, median)]))
 
 
 def main():
@@ -292,6 +301,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one short run, to see that all of it works")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--seconds", type=int, default=4, help="how long each fio and iperf3 takes")
+    parser.add_argument("--json", type=pathlib.Path, default=RESULT, metavar="FILE", help="all numbers (build/bench/io.json)")
     args = parser.parse_args()
     runs, seconds = (1, 1) if args.quick else (args.runs, args.seconds)
     subprocess.run(["make", "-s", "-C", TOP, "hv", "build/vmmrun", "testhost"], check=True)
@@ -305,8 +315,8 @@ def main():
             where["native"] = measure(native, runs, args.quick)
     facts = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "host": platform.platform(), "processors": os.cpu_count(),
              "load": os.getloadavg(), "runs": runs, "seconds": seconds}
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps({"facts": facts, **where}, indent=1) + "\n", encoding="utf-8")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps({"facts": facts, **where}, indent=1) + "\n", encoding="utf-8")
     for name, rounds in where.items():
         print(f"# {name}: medians of {runs} runs (least..most)")
         table(rounds)

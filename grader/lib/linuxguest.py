@@ -18,8 +18,7 @@ from model import GraderError
 from testhost import build_program, stripped_modules
 
 BUS = ("virtio_ring", "virtio", "virtio_mmio")
-# What each of hv's devices needs beside the bus, in the order of loading. A module that is built into the kernel has no file, and is
-# skipped.
+# What each of hv's devices needs beside the bus, in the order of loading. One that is built into the kernel has no file, and is skipped.
 DRIVERS = {
     "pci": ("virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"),  # not hv's: another bus, of other VMMs
     "disk": ("virtio_blk",),
