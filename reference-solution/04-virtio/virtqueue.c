@@ -68,8 +68,8 @@ int chain_add(struct virtqueue *q, struct vq_chain *c, uint64_t gpa, uint32_t le
 	// END
 }
 
-/* A descriptor that names a table of descriptors (2.7.5.3), in which the chain goes on. *indirect: it is in one already. 0, or -EPROTO after
- * virtio_broken(). */
+/* A descriptor that names a table of descriptors (2.7.5.3), in which the chain goes on. *indirect: it is in one already. 0, or -EPROTO
+ * after virtio_broken(). */
 static int open_table(struct virtqueue *q, const struct split_desc *d, const struct split_desc **table, unsigned *entries, bool *indirect)
 {
 	// SOLUTION 4.8

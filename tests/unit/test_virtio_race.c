@@ -4,8 +4,8 @@
  * descriptors, tables, rings and requests between what is right and what is not, as fast as it can, with seeded values. A device that reads
  * a word twice sees both sooner or later.
  *
- * Asked for: no access outside guest memory, no hang, a device that runs or needs a reset and works after one, no request that goes past the
- * end of the disk, and no address of this program in the guest's memory.
+ * Asked for: no access outside guest memory, no hang, a device that runs or needs a reset and works after one, no request that goes past
+ * the end of the disk, and no address of this program in the guest's memory.
  */
 #define _GNU_SOURCE
 #include "disk.h"
