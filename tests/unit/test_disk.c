@@ -125,6 +125,12 @@ static void test_words(void **state)
 	assert_non_null(strstr(err, "magic"));
 	assert_int_equal(disk_parse("x,id=123456789012345678901", &o, err, sizeof err), -EINVAL);
 	assert_int_equal(disk_parse("x,id=12345678901234567890", &o, err, sizeof err), 0);
+	assert_int_equal(disk_parse("x,slow=1000", &o, err, sizeof err), 0);
+	assert_int_equal(o.slow, 1000);
+	assert_int_equal(disk_parse("x,slow=1001", &o, err, sizeof err), -EINVAL);
+	assert_int_equal(disk_parse("x,slow=-1", &o, err, sizeof err), -EINVAL);
+	assert_int_equal(disk_parse("x,slow=", &o, err, sizeof err), -EINVAL);
+	assert_int_equal(disk_parse("x,slow=1,aio=io_uring", &o, err, sizeof err), -EINVAL);
 }
 
 static void refused(const char *path, const char *why)

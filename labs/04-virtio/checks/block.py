@@ -228,7 +228,7 @@ def batches(seed):
               "writes nowhere.")
     disk.size = 256
     target = s.memory.take(85 * 8 * SECTOR)
-    for turn in range(6):
+    for turn in range(3):
         disk.start()
         ring = disk.ring
         header = s.memory.take(16)
@@ -275,6 +275,6 @@ CHECKPOINTS = [
         "Many requests are under way at a time and come back in any order. A reset owns all of them: when it is over, the device writes "
         "nowhere.",
         "blk_kick() and blk_drain() in blk.c.",
-        runs=[driver("batches", batches, lambda seed: option(seed, "aio=threads"), files=files, timeout=10.0)],
+        runs=[driver("batches", batches, lambda seed: option(seed, "slow=2"), files=files, timeout=10.0)],
         verify=judged(("batches", batches, batch_counts)), depends=["4.12"]),
 ]

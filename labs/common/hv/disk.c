@@ -43,6 +43,15 @@ int disk_parse(const char *arg, struct disk_options *o, char *err, size_t errlen
 				return -EINVAL;
 			}
 			strcpy(o->id, word + 3);
+		} else if (!strncmp(word, "slow=", 5)) {
+			char *end;
+			unsigned long ms = strtoul(word + 5, &end, 10);
+
+			if (word[5] < '0' || word[5] > '9' || *end || ms > DISK_SLOW_MAX) {
+				snprintf(err, errlen, "slow= of a disk is 0 to %u milliseconds, not \"%s\"", DISK_SLOW_MAX, word + 5);
+				return -EINVAL;
+			}
+			o->slow = (unsigned)ms;
 		} else if (!strncmp(word, "aio=", 4)) {
 			snprintf(err, errlen, "aio= of a disk is io_uring or threads, not \"%s\"", word + 4);
 			return -EINVAL;
@@ -51,9 +60,13 @@ int disk_parse(const char *arg, struct disk_options *o, char *err, size_t errlen
 		}
 		*comma = 0;
 	}
+	if (o->slow && o->aio == disk_uring.name) {
+		snprintf(err, errlen, "slow= of a disk goes with aio=threads: io_uring has nobody who could wait");
+		return -EINVAL;
+	}
 	if (o->path[0])
 		return 0;
-	snprintf(err, errlen, "--disk takes FILE[,ro][,aio=io_uring|threads][,id=TEXT], and the file is missing");
+	snprintf(err, errlen, "--disk takes FILE[,ro][,aio=io_uring|threads][,id=TEXT][,slow=MS], and the file is missing");
 	return -EINVAL;
 }
 
@@ -101,6 +114,8 @@ static int choose_aio(struct disk *d, const struct disk_options *o)
 	for (unsigned i = 0; err && i < 2; i++) {
 		if (o->aio && strcmp(o->aio, ways[i]->name))
 			continue;
+		if (o->slow && ways[i] == &disk_uring) /* it has nobody who could wait */
+			continue;
 		d->aio = ways[i];
 		err = d->aio->create(d);
 	}
@@ -119,6 +134,7 @@ struct disk *disk_open(const struct disk_options *o, struct loop *loop, void (*r
 		return NULL;
 	}
 	d->read_only = o->read_only;
+	d->slow = o->slow;
 	d->loop = loop;
 	d->reaped = reaped;
 	d->opaque = opaque;

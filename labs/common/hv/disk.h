@@ -17,12 +17,14 @@
 
 #define SECTOR 512u
 
-/* What --disk says: FILE[,ro][,aio=io_uring|threads][,id=TEXT]. */
+/* What --disk says: FILE[,ro][,aio=io_uring|threads][,id=TEXT][,slow=MS]. */
 #define DISK_ID_MAX 20
+#define DISK_SLOW_MAX 1000u
 struct disk_options {
 	char path[4096];
 	bool read_only;
 	const char *aio; /* name of the way, or NULL: the best there is */
+	unsigned slow;	 /* milliseconds that each system call waits before it is made: what a disk with a moving arm was like */
 	char id[DISK_ID_MAX + 1];
 };
 
@@ -73,6 +75,7 @@ struct disk {
 	uint64_t size;	/* bytes */
 	uint32_t block; /* bytes: what the host's device transfers at once; an image file: SECTOR */
 	bool read_only, block_device;
+	unsigned slow; /* of the options */
 	struct loop *loop;
 	void (*reaped)(void *opaque); /* behind the done() of one or several requests */
 	void *opaque;

@@ -13,6 +13,7 @@
 
 struct pool {
 	int fd;
+	unsigned slow;
 	pthread_t thread[THREADS];
 	unsigned nthreads;
 	pthread_mutex_t lock; /* of all below; taken behind the VM's, never before it */
@@ -46,6 +47,8 @@ static void *worker(void *arg)
 		if (!p->todo)
 			p->todo_end = &p->todo;
 		pthread_mutex_unlock(&p->lock);
+		if (p->slow)
+			usleep(1000 * p->slow);
 		disk_call(p->fd, r);
 		pthread_mutex_lock(&p->lock);
 		put(&p->done_end, r);
@@ -94,6 +97,7 @@ static int threads_create(struct disk *d)
 	if (!p)
 		return -ENOMEM;
 	p->fd = d->fd;
+	p->slow = d->slow;
 	p->todo_end = &p->todo;
 	p->done_end = &p->done;
 	pthread_mutex_init(&p->lock, NULL);

@@ -56,7 +56,7 @@ void hv_usage(FILE *out)
 		"  --neighbour IMAGE   hvm engine: a second VM in the same machine, with its memory right behind; its lines "
 		"begin with 2|\n"
 		"  --disk FILE[,ro]    a virtio block device: a raw image or a block device of the host; also\n"
-		"                      ,aio=io_uring|threads ,id=TEXT\n"
+		"                      ,aio=io_uring|threads ,id=TEXT ,slow=MILLISECONDS\n"
 		"  --net NETWORK       a virtio network device. NETWORK: user (this machine, without root), tap=NAME (an interface of it)\n"
 		"                      or socket=PATH (another VM with the same PATH). Behind it ,mac=ADDRESS ,mtu=BYTES and for user\n"
 		"                      ,hostfwd=tcp|udp:[ADDR]:PORT-[GUEST]:PORT ,restrict=on|off\n"
