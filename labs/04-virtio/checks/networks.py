@@ -110,8 +110,8 @@ def pair_command(p):
 def pair_verify(results, params):
     expected = [hashlib.sha256(payload(seed, PAIR_SIZE)).hexdigest() for seed in (params["pair"][1], params["pair"][0])]
     return compare(results["pair"], b"fetched", expected, "what each VM serves arrives in the other",
-                   "Two VMs on one cable, one of them with two CPUs: a CPU may look at the used ring while the device writes it. Frames are "
-                   "longer than one buffer here: fill_buffers() and virtqueue_push_more().")
+                   "Two VMs on one cable, one of them with two CPUs: a CPU may look at the used ring while the device writes it. "
+                   "Frames are longer than one buffer here: fill_buffers() and virtqueue_push_more().")
 
 
 CHECKPOINTS = [
