@@ -44,6 +44,7 @@ ATTEMPTS = 3  # QEMU 7.2 as a test host dies or hangs now and then with nested g
 RAM_MIB = 256
 HOST_MIB = 1792  # the test host: a guest, its images, QEMU
 SECONDS_MAX = 600  # of one boot of the test host
+QUICK_MS = 400  # for each fio of --quick
 NATIVE_SECONDS = 60  # for a boot of each VMM, to see whether they can
 APPEND = linuxguest.APPEND
 DISK_MIB = 64
@@ -92,10 +93,10 @@ def guest_initrd():
     return ramfs.bytes()
 
 
-def fio_jobs(seconds):
+def fio_jobs(ms):
     """One job file: loading fio takes longer than a job. Each job says on the console when it begins."""
-    lines = ["[global]", "filename=/dev/vdb", "direct=1", "ioengine=libaio", "bs=4k", "time_based=1", f"runtime={seconds}",
-             "ramp_time=500ms", "randseed=1", "thread=1", "stonewall=1"]
+    lines = ["[global]", "filename=/dev/vdb", "direct=1", "ioengine=libaio", "bs=4k", "time_based=1", f"runtime={ms}ms",
+             f"ramp_time={ms // 4}ms", "randseed=1", "thread=1", "stonewall=1"]
     for row, (rw, depth) in FIO.items():
         lines += [f"[{row}]", f"rw={rw}", f"iodepth={depth}", f"exec_prerun=(echo '@cpu {row}' >/dev/console)"]
     return "\n".join(lines) + "\n"
@@ -307,7 +308,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="bench-io.") as name:
         directory = pathlib.Path(name)
         (directory / "initrd").write_bytes(guest_initrd())
-        linuxguest.disk(str(directory / "root.img"), 128, guest_script(seconds), files={"jobs": fio_jobs(seconds).encode()},
+        linuxguest.disk(str(directory / "root.img"), 128, guest_script(seconds), files={"jobs": fio_jobs(QUICK_MS if args.quick else seconds * 1000).encode()},
                         programs={f"bin/{p}": shutil.which(p) for p in ("fio", "iperf3")})
         where = {"testhost": measure(Machine(directory), runs)}
         if not args.quick and (native := Native(directory)).able():
