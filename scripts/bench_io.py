@@ -308,7 +308,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="bench-io.") as name:
         directory = pathlib.Path(name)
         (directory / "initrd").write_bytes(guest_initrd())
-        linuxguest.disk(str(directory / "root.img"), 128, guest_script(seconds), files={"jobs": fio_jobs(QUICK_MS if args.quick else seconds * 1000).encode()},
+        jobs = fio_jobs(QUICK_MS if args.quick else seconds * 1000).encode()
+        linuxguest.disk(str(directory / "root.img"), 128, guest_script(seconds), files={"jobs": jobs},
                         programs={f"bin/{p}": shutil.which(p) for p in ("fio", "iperf3")})
         where = {"testhost": measure(Machine(directory), runs)}
         if not args.quick and (native := Native(directory)).able():
