@@ -141,7 +141,7 @@ EXCEPTIONS = (
     Difference(("1.17-manual",), ALL, r"away0\.(at|frame\[[1235]\]|entry|flags|changed)",
                "SYSRET to an address that is not canonical faults there, and not at the SYSRET (vol. 2, SYSRET)"),
     Difference(("1.18-manual",), ALL, r"absent0\.frame", GATE),
-    Difference(("1.18-manual",), (KVM, PATCHED), r"(sti|ss)loop\.places",
+    Difference(("1.18-manual",), ALL, r"(sti|ss)loop\.places",
                "a timer interrupt can come in the shadow of STI or of a load of SS (vol. 2, STI; vol. 3, 6.8.3)", bits=2 | 8, chance="all"),
     Difference(("1.18-manual",), ALL, r"rep0\.r(cx|si)", "how far REP came until the clock ticked"),
     Difference(("1.18-manual",), ALL, r"ssloop\.places", "where else in the loop the clock struck", bits=~8, chance="all"),

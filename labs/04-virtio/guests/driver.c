@@ -320,6 +320,8 @@ static void carry_out(const struct op *op)
 int guest_main(const struct hvm_start_info *info);
 int guest_main(const struct hvm_start_info *info)
 {
+	if (!info->nr_modules)
+		panic("there is no script: it is the first module");
 	const struct op *op = ops = (const struct op *)((const struct module *)info->modules)->gpa;
 
 	gdt_init();
