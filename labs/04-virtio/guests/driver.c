@@ -6,6 +6,7 @@
  * thousand instructions. So most lines are only noted, and of what was noted a CRC-32 goes out; all of it, if that is not the one that
  * the script has.
  */
+#include "dbg.h"
 #include "desc.h"
 #include "io.h"
 #include "pic.h"
@@ -320,8 +321,10 @@ static void carry_out(const struct op *op)
 int guest_main(const struct hvm_start_info *info);
 int guest_main(const struct hvm_start_info *info)
 {
-	if (!info->nr_modules)
-		panic("there is no script: it is the first module");
+	if (!info->nr_modules) {
+		dputs("there is no script: it is the first module\n");
+		return 1;
+	}
 	const struct op *op = ops = (const struct op *)((const struct module *)info->modules)->gpa;
 
 	gdt_init();
