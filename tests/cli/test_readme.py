@@ -34,10 +34,10 @@ class Readme(unittest.TestCase):
             self.assertRegex(known, rf"(?m)^  {target} ")
 
     def test_scripts(self):
-        for lab in 1, 3:
+        for lab in 1, 3, 4:
             self.assertEqual(run("make", "hv", "guests", f"LAB={lab}", cwd=TOP).returncode, 0)
         lines = commands("scripts/")
-        self.assertEqual(len(lines), 2)
+        self.assertEqual(len(lines), 3)
         for line in lines:
             done = run(TOP / line[0], *line[1:], cwd=TOP)
             self.assertIn(done.returncode, (OK, TODO), done.stdout + done.stderr)
