@@ -533,8 +533,11 @@ static void works(void)
 	switch (kind) {
 	case TOUCH: MUST(data[0] == 0xa5 && data[39] == 0xa5); break;
 	case RNG: MUST(memcmp(data, (uint8_t[300]){ 0 }, 300)); break;
-	/* The write to the same sector may come first, and has these bytes too. */
-	case BLOCK: MUST(!memcmp(data, expected, 512) || !memcmp(data, at(DATA(0, 2, 1)), 512)); break;
+	case BLOCK:
+		/* The write to the same sector is under way at the same time, and no order holds between their bytes. */
+		for (unsigned i = 0; i < 512; i++)
+			MUST(data[i] == expected[i] || data[i] == ((const uint8_t *)at(DATA(0, 2, 1)))[i]);
+		break;
 	default: MUST(nsent >= sent + CHAINS && sent_len == 160); break;
 	}
 	pthread_mutex_unlock(&vm.lock);

@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+static char line[1 << 16]; /* of stderr, as long as statistics get */
+
 int neighbour_start(struct vm *vm)
 {
 	struct neighbour *n = &vm->neighbour;
@@ -18,9 +20,9 @@ int neighbour_start(struct vm *vm)
 			(unsigned long long)(vm->opt.mem_size / MiB));
 		return HV_HOST;
 	}
-	/* Both write to the same places: whole lines. */
+	/* Both write to the same places: whole lines. The library looks at the size only when the buffer is ours. */
 	vm->con.whole_lines = true;
-	setvbuf(stderr, NULL, _IOLBF, 1 << 16);
+	setvbuf(stderr, line, _IOLBF, sizeof line);
 	pid_t parent = getpid();
 	n->child = fork();
 	if (n->child < 0) {
