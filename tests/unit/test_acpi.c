@@ -37,7 +37,6 @@ static int setup(void **state)
 
 #define CPUS 3
 static const struct boot_request platform = {
-	.apic = true,
 	.cpus = CPUS,
 	.virtio = { { 0xd0000000, 0x200, 5 }, { 0xd0001000, 0x200, 6 }, { 0xd0002000, 0x200, 300 } },
 	.nvirtio = 3,

@@ -107,7 +107,7 @@ static void look_at_entry(struct found *f, uint64_t at)
 
 static void check(unsigned cpus)
 {
-	struct boot_request req = { .apic = true, .cpus = cpus };
+	struct boot_request req = { .cpus = cpus };
 	struct found f = { 0 };
 	unsigned last_type = 0;
 

@@ -282,7 +282,7 @@ uint64_t acpi_tables_write(struct guest_mem *mem, const struct boot_request *req
 	memcpy(boot_area(mem, FACS_GPA, sizeof(facs)), &facs, sizeof(facs));
 
 	w.xsdt.table[w.tables++] = fadt_write(&w, (uint32_t)dsdt_write(&w, req));
-	if (req->apic)
+	if (req->cpus)
 		w.xsdt.table[w.tables++] = madt_write(&w, req->cpus);
 	uint64_t xsdt = put_table(&w, "XSDT", 1, &w.xsdt.header, offsetof(struct xsdt, table) + w.tables * sizeof(w.xsdt.table[0]));
 

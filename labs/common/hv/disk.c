@@ -64,6 +64,8 @@ int disk_parse(const char *arg, struct disk_options *o, char *err, size_t errlen
 		snprintf(err, errlen, "slow= of a disk goes with aio=threads: io_uring has nobody who could wait");
 		return -EINVAL;
 	}
+	if (o->slow)
+		o->aio = disk_threads.name;
 	if (o->path[0])
 		return 0;
 	snprintf(err, errlen, "--disk takes FILE[,ro][,aio=io_uring|threads][,id=TEXT][,slow=MS], and the file is missing");
@@ -113,8 +115,6 @@ static int choose_aio(struct disk *d, const struct disk_options *o)
 
 	for (unsigned i = 0; err && i < 2; i++) {
 		if (o->aio && strcmp(o->aio, ways[i]->name))
-			continue;
-		if (o->slow && ways[i] == &disk_uring) /* it has nobody who could wait */
 			continue;
 		d->aio = ways[i];
 		err = d->aio->create(d);

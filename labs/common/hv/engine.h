@@ -41,8 +41,6 @@ struct engine_ops {
 	unsigned max_cpus;
 	/* True when the engine brings these devices itself. */
 	bool has_pic, has_pit;
-	/* There are local APICs and an IOAPIC, and the tables that the guest finds tell it so. */
-	bool has_apic;
 
 	/* The debugger's view; only while the vCPU is not running. */
 	int (*get_state)(struct vm *vm, struct vcpu *out);

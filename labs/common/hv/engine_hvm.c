@@ -426,7 +426,6 @@ const struct engine_ops engine_hvm = {
 	.irq_line = irqchip_set_line,
 	.nmi = hvm_nmi,
 	.max_cpus = 1,
-	.has_apic = true,
 	.get_state = hvm_get_state,
 	.set_state = hvm_set_state,
 	.translate = hvm_translate,

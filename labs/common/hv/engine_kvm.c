@@ -319,7 +319,6 @@ const struct engine_ops engine_kvm = {
 	.max_cpus = VM_CPUS_MAX,
 	.has_pic = true,
 	.has_pit = true,
-	.has_apic = true,
 	.get_state = kvm_get_state,
 	.set_state = kvm_set_state,
 	.translate = kvm_translate,

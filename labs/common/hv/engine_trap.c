@@ -420,7 +420,6 @@ const struct engine_ops engine_trap = {
 	.kick = trap_kick,
 	.irq_line = irqchip_set_line,
 	.max_cpus = 1,
-	.has_apic = true,
 	.get_state = trap_get_state,
 	.set_state = trap_set_state,
 	.translate = trap_translate,

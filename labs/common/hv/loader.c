@@ -76,7 +76,7 @@ int boot_load(struct guest_mem *mem, const struct boot_request *req, struct boot
 		return r;
 
 	acpi_tables_write(mem, req);
-	if (req->apic)
+	if (req->cpus)
 		mptable_write(mem, req);
 	*boot = (struct boot_state){ 0 };
 	/* QEMU's order, but for ELF files that have the mark of a bzImage by chance. */

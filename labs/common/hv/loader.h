@@ -62,8 +62,7 @@ struct boot_request {
 	const char *const *module; /* each "FILE ARGUMENTS" */
 	unsigned nmodules;
 	/* The machine as ACPI and MP tables describe it to the guest. */
-	bool apic;     /* it has local APICs and an IOAPIC; without them the tables say nothing of interrupts and CPUs */
-	unsigned cpus; /* with apic */
+	unsigned cpus; /* with a local APIC each, and one IOAPIC; 0: the tables say nothing of CPUs and interrupts */
 	struct boot_device {
 		uint32_t gpa, len;
 		unsigned gsi; /* edge-triggered, active high */
@@ -117,7 +116,7 @@ void boot_vcpu(struct vcpu *v, const struct boot_state *boot);
 
 /* Boot page tables and GDT (boot.c). */
 void boot_tables_write(struct guest_mem *mem);
-/* RSDP, XSDT, FADT, FACS, DSDT with \_S5 and devices, and with req->apic a MADT, at BOOT_ACPI (acpi.c); returns the RSDP's gpa. */
+/* RSDP, XSDT, FADT, FACS, DSDT with \_S5 and devices, and with req->cpus a MADT, at BOOT_ACPI (acpi.c); returns the RSDP's gpa. */
 uint64_t acpi_tables_write(struct guest_mem *mem, const struct boot_request *req);
 
 /* Reads a whole regular file. 0 or -errno with a sentence in err; *data is malloc'ed. */

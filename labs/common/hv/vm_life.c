@@ -148,8 +148,7 @@ void vm_init(struct vm *vm)
 static int set_up(struct vm *vm, FILE **html)
 {
 	struct boot_request req = { .image = vm->opt.image, .initrd = vm->opt.initrd, .append = vm->opt.append,
-				    .module = vm->opt.module, .nmodules = vm->opt.nmodules,
-				    .apic = vm->engine->has_apic, .cpus = vm->opt.cpus };
+				    .module = vm->opt.module, .nmodules = vm->opt.nmodules, .cpus = vm->opt.cpus };
 	struct boot_state boot = { 0 };
 	char err[400] = "";
 
