@@ -2,13 +2,14 @@
 devices go on, hv's memory stays bounded, and no address of hv's gets into the guest. TRAPDOOR_KICKS=1000000 kicks a million times, which
 takes about two minutes in the test host.
 
-Elsewhere: memory that changes under the device's feet, a million kicks, and a look for addresses of hv's in all of the guest's memory are
+Elsewhere: memory that changes between two looks of the device, a million kicks, and a look for addresses of hv's in all of the guest's memory are
 tests/unit/test_virtio_race.c; queue registers after DRIVER_OK are checkpoint 4.10; a reset with requests in flight is 4.14.
 """
 
 import os
 import pathlib
 import random
+import struct
 import sys
 import tempfile
 import unittest
@@ -18,16 +19,18 @@ import host
 LAB = host.TOP / "labs/04-virtio"
 sys.path.append(str(LAB / "checks"))
 
+from blockdevice import IN, SECTOR, UNTOUCHED, Disk, image  # noqa: E402
 from buffers import REFUSED_CHAINS, REFUSED_POPS, REFUSED_TABLES, running  # noqa: E402
 from driverscript import Report, Script  # noqa: E402
 from model import Capture, RunResult  # noqa: E402
 from notifications import Traffic  # noqa: E402
-from ring import INDIRECT_DESC, NEEDS_RESET, NO_INTERRUPT, RUNNING, STATUS, VERSION_1, WRITE, Device, Ring  # noqa: E402
+from ring import INDIRECT, INDIRECT_DESC, NEEDS_RESET, NO_INTERRUPT, RUNNING, STATUS, VERSION_1, WRITE, Device, Ring  # noqa: E402
 
 KICKS = int(os.environ.get("TRAPDOOR_KICKS", "50000"))
 PATIENCE = 100 + KICKS // 5000  # seconds; in the test host 9000 kicks a second were measured
 RSS_MIB = 40  # of hv with 32 MiB of guest memory, most of which the guests here never touch
 SIZES = 24  # malformed rings of each kind
+SECTORS = 64  # of a disk
 
 
 def every_kind(seed):
@@ -93,6 +96,50 @@ def many_kicks(seed):
     return s
 
 
+def changing(seed):
+    """Everything that requests are made of changes while they are in flight, on a disk that is slow enough for that: what was asked for when
+    the device was told is what is done, where it was to be done."""
+    rng = random.Random(seed)
+    s = Script(rng)
+    disk = Disk(s, image(seed, SECTORS), features=VERSION_1 | INDIRECT_DESC, size=64)
+    ring = disk.ring
+    for turn in range(3):
+        free, heads, headers, tables = rng.sample(range(64), 64), {}, [], []
+        for _ in range(20):
+            sector = rng.randrange(SECTORS)
+            headers.append(s.memory.take(16))
+            s.write(headers[-1], IN.to_bytes(8, "little") + sector.to_bytes(8, "little"))
+            target = s.memory.take(SECTOR + 1)
+            s.set(target, SECTOR + 1, UNTOUCHED)
+            buffers = [(headers[-1], 16, 0), (target, SECTOR, WRITE), (target + SECTOR, 1, WRITE)]
+            if rng.randrange(2):
+                tables.append(ring.table(buffers))
+                buffers = [(*tables[-1], INDIRECT)]
+            head = ring.chain(buffers, [free.pop() for _ in buffers])
+            ring.offer(head)
+            ring.used_idx += 1
+            heads[head] = target, bytes(disk.content[sector * SECTOR : (sector + 1) * SECTOR])
+        ring.publish()
+        ring.kick()
+        for header in headers:
+            s.write(header, rng.getrandbits(128).to_bytes(16, "little"))
+        for at, length in [*tables, (ring.desc, 16 * 64), (ring.avail + 4, 2 * 64)]:
+            s.fill(at, length, rng.getrandbits(60))
+        ring.wait("the used index after 20 reads that changed under way")
+        first = ring.used_idx - 20
+
+        def judge(data, first=first, heads=heads):
+            seen = {struct.unpack_from("<II", data, 8 * ((first + i) % 64)) for i in range(20)}
+            must = {(head, SECTOR + 1) for head in heads}
+            return None if seen == must else ("these ids, each with %d: %s" % (SECTOR + 1, sorted(heads)), str(sorted(seen)))
+
+        s.dump(ring.used + 4, 8 * 64, judge)
+        for target, data in heads.values():
+            s.same(target, data + b"\0", "what a read got that changed under way, and its status")
+        disk.d.read(STATUS, RUNNING, "after requests that changed under way")
+    return s
+
+
 def disclosure(seed):
     """What devices wrote into the guest's memory, as seen by the guest, has no address of hv's."""
     rng = random.Random(seed)
@@ -113,7 +160,8 @@ def disclosure(seed):
     return s
 
 
-SCRIPTS = {"every_kind": every_kind, "noise": noise, "many_kicks": many_kicks, "disclosure": disclosure}
+SCRIPTS = {"every_kind": every_kind, "noise": noise, "many_kicks": many_kicks, "changing": changing, "disclosure": disclosure}
+JUDGED = ("every_kind", "noise", "many_kicks", "changing")
 
 
 class TestHostileVirtio(unittest.TestCase):
@@ -125,13 +173,17 @@ class TestHostileVirtio(unittest.TestCase):
         cls.scripts = {name: make(cls.seed) for name, make in SCRIPTS.items()}
         commands, files = {}, [f"{host.HV}:/work/hv", f"{host.GUESTS}/lab4/driver.elf:/work/driver.elf"]
         with tempfile.TemporaryDirectory() as top:
+            disk = pathlib.Path(top) / "disk"
+            disk.write_bytes(image(cls.seed, SECTORS))
+            files.append(disk)
             for name, script in cls.scripts.items():
                 path = pathlib.Path(top) / (name + ".script")
                 path.write_bytes(script.image())
                 files.append(path)
+                devices = ["--disk", "disk,slow=3"] if name == "changing" else ["--rng", "--rng"]
                 commands[name] = host.Command(
                     ["hv", "run", "--stats", "json", "--timeout", str(PATIENCE), "--engine", "kvm", "--mem", "32M", "--event-fds",
-                     "on" if name == "many_kicks" else "off", "--rng", "--rng", "--initrd", path.name, "driver.elf"], limit=PATIENCE + 20)
+                     "on" if name == "many_kicks" else "off", *devices, "--initrd", path.name, "driver.elf"], limit=PATIENCE + 20)
             cls.results = host.run(commands, files, timeout=PATIENCE + 200)
 
     def result(self, name):
@@ -144,7 +196,7 @@ class TestHostileVirtio(unittest.TestCase):
                          stderr=Capture(head=stderr, total=len(stderr)))
 
     def test_the_scripts_saw_what_they_must(self):
-        for name in ("every_kind", "noise", "many_kicks"):
+        for name in JUDGED:
             with self.subTest(script=name):
                 self.assertIsNone(self.scripts[name].judge(self.result(name)))
 
