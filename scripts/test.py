@@ -20,15 +20,15 @@ import time
 TOP = pathlib.Path(__file__).resolve().parent.parent
 LOGS = TOP / "build/test"
 SECONDS = 1500  # ends suites that hang
-# The same values in every run, so that a change is judged and not its luck; the grader, and a test that is run by itself, draw fresh ones.
+# The same values in every run, so that a change is judged and not its luck. The grader, and a test run by itself, draw fresh ones.
 SEED = os.environ.get("TRAPDOOR_SEED") or "453480640"
 LABS = sorted(str(int(path.name[:2])) for path in (TOP / "labs").glob("[0-9][0-9]-*"))
 WORKERS = 2     # most suites wait for a test host, which uses one processor
 # Those that take longest, the longest first: what is left at the end then keeps both workers busy.
 LONGEST = ("docs-commands", "mutants-3", "fuzz", "tests/vm/equivalence", "tests/vm/hostile", "slides-demos", "mutants-2", "mutants-1",
-           "mutants-4", "tests/vm/hostile_hvm", "tests/vm/hostile_paging", "docs-and-slides", "tests/grader/testhost", "tests/vm/linux_disk",
-           "tests/vm/linux", "grade-3-reference", "grade-4-reference", "tests/vm/paging_differential", "tests/cli/control",
-           "tests/vm/linux_virtio", "tests/grader/bochs", "tests/vm/differential", "tests/vm/dump_nested")
+           "mutants-4", "tests/vm/hostile_hvm", "tests/vm/hostile_paging", "docs-and-slides", "tests/grader/testhost",
+           "tests/vm/linux_disk", "tests/vm/linux", "grade-3-reference", "grade-4-reference", "tests/vm/paging_differential",
+           "tests/cli/control", "tests/vm/linux_virtio", "tests/grader/bochs", "tests/vm/differential", "tests/vm/dump_nested")
 
 worked = {}  # log -> seconds of processor time
 

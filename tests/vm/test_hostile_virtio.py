@@ -2,8 +2,8 @@
 devices go on, hv's memory stays bounded, and no address of hv's gets into the guest. TRAPDOOR_KICKS=1000000 kicks a million times, which
 takes about two minutes in the test host.
 
-Elsewhere: memory that changes between two looks of the device, a million kicks, and a look for addresses of hv's in all of the guest's memory are
-tests/unit/test_virtio_race.c; queue registers after DRIVER_OK are checkpoint 4.10; a reset with requests in flight is 4.14.
+Elsewhere: memory that changes between two looks of the device, a million kicks, and a look for addresses of hv's in all of the guest's
+memory are tests/unit/test_virtio_race.c; queue registers after DRIVER_OK are checkpoint 4.10; a reset with requests in flight is 4.14.
 """
 
 import os
@@ -97,8 +97,8 @@ def many_kicks(seed):
 
 
 def changing(seed):
-    """Everything that requests are made of changes while they are in flight, on a disk that is slow enough for that: what was asked for when
-    the device was told is what is done, where it was to be done."""
+    """Everything that requests are made of changes while they are in flight, on a disk that is slow enough for that: what was asked for
+    when the device was told is what is done, where it was to be done."""
     rng = random.Random(seed)
     s = Script(rng)
     disk = Disk(s, image(seed, SECTORS), features=VERSION_1 | INDIRECT_DESC, size=64)
