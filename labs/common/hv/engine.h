@@ -8,6 +8,9 @@
 #include "loader.h"
 #include "vm.h"
 
+struct state_io;
+struct cpuid_table;
+
 /* What a call of run() ended with. */
 enum run_result {
 	RUN_STOPPED, /* vm->stopping is set */
@@ -55,6 +58,25 @@ struct engine_ops {
 	/* single: stop after one instruction. Breakpoints are int3 bytes that the stub keeps in guest memory; guest_debug
 	 * says that there are some, so that a #BP belongs to the debugger first. */
 	int (*set_debug)(struct vm *vm, bool single, bool breakpoints);
+
+	/*
+	 * Saving and migration (migration.h). With the lock held and the vCPUs standing (vm_pause()), unless it says otherwise; on whatever
+	 * thread. What an engine loads has been put into a VM that create() has made and that never ran.
+	 */
+	const char *state_kind; /* whose vCPU state it takes: "vcpu" (struct vcpu) or "kvm" */
+	/* The state of one vCPU; of the engine's time (TSC, kvmclock; loading: vm->gap_ns later than they were when it was saved); of
+	 * interrupt controllers that are the engine's own (NULL: none). */
+	void (*cpu_io)(struct vm *vm, unsigned cpu, struct state_io *io);
+	void (*clock_io)(struct vm *vm, struct state_io *io);
+	void (*chips_io)(struct vm *vm, struct state_io *io);
+	/* What the guest's CPUID answers. 0 or -errno. NULL: nothing that depends on the host. */
+	int (*cpuid_table)(struct vm *vm, struct cpuid_table *out);
+	/* Which pages vCPUs write: on from log_start(); log_fetch() sets (never clears) the bits of those written since then or since it was
+	 * called last, and begins anew. 0 or -errno. */
+	int (*log_start)(struct vm *vm);
+	int (*log_fetch)(struct vm *vm, uint64_t *bitmap);
+	void (*log_stop)(struct vm *vm);
+	bool log_runs; /* these three also work while the vCPUs run, and without the lock */
 };
 
 extern const struct engine_ops engine_trap, engine_hvm, engine_kvm;

@@ -93,11 +93,11 @@ int bad_usage(const char *fmt, const char *what)
 }
 
 /* --disk, --net and so on. */
-static int add_device(struct vm_options *o, int (*create)(struct vm *vm, const char *arg), uint64_t rings)
+static int add_device(struct vm_options *o, const char *name, int (*create)(struct vm *vm, const char *arg), uint64_t rings)
 {
 	if (o->ndevices == VIRTIO_SLOTS)
 		return bad_usage("%s", "there is room for 8 devices (--disk, --net, --rng, --balloon, --console)");
-	o->device[o->ndevices++] = (struct device_option){ create, optarg, rings };
+	o->device[o->ndevices++] = (struct device_option){ create, optarg, rings, name };
 	return 0;
 }
 
@@ -199,11 +199,11 @@ int options_parse(int argc, char **argv, struct vm_options *o)
 		case PLAN: o->plan = optarg; break;
 		case PAGE_SIZE: err = parse_page_size(optarg, &o->page_level); break;
 		case PREMAP: o->premap = true; break;
-		case DISK: err = add_device(o, blk_create, rings); break;
-		case NET: err = add_device(o, net_create, rings); break;
-		case RNG: err = add_device(o, rng_create, rings); break;
-		case CONSOLE: err = add_device(o, virtio_console_create, rings); break;
-		case BALLOON: err = add_device(o, virtio_balloon_create, rings); break;
+		case DISK: err = add_device(o, "disk", blk_create, rings); break;
+		case NET: err = add_device(o, "net", net_create, rings); break;
+		case RNG: err = add_device(o, "rng", rng_create, rings); break;
+		case CONSOLE: err = add_device(o, "console", virtio_console_create, rings); break;
+		case BALLOON: err = add_device(o, "balloon", virtio_balloon_create, rings); break;
 		case RINGS: err = parse_rings(optarg, &rings); break;
 		case EVENT_FDS: err = parse_switch("--event-fds takes on or off, not \"%s\"", optarg, &o->event_fds); break;
 		case WATCH_USED: o->watch_used = true; break;

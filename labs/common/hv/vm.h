@@ -29,6 +29,8 @@ struct engine_ops;
 struct machine;
 struct gdbstub;
 struct control;
+struct job;
+struct page_log;
 
 /* Exit statuses of the hv program. */
 enum {
@@ -47,6 +49,7 @@ struct device_option {
 	int (*create)(struct vm *vm, const char *arg); /* 0, or -errno after vm_stop() */
 	const char *arg;                               /* what stands behind the option, or NULL */
 	uint64_t rings;                                /* features of the rings that it offers */
+	const char *name;                              /* of the option, without hyphens */
 };
 
 struct vm_options {
@@ -76,6 +79,10 @@ struct vm_options {
 	struct device_option device[VIRTIO_SLOTS];
 	unsigned ndevices;
 	bool watch_used; /* ring_order.h */
+	const char *incoming; /* URI at which a migrating VM is waited for, or NULL */
+	const char *restore;  /* file that a VM was saved in, or NULL */
+	const char *record;   /* file that decides who has the VM (migration.h), or NULL */
+	bool lazy;            /* memory is mapped from that file and read when it is touched */
 	bool event_fds; /* kicks and interrupts of virtio devices go through eventfds where the engine has them */
 };
 
@@ -126,6 +133,9 @@ struct vm {
 	struct gdbstub *gdb; /* NULL without --gdb */
 	struct control *control; /* NULL without --control and --name */
 	bool paused;             /* by a command on the control socket */
+	struct job *job;           /* saving or migrating away, or the last that was (job.c); NULL: none yet */
+	struct page_log *page_log; /* which pages were written, or NULL: nobody wants to know (page_log.c) */
+	uint64_t gap_ns;           /* loading: how far clocks go on past what they were when the VM was saved */
 	/* Asks the guest to give up that many MiB of its memory. Set by the balloon device; NULL: there is none. */
 	void (*balloon_set)(struct vm *vm, uint64_t mib);
 	struct trace trace;
