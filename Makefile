@@ -16,15 +16,16 @@ CPPCHECK := cppcheck
 # A student's tree has no solutions: there hv is the student's.
 LAB ?= $(if $(wildcard reference-solution),,1)
 
-LABS := 1 2 3 4
+LABS := 1 2 3 4 5
 DIR_1 := 01-trap-emulate
 DIR_2 := 02-shadow-paging
 DIR_3 := 03-ept
 DIR_4 := 04-virtio
+DIR_5 := 05-migration
 
 WARN := -Wall -Wextra
 CFLAGS := -std=gnu17 -O2 -g $(WARN) -Ilabs/common/hv
-LDLIBS := -lZydis -luring -pthread
+LDLIBS := -lZydis -luring -lzstd -pthread
 comma := ,
 SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
 # The sanitizers' own code makes GCC warn of things that are not there (its manual says so), so there warnings are no errors.

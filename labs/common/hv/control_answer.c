@@ -1,6 +1,7 @@
 /* The commands of the control socket. */
 #include "control.h"
 #include "engine.h"
+#include "job.h"
 #include "vm.h"
 #include "vm_pause.h"
 
@@ -18,6 +19,8 @@ static void refuse(FILE *out, const char *sentence)
 
 static const char *state(const struct vm *vm)
 {
+	if (vm->job && vm->job->state == JOB_STANDING)
+		return "standing";
 	return vm->stopping ? "ending" : vm->paused ? "paused" : "running";
 }
 
@@ -31,7 +34,7 @@ static void do_status(struct vm *vm, const char *argument, FILE *out)
 	(void)argument;
 	fprintf(out, "{\"state\":\"%s\",\"pid\":%ld,\"engine\":\"%s\",\"cpus\":%u,\"memory_kib\":%llu,\"image\":", state(vm),
 		(long)getpid(), vm->engine->name, vm->opt.cpus, (unsigned long long)(vm->mem.size / KiB));
-	json_string(out, vm->opt.image);
+	json_string(out, vm->opt.image ? vm->opt.image : vm->opt.restore ? vm->opt.restore : vm->opt.incoming);
 	fputs("}\n", out);
 }
 
@@ -50,6 +53,7 @@ static void do_pause(struct vm *vm, const char *argument, FILE *out)
 static void do_resume(struct vm *vm, const char *argument, FILE *out)
 {
 	(void)argument;
+	job_release(vm);
 	if (vm->paused)
 		vm_resume(vm);
 	vm->paused = false;
@@ -131,6 +135,12 @@ const struct control_command control_commands[] = {
 	{ "stats", NULL, "what --stats json prints at the end, as it is now", do_stats },
 	{ "screen", NULL, "the text screen, 25 lines of 80 columns, and where the cursor is", do_screen },
 	{ "key", "TEXT", "types it on the keyboard; \\n is Enter, \\t Tab, \\b Backspace, \\e Escape", do_key },
+	{ "save", "FILE", "the VM into a file, and on; --quit: it ends there; --compress LEVEL", job_save },
+	{ "migrate", "URI", "to the hv that waits there: --downtime MS, --bandwidth RATE, --timeout S, --mode postcopy, ...", job_migrate },
+	{ "job", NULL, "how far the saving or moving is, and how the last one ended", job_status },
+	{ "migrate-step", NULL, "lets the next round of a migration with --step begin", job_step },
+	{ "migrate-cancel", NULL, "the VM stays here", job_cancel },
+	{ "migrate-resume", "URI", "post-copy whose connection broke: goes on over a new one", job_again },
 	{ "quit", NULL, "ends the VM", do_quit },
 	{ 0 },
 };

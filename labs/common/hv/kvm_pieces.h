@@ -43,6 +43,8 @@ struct kvm_cpu_state {
 	struct kvm_vcpu_events events;
 };
 
+/* The VM that it belongs to. */
+struct vm *kvm_cpu_vm(struct kvm_cpu *cpu);
 /* Takes or puts one piece. 0, or -errno after vm_stop(): KVM refused. What it refuses of MSRs is named there. */
 int kvm_piece_take(struct kvm_cpu *cpu, enum kvm_piece piece, struct kvm_cpu_state *state);
 int kvm_piece_put(struct kvm_cpu *cpu, enum kvm_piece piece, const struct kvm_cpu_state *state);

@@ -42,8 +42,8 @@ int pages_read(struct stream *s, const struct section *sec, uint64_t pages, page
 
 /* --- state.c ------------------------------------------------------------------------------------------------------------------ */
 
-/* Writes and reads all state behind memory: parts and vCPUs, in an order in which each finds what it needs. machine_load() begins with the
- * section `first`, ends with SECTION_END, and refuses (-EPROTO, s->err) what is unknown, comes twice, is missing, or has no sense. */
+/* Writes and reads all state behind memory: parts and vCPUs, in an order in which each finds what it needs, and SECTION_END. machine_load()
+ * begins with the section `first`, and refuses (-EPROTO, s->err) what is unknown, comes twice, is missing, or has no sense. */
 int machine_save(struct vm *vm, struct stream *s);
 int machine_load(struct vm *vm, struct stream *s, const struct section *first);
 /* The pieces of a vCPU of KVM's, taken and put back in the order that KVM demands: see enum kvm_piece. */
@@ -106,7 +106,7 @@ enum commit_fate {
 };
 /* Who runs when what happens: the failure table of the handout. It must never let both sides run. */
 enum commit_fate commit_fate(enum commit_stage stage, enum commit_news news);
-/* The source's side from SECTION_END on, with the VM stopped; *fate is FATE_RUN, FATE_END or FATE_STAND. */
+/* The source's side behind machine_save(), with the VM stopped; *fate is FATE_RUN, FATE_END or FATE_STAND. */
 int commit_source(struct migration *m, enum commit_fate *fate);
 /* The destination's side, behind machine_load(): *fate is FATE_RUN or FATE_END. */
 int commit_destination(struct migration *m, enum commit_fate *fate);

@@ -2,6 +2,7 @@
  * The commands of hv.
  */
 #include "control_command.h"
+#include "incoming.h"
 #include "nested_command.h"
 #include "neighbour.h"
 #include "options.h"
@@ -18,6 +19,7 @@
 int main(int argc, char **argv)
 {
 	static struct vm vm;
+	static struct config config; /* of a VM in a file */
 
 	vm.opt = (struct vm_options){ .engine = "trap",
 				      .mem_size = 64 * MiB,
@@ -46,6 +48,18 @@ int main(int argc, char **argv)
 		return walk_main(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "nested"))
 		return nested_main(argc - 1, argv + 1);
+	if (argc > 2 && !strcmp(argv[1], "restore")) {
+		int status = restore_options(argv[2], &vm.opt, &config);
+		if (status)
+			return status;
+		if (options_parse(argc - 2, argv + 2, &vm.opt) || (!vm.opt.ndevices && options_devices(&vm.opt, &config)))
+			return HV_USAGE;
+		return vm_main(&vm);
+	}
+	if (argc == 2 && !strcmp(argv[1], "restore")) {
+		bad_usage("%s", "the file of a saved VM is missing: hv restore FILE [options]");
+		return HV_USAGE;
+	}
 	if (argc < 2 || strcmp(argv[1], "run")) {
 		if (argc < 2)
 			bad_usage("%s", "a command is missing: hv run [options] IMAGE");

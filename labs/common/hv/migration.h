@@ -1,8 +1,8 @@
 /*
  * A VM on its way: into a file, out of one, to another hv, from another hv. What Lab 5's files stand on.
  *
- *   job.c        the control socket's save, migrate, ...: one job at a time, on a thread of its own, that reports how far it is
- *   incoming.c   hv run --incoming URI and hv restore FILE
+ *   job.c        the control socket's save, migrate, ...: one job at a time, on a thread of its own (outgoing.c, rounds.c)
+ *   incoming.c   hv run --incoming URI and hv restore FILE; lazy.c: memory that is mapped from the file
  *   config.c     which machine it is; two machines that must be alike
  *   parts.c      the state of everything that is not a vCPU
  *   page_log.c   which pages were written
@@ -38,8 +38,6 @@ struct config {
 		char arg[CONFIG_STRING];  /* what stood behind it; the file or the network may be another one at the other side */
 		uint64_t rings;
 	} device[VIRTIO_SLOTS];
-	bool live;           /* a migration, not a file */
-	uint64_t stopped_at; /* 0 in the stream: time travels in PART_CLOCK */
 };
 
 void config_of(const struct vm *vm, struct config *c);
@@ -77,6 +75,7 @@ unsigned vm_parts(struct vm *vm, struct state_part *out);
 /* Carries out part->io() to a section of the stream, or from one. 0, -errno, or -EPROTO with s->err. */
 int part_save(struct vm *vm, const struct state_part *part, struct stream *s);
 int part_load(struct vm *vm, const struct state_part *part, struct stream *s, const struct section *sec);
+uint64_t realtime_ns(void); /* CLOCK_REALTIME */
 /* Behind part_load() of all: devices go on with what they had begun. */
 void vm_parts_loaded(struct vm *vm);
 
@@ -107,8 +106,8 @@ struct migration {
 	const char *uri;       /* or the file */
 	uint64_t downtime;     /* ns */
 	uint64_t timeout;      /* ns, 0: none */
-	uint64_t started, stopped; /* clock_ns(); stopped: when the vCPUs stood, 0 before */
-	uint64_t stopped_real; /* CLOCK_REALTIME of that */
+	uint64_t started;      /* clock_ns() */
+	bool stands;           /* the vCPUs do, by migration_stop() */
 	struct round {
 		uint64_t pages, zero_pages, bytes, ns; /* sent in it; ns without the time in which it waited to be stepped */
 		uint64_t dirty; /* pages written since it began */
@@ -120,12 +119,15 @@ struct migration {
 	uint64_t *owed;        /* post-copy, source: a bit for each page that the destination does not have; destination: that is not there yet */
 	struct { uint64_t final_round, state, send, commit; } parts; /* of the downtime, ns */
 	struct record *record; /* or NULL */
-	char reason[256];      /* how it ended, as a sentence */
+	char reason[320];      /* how it ended, as a sentence */
 
 	/* The job's own (job.c, incoming.c). */
 	volatile bool cancel;  /* the user wants it to end */
 	bool step;             /* each round waits for "migrate-step" */
 	volatile unsigned steps;
+	bool step_waits;
+	uint64_t ended;        /* clock_ns(), 0: not yet */
+	uint64_t round_ns, round_bytes, round_zero; /* of the present round: when it began, and what the stream had counted then */
 	int listening;         /* destination: still open, for a source that asks; else -1 */
 	struct uffd *uffd;     /* destination, post-copy */
 	pthread_mutex_t send_lock; /* postcopy: two threads write messages */
@@ -169,6 +171,9 @@ int migration_await(struct migration *m, bool committed);
 /* The destination: pages of m->owed are missing from now on; whoever touches one waits. 0, or -errno with a sentence in m->reason (no
  * userfaultfd here). */
 int uffd_start(struct migration *m);
+/* The source, behind the commit: postcopy_send() until everything is at the other side; when the connection breaks, it waits for the user's
+ * migrate-resume and goes on. Returns when the other side has all, or the VM ends. */
+void postcopy_follow(struct migration *m);
 /* Puts a page in (NULL: zeros) and lets go on who waited for it. 1; 0 when it was there. */
 int uffd_put(struct migration *m, uint64_t gfn, const void *page);
 void uffd_stop(struct migration *m);

@@ -2,6 +2,7 @@
 #include "control_path.h"
 #include "engine.h"
 #include "lab4.h"
+#include "migration.h"
 #include "virtio_balloon.h"
 #include "virtio_console.h"
 
@@ -44,6 +45,9 @@ enum option_id {
 	RINGS,
 	EVENT_FDS,
 	WATCH_USED,
+	INCOMING,
+	RECORD,
+	LAZY,
 	HELP,
 };
 
@@ -80,6 +84,9 @@ static const struct option longopts[] = {
 	{ "rings", 1, 0, RINGS },
 	{ "event-fds", 1, 0, EVENT_FDS },
 	{ "watch-used", 0, 0, WATCH_USED },
+	{ "incoming", 1, 0, INCOMING },
+	{ "record", 1, 0, RECORD },
+	{ "lazy", 0, 0, LAZY },
 	{ "help", 0, 0, HELP },
 	{ 0 },
 };
@@ -98,6 +105,30 @@ static int add_device(struct vm_options *o, const char *name, int (*create)(stru
 	if (o->ndevices == VIRTIO_SLOTS)
 		return bad_usage("%s", "there is room for 8 devices (--disk, --net, --rng, --balloon, --console)");
 	o->device[o->ndevices++] = (struct device_option){ create, optarg, rings, name };
+	return 0;
+}
+
+int options_devices(struct vm_options *o, const struct config *config)
+{
+	static const struct {
+		const char *name;
+		int (*create)(struct vm *vm, const char *arg);
+	} kind[] = { { "disk", blk_create },
+		     { "net", net_create },
+		     { "rng", rng_create },
+		     { "console", virtio_console_create },
+		     { "balloon", virtio_balloon_create } };
+
+	for (unsigned i = 0; i < config->ndevices; i++) {
+		const struct config_device *d = &config->device[i];
+		unsigned k = 0;
+
+		while (k < sizeof kind / sizeof *kind && strcmp(kind[k].name, d->name))
+			k++;
+		if (k == sizeof kind / sizeof *kind)
+			return bad_usage("the file has a device --%s, which is unknown here", d->name);
+		o->device[o->ndevices++] = (struct device_option){ kind[k].create, *d->arg ? d->arg : NULL, d->rings, kind[k].name };
+	}
 	return 0;
 }
 
@@ -139,6 +170,14 @@ static int check(const struct vm_options *o)
 				 o->control ? "--control" : "--name");
 	if (nested_option && o->shadow)
 		return bad_usage("%s is about nested page tables, which --shadow does without", nested_option);
+	if (o->incoming && o->restore)
+		return bad_usage("%s", "--incoming waits for a VM, and restore has one already");
+	if (o->lazy && !o->restore)
+		return bad_usage("%s", "--lazy is for hv restore: it maps memory from the file");
+	if (o->record && !o->incoming)
+		return bad_usage("%s", "--record is for --incoming, where it decides who has the VM");
+	if ((o->incoming || o->restore) && (o->neighbour || o->gdb_port >= 0 || o->plan || o->sample_steps || o->premap))
+		return bad_usage("%s", "--incoming and restore do not go with --neighbour, --gdb, --plan, --sample-steps and --premap");
 	if (o->patch && strcmp(o->engine, engine_trap.name))
 		return bad_usage("--patch on is for the trap engine: in the %s engine popf needs no patch", o->engine);
 	return 0;
@@ -147,6 +186,7 @@ static int check(const struct vm_options *o)
 int options_parse(int argc, char **argv, struct vm_options *o)
 {
 	uint64_t rings = F_RING_INDIRECT_DESC | F_RING_EVENT_IDX;
+	char sentence[200];
 	int c, err = 0;
 
 	opterr = 0;
@@ -207,6 +247,13 @@ int options_parse(int argc, char **argv, struct vm_options *o)
 		case RINGS: err = parse_rings(optarg, &rings); break;
 		case EVENT_FDS: err = parse_switch("--event-fds takes on or off, not \"%s\"", optarg, &o->event_fds); break;
 		case WATCH_USED: o->watch_used = true; break;
+		case INCOMING:
+			o->incoming = optarg;
+			if (wire_uri_check(optarg, sentence, sizeof sentence))
+				err = bad_usage("--incoming: %s", sentence);
+			break;
+		case RECORD: o->record = optarg; break;
+		case LAZY: o->lazy = true; break;
 		case HELP: hv_usage(stdout); exit(HV_OK);
 		case ':': err = bad_usage("%s needs a value", argv[optind - 1]); break;
 		default: err = bad_usage("there is no option %s", argv[optind - 1]);
@@ -214,10 +261,12 @@ int options_parse(int argc, char **argv, struct vm_options *o)
 	}
 	if (err)
 		return err;
-	if (optind == argc)
+	bool elsewhere = o->incoming || o->restore; /* the guest's memory comes from there */
+	if (optind == argc && !elsewhere)
 		return bad_usage("%s", "the guest's image is missing");
-	if (optind + 1 < argc)
-		return bad_usage("one image is enough: what is \"%s\"", argv[optind + 1]);
-	o->image = argv[optind];
+	if (optind + !elsewhere < argc)
+		return bad_usage(elsewhere ? "a VM that is loaded needs no image: what is \"%s\"" : "one image is enough: what is \"%s\"",
+				 argv[optind + !elsewhere]);
+	o->image = elsewhere ? NULL : argv[optind];
 	return check(o);
 }

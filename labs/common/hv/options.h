@@ -15,6 +15,9 @@ void hv_usage(FILE *out);
 /* One sentence for wrong usage, fmt with one %s for `what`. -EINVAL. */
 int bad_usage(const char *fmt, const char *what);
 
+struct config;
+/* The devices of a VM in a file, where the command line named none. What is in config must live as long as o. */
+int options_devices(struct vm_options *o, const struct config *config);
 /* Reads all options; argv[0] is the command. Ends the program for --help. */
 int options_parse(int argc, char **argv, struct vm_options *o);
 

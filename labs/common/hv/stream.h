@@ -84,15 +84,20 @@ enum state_part_id {
 	PART_VIRTIO = 32 /* + slot: transport, queues and the device */
 };
 
+struct vm;
+
 /* One end of a stream. */
 struct stream {
+	struct vm *vm;               /* that lab_todo() stops, or NULL */
 	struct wire wire;
 	struct stream_header header; /* ours, when written; the other side's, when read */
 	uint32_t next_out, next_in;  /* sequence numbers */
 	bool align;                  /* raw pages are put at multiples of 4096: it is a file */
 	int zstd;                    /* level of compression of pages, 0: none */
 	uint8_t *payload;            /* of the section that was read last; SECTION_MAX bytes, allocated by stream_init() */
-	uint8_t *scratch;            /* for compression: as much again */
+	uint8_t *scratch;            /* room for PAGES_MAX pages: a copy of those that are written, or what was packed */
+	uint8_t *packed;             /* what pages_compress() made */
+	uint64_t zero_pages;         /* pages_write(): so many were zero; for the user */
 	char err[256];               /* what went wrong, as a sentence */
 };
 
@@ -107,6 +112,13 @@ int stream_init(struct stream *s);
 void stream_free(struct stream *s); /* closes the wire, too */
 /* Sets s->err to a sentence (printf style) and returns -err. */
 int stream_fail(struct stream *s, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* A lab step that is not written: s->err and vm_todo(). -ENOSYS. */
+int stream_todo(struct stream *s, const char *step, const char *hint);
+/* Packs n bytes of pages into s->packed with level s->zstd. The number of bytes, or 0 when they do not get smaller. */
+size_t pages_compress(struct stream *s, const void *pages, size_t n);
+/* Unpacks into s->scratch: true when the frame was whole and held exactly n bytes. */
+bool pages_uncompress(struct stream *s, const void *frame, size_t size, size_t n);
 
 /* CRC-32C (Castagnoli; RFC 3720 appendix B.4). crc is 0 for the first piece, and the result so far for the next. */
 uint32_t crc32c(uint32_t crc, const void *p, size_t n);

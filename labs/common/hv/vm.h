@@ -30,6 +30,7 @@ struct machine;
 struct gdbstub;
 struct control;
 struct job;
+struct incoming;
 struct page_log;
 
 /* Exit statuses of the hv program. */
@@ -133,9 +134,14 @@ struct vm {
 	struct gdbstub *gdb; /* NULL without --gdb */
 	struct control *control; /* NULL without --control and --name */
 	bool paused;             /* by a command on the control socket */
+	struct incoming *arrival;  /* where the VM came from, or NULL (incoming.c) */
 	struct job *job;           /* saving or migrating away, or the last that was (job.c); NULL: none yet */
 	struct page_log *page_log; /* which pages were written, or NULL: nobody wants to know (page_log.c) */
-	uint64_t gap_ns;           /* loading: how far clocks go on past what they were when the VM was saved */
+	/* When it was stopped to be saved or moved: by clock_ns() (in this hv's time, when it was loaded) and CLOCK_REALTIME; whether it moves
+	 * while it runs; how far its clocks go on past what they were then. */
+	uint64_t stopped_ns, stopped_real;
+	bool moves;
+	uint64_t gap_ns;
 	/* Asks the guest to give up that many MiB of its memory. Set by the balloon device; NULL: there is none. */
 	void (*balloon_set)(struct vm *vm, uint64_t mib);
 	struct trace trace;

@@ -4,6 +4,8 @@
 #include "dump_tables.h"
 #include "engine.h"
 #include "gdbstub.h"
+#include "incoming.h"
+#include "job.h"
 #include "loader.h"
 #include "sample.h"
 #include "segment.h"
@@ -160,7 +162,8 @@ static int set_up(struct vm *vm, FILE **html)
 	for (req.nvirtio = 0; req.nvirtio < vm->opt.ndevices; req.nvirtio++)
 		req.virtio[req.nvirtio] = (struct boot_device){ VIRTIO_MMIO_BASE + req.nvirtio * VIRTIO_MMIO_STRIDE, VIRTIO_MMIO_LEN,
 								virtio_irq[req.nvirtio] };
-	if (boot_load(&vm->mem, &req, &boot, err, sizeof err))
+	/* What comes from elsewhere brings its memory along. */
+	if (!vm->opt.incoming && !vm->opt.restore && boot_load(&vm->mem, &req, &boot, err, sizeof err))
 		return vm_stop(vm, HV_USAGE, "%s", err);
 	/* Now and not at the end: nobody wants to hear after a long run that the file cannot be written. */
 	if (vm->opt.dump_html && !(*html = fopen(vm->opt.dump_html, "w")))
@@ -254,7 +257,7 @@ int vm_main(struct vm *vm)
 		vm->vcpu_running = true;
 		if (console_start(&vm->con, &vm->loop, STDIN_FILENO, STDOUT_FILENO) || loop_start(&vm->loop))
 			vm_stop(vm, HV_HOST, "the console or the event loop could not be started");
-		else
+		else if ((!vm->opt.incoming && !vm->opt.restore) || !incoming_take(vm))
 			run(vm);
 		say_where(vm);
 		pthread_mutex_lock(&vm->lock);
@@ -270,6 +273,8 @@ int vm_main(struct vm *vm)
 	}
 	if (html && (ferror(html) | fclose(html)))
 		fprintf(stderr, "hv: the page \"%s\" could not be written whole\n", vm->opt.dump_html);
+	job_destroy(vm);
+	incoming_destroy(vm);
 	report(vm);
 	control_stop(vm);
 	gdbstub_destroy(vm);

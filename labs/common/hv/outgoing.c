@@ -1,0 +1,244 @@
+/* The thread of a job: a VM goes into a file, or to another hv. */
+#include "engine.h"
+#include "job.h"
+#include "lab5.h"
+#include "record.h"
+
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define CONNECT_NS 5000000000ull /* a destination that was started a moment ago may not listen yet */
+#define PATIENCE_NS 10000000000ull
+
+static uint64_t random_id(void)
+{
+	uint64_t id = 0;
+
+	while (!id)
+		if (getrandom(&id, sizeof id, 0) != sizeof id)
+			id = clock_ns();
+	return id;
+}
+
+/* A struct of config.c's as a section. */
+#define SEND_STRUCT(s, type, what, call)                                                  \
+	do {                                                                              \
+		struct state_io io;                                                       \
+		state_save_begin(&io, what, 0);                                           \
+		call;                                                                     \
+		struct iovec iov = { io.data, io.len };                                   \
+		err = state_end(&io) ? stream_fail(s, ENOMEM, "%s", io.err) : section_write(s, type, 0, &iov, 1); \
+		state_free(&io);                                                          \
+	} while (0)
+
+/* Header, configuration, CPUID. */
+static int introduce(struct migration *m)
+{
+	struct stream *s = &m->stream;
+	struct config config;
+	int err = stream_begin(s, m->id, 0);
+
+	if (err)
+		return err;
+	config_of(m->vm, &config);
+	SEND_STRUCT(s, SECTION_CONFIG, "the configuration", config_io(&config, &io));
+	if (err || !m->vm->engine->cpuid_table)
+		return err;
+	struct cpuid_table *table = calloc(1, sizeof *table);
+	if (!table)
+		return stream_fail(s, ENOMEM, "there is not enough memory");
+	err = m->vm->engine->cpuid_table(m->vm, table);
+	if (err)
+		stream_fail(s, -err, "KVM does not say what the guest's CPUID answers");
+	else
+		SEND_STRUCT(s, SECTION_CPUID, "CPUID", cpuid_table_io(table, &io));
+	free(table);
+	return err;
+}
+
+static void fail(struct job *job, const char *what)
+{
+	struct migration *m = &job->m;
+
+	snprintf(m->reason, sizeof m->reason, "the VM goes on here: %s%.250s", what, m->stream.err);
+	m->ended = clock_ns();
+	migration_resume(m);
+	job_end(job, JOB_FAILED);
+}
+
+/* --- save ----------------------------------------------------------------------------------------------------------------------- */
+
+/* What is behind a rename survives a loss of power only when the directory was written, too. */
+static int sync_directory(const char *file)
+{
+	char copy[sizeof((struct job *)0)->uri];
+
+	snprintf(copy, sizeof copy, "%s", file);
+	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	int err = fsync(fd) ? -errno : 0;
+	close(fd);
+	return err;
+}
+
+static int write_file(struct migration *m)
+{
+	int err = introduce(m);
+
+	if (!err)
+		err = migration_round_begin(m);
+	if (!err) {
+		uint64_t words = page_words(m->vm), *all = malloc(words * sizeof *all);
+		if (!all)
+			return stream_fail(&m->stream, ENOMEM, "there is not enough memory");
+		memset(all, 0xff, words * sizeof *all);
+		err = migration_send(m, all);
+		free(all);
+	}
+	if (!err)
+		err = migration_round_end(m, 0);
+	if (!err)
+		err = machine_save(m->vm, &m->stream);
+	if (!err && fsync(m->stream.wire.fd))
+		err = stream_fail(&m->stream, errno, "it could not be brought to the disk: %s", strerror(errno));
+	return err;
+}
+
+void save_to_file(struct job *job)
+{
+	struct migration *m = &job->m;
+	struct stream *s = &m->stream;
+	char partial[sizeof job->uri + 16];
+	int err;
+
+	/* The old file stays what it is until the new one is whole. */
+	snprintf(partial, sizeof partial, "%s.partial", m->uri);
+	s->wire.fd = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (s->wire.fd < 0) {
+		stream_fail(s, errno, "\"%s\" cannot be written: %s", partial, strerror(errno));
+		fail(job, "");
+		return;
+	}
+	s->align = !s->zstd;
+	m->id = random_id();
+	m->vm->moves = false;
+	err = migration_stop(m);
+	if (!err)
+		err = write_file(m);
+	wire_close(&s->wire);
+	if (!err && rename(partial, m->uri))
+		err = stream_fail(s, errno, "\"%s\" cannot be put in place: %s", m->uri, strerror(errno));
+	if (err) {
+		unlink(partial);
+		fail(job, "it was not saved: ");
+		return;
+	}
+	sync_directory(m->uri);
+	m->ended = clock_ns();
+	snprintf(m->reason, sizeof m->reason, "saved to %.200s", m->uri);
+	if (!job->quit)
+		migration_resume(m);
+	job_end(job, JOB_DONE);
+	if (job->quit)
+		vm_stop(m->vm, HV_OK, "%s", m->reason);
+}
+
+/* --- migrate -------------------------------------------------------------------------------------------------------------------- */
+
+/* The destination's answer to what the machine is. */
+static int accepted(struct migration *m)
+{
+	struct stream *s = &m->stream;
+	struct section sec;
+	int err = stream_expect(s);
+
+	if (!err && s->header.id != m->id)
+		err = stream_fail(s, EPROTO, "it answers to another migration");
+	if (!err)
+		err = section_read(s, &sec);
+	if (err)
+		return err;
+	if (sec.header.type == MSG_REFUSE)
+		return stream_fail(s, EPROTO, "the destination refuses: %.*s", (int)sec.header.length, (const char *)sec.payload);
+	if (sec.header.type != MSG_ACCEPT)
+		return stream_fail(s, EPROTO, "the destination says %u where it should accept", sec.header.type);
+	return record_open(m, sec.payload, sec.header.length);
+}
+
+static int send_owed(struct migration *m)
+{
+	struct iovec iov = { m->owed, page_words(m->vm) * sizeof *m->owed };
+
+	return section_write(&m->stream, SECTION_OWED, 0, &iov, 1);
+}
+
+/* The VM runs at the other side. Post-copy: its memory follows. */
+static void leave(struct job *job)
+{
+	struct migration *m = &job->m;
+
+	if (m->postcopy)
+		postcopy_follow(m);
+	snprintf(m->reason, sizeof m->reason, "moved to %.200s", m->uri);
+	m->ended = clock_ns();
+	job_end(job, JOB_DONE);
+	vm_stop(m->vm, HV_OK, "%s", m->reason);
+}
+
+void migrate_away(struct job *job)
+{
+	struct migration *m = &job->m;
+	struct stream *s = &m->stream;
+	enum commit_fate fate;
+	uint64_t t0, t1, t2;
+	char err_text[200];
+
+	m->id = random_id();
+	m->vm->moves = true;
+	s->wire.patience = PATIENCE_NS;
+	int err = wire_connect(&s->wire, m->uri, CONNECT_NS, err_text, sizeof err_text);
+	if (err)
+		stream_fail(s, -err, "%s", err_text);
+	if (!err)
+		err = introduce(m);
+	if (!err)
+		err = accepted(m);
+	if (!err)
+		err = precopy(m);
+	t0 = clock_ns();
+	m->parts.final_round = t0 - m->vm->stopped_ns;
+	if (!err && m->postcopy)
+		err = send_owed(m);
+	if (!err)
+		err = machine_save(m->vm, s);
+	t1 = clock_ns();
+	m->parts.state = t1 - t0;
+	if (err) {
+		fail(job, err == -ETIMEDOUT && !m->stands ? "it could not be moved in the time that it has: " : "");
+		record_close(m);
+		return;
+	}
+	err = commit_source(m, &fate);
+	t2 = clock_ns();
+	m->parts.commit = t2 - t1;
+	if (err || fate == FATE_RUN) {
+		stream_fail(s, ECANCELED, "%.250s", m->reason);
+		fail(job, "");
+		record_close(m);
+	} else if (fate == FATE_END) {
+		record_close(m);
+		leave(job);
+	} else {
+		char why[160];
+		snprintf(why, sizeof why, "%.150s", m->reason);
+		snprintf(m->reason, sizeof m->reason,
+			 "nobody knows whether the VM runs at %.60s (%.120s): make sure that it does not, and say resume, or quit", m->uri, why);
+		m->ended = clock_ns();
+		job_end(job, JOB_STANDING);
+	}
+}
