@@ -2,20 +2,14 @@
 /* The ACPI tables as a guest follows them from the RSDP; offsets are those of ACPI 6.5 chapter 5. */
 #include "acpi_aml.h"
 #include "devices.h"
+#include "guest_fixture.h"
 #include "loader.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-static struct guest_mem mem;
 static uint64_t rsdp;
 
 static int make(const struct boot_request *req)
@@ -46,31 +40,6 @@ static int setup_platform(void **state)
 {
 	(void)state;
 	return make(&platform);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	guest_mem_destroy(&mem);
-	return 0;
-}
-
-static uint64_t get(uint64_t gpa, unsigned size)
-{
-	uint64_t value = 0;
-	assert_int_equal(guest_read(&mem, gpa, &value, size), 0);
-	return value;
-}
-
-static uint8_t sum(uint64_t gpa, uint64_t len)
-{
-	const uint8_t *p = guest_range(&mem, gpa, len);
-	uint8_t total = 0;
-
-	assert_non_null(p);
-	for (uint64_t i = 0; i < len; i++)
-		total += p[i];
-	return total;
 }
 
 /* A table with the common header: right name, length and sum, and inside the gap below 1 MiB that the memory map reserves. */

@@ -1,15 +1,10 @@
 // sources: mptable.c boot.c mem.c
 /* The MP tables as a guest walks them; offsets are those of the MultiProcessor Specification 1.4, chapter 4. */
+#include "guest_fixture.h"
 #include "loader.h"
 #include "mptable.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 /* loader.c's, for boot.c, which reads an initrd with it; nothing here has one. */
 int file_read_all(const char *path, const char *what, uint8_t **data, size_t *len, char *err, size_t errlen)
@@ -18,8 +13,6 @@ int file_read_all(const char *path, const char *what, uint8_t **data, size_t *le
 	return -1;
 }
 
-static struct guest_mem mem;
-
 static int setup(void **state)
 {
 	(void)state;
@@ -27,31 +20,6 @@ static int setup(void **state)
 	if (!r)
 		memset(guest_range(&mem, BOOT_MP, 0x1000), 0xff, 0x1000); /* what is not written must not be read as 0 */
 	return r;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	guest_mem_destroy(&mem);
-	return 0;
-}
-
-static uint32_t get(uint64_t gpa, unsigned size)
-{
-	uint32_t value = 0;
-	assert_int_equal(guest_read(&mem, gpa, &value, size), 0);
-	return value;
-}
-
-static uint8_t sum(uint64_t gpa, uint64_t len)
-{
-	const uint8_t *p = guest_range(&mem, gpa, len);
-	uint8_t total = 0;
-
-	assert_non_null(p);
-	for (uint64_t i = 0; i < len; i++)
-		total += p[i];
-	return total;
 }
 
 /* As a guest does it: 16 bytes each, through the BIOS's 64 KiB. */
@@ -101,7 +69,7 @@ static void look_at_entry(struct found *f, uint64_t at)
 		f->extint += get(at + 1, 1) == 3 && get(at + 6, 1) == 0 && get(at + 7, 1) == 0;
 		f->nmi += get(at + 1, 1) == 1 && get(at + 6, 1) == 0xff && get(at + 7, 1) == 1;
 		break;
-	default: fail_msg("an entry of type %u", get(at, 1));
+	default: fail_msg("an entry of type %u", (unsigned)get(at, 1));
 	}
 }
 
