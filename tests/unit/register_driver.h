@@ -1,6 +1,6 @@
 /*
- * A device that only remembers what it was told, and a driver that reaches it through its registers alone, in guest memory of which a test can
- * take pages away.
+ * A device that only remembers what it was told, and a driver that reaches it through its registers alone, in guest memory
+ * of which a test can take pages away.
  */
 #ifndef REGISTER_DRIVER_H
 #define REGISTER_DRIVER_H

@@ -1,7 +1,7 @@
 /*
- * A driver for each of the two ring formats, written from virtio 1.2 alone. It makes random requests available, knows which chain the device
- * has to take next and what is in it, takes chains back, and decides about notifications both ways by their definition, not by the formulas
- * that devices use.
+ * A driver for each of the two ring formats, written from virtio 1.2 alone. It makes random requests available, knows
+ * which chain the device has to take next and what is in it, takes chains back, and decides about notifications both ways
+ * by their definition, not by the formulas that devices use.
  */
 #ifndef RING_DRIVER_H
 #define RING_DRIVER_H

@@ -1,7 +1,8 @@
 /*
- * What virtio.c and the devices need of the rest of hv, for tests that link them without it: one VM with memory, a bus and an interrupt line
- * that is counted, and one device. Where hv would stop the VM, the test program ends: in the loop's thread and in a signal handler
- * cmocka's assertions cannot end a test. The event loop is in loop_stubs.h, for those that do not link the real one.
+ * What virtio.c and the devices need of the rest of hv, for tests that link them without it: one VM with memory, a bus and
+ * an interrupt line that is counted, and one device. Where hv would stop the VM, the test program ends: in the loop's
+ * thread and in a signal handler cmocka's assertions cannot end a test. The event loop is in loop_stubs.h, for those that
+ * do not link the real one.
  */
 #ifndef VIRTIO_STUBS_H
 #define VIRTIO_STUBS_H
