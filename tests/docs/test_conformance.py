@@ -134,7 +134,7 @@ class Complaints(unittest.TestCase):
     def test_nothing_wrong(self):
         self.assertEqual(self.said(), [])
         self.assertEqual(self.said("test_blk.test_bounds", "test_linux_disk.LinuxDisk.test_a_read_only_disk_is_not_written"), [])
-        self.assertEqual(self.said("test_blk.test_bounds", "test_net.receive_merged"), [])
+        self.assertEqual(self.said("test_blk.test_bounds", "test_net_receive.receive_merged"), [])
 
     def test_tests_that_do_not_exist(self):
         for new in ("test_blk.test_nothing", "test_nothing.test_bounds", "test_blk.framing", "test_linux_disk.LinuxDisk.test_nothing",
