@@ -2,8 +2,9 @@
 devices go on, hv's memory stays bounded, and no address of hv's gets into the guest. TRAPDOOR_KICKS=1000000 kicks a million times, which
 takes about two minutes in the test host.
 
-Elsewhere: memory that changes between two looks of the device, a million kicks, and a look for addresses of hv's in all of the guest's
-memory are tests/unit/test_virtio_race.c; queue registers after DRIVER_OK are checkpoint 4.10; a reset with requests in flight is 4.14.
+Elsewhere: memory that changes between two looks of the device, and a look for addresses of hv's in all of the guest's memory, are
+tests/unit/test_virtio_race.c; a million kicks are test_virtio_kicks.c; queue registers after DRIVER_OK are checkpoint 4.10; a reset with
+requests in flight is 4.14.
 """
 
 import os
