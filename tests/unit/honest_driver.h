@@ -262,9 +262,9 @@ static void works(void)
 	unsigned before_sent = nsent;
 
 	memset(expected, 0x5a, sizeof expected);
-	MUST(pwrite(disk, expected, sizeof expected, 3 * SECTOR) == sizeof expected);
 	pthread_mutex_lock(&vm.lock);
-	restart();
+	restart(); /* it waits for requests from before, of which any may change the sector */
+	MUST(pwrite(disk, expected, sizeof expected, 3 * SECTOR) == sizeof expected);
 	memset(data, 0, 512);
 	*(uint8_t *)at(MEM - 1) = 0xee;
 	uint64_t before = chains(), mistakes = dev->broken;
