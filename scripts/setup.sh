@@ -61,6 +61,7 @@ needed_by_labs() { # --check leaves out what is not needed to build and to grade
 	header_from slirp/libslirp.h libslirp-dev "is the network of a guest that needs no privileges (--net user)"
 	header_from liburing.h liburing-dev "reads and writes disk images while the guest goes on"
 	header_from zstd.h libzstd-dev "packs the memory of a VM that is saved or moved"
+	header_from cjson/cJSON.h libcjson-dev "reads what a running hv answers to hv ctl and hv list"
 	command_from mke2fs e2fsprogs "makes the disks that guests boot from"
 	command_from python3 python3 "runs the grader and the scripts"
 	command_from qemu-system-x86_64 qemu-system-x86 "is the test host: a PC in software on which every lab works"

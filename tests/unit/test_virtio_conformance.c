@@ -1,4 +1,4 @@
-// sources: virtio.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c
+// sources: virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c
 /*
  * What virtio 1.2 says that a device must and must not do, as far as it is the same for all: status and features (2.1 to
  * 2.5, 6) and the registers (4.2). The rings are in test_virtio_rings.c. docs/virtio-conformance.md says which test is for

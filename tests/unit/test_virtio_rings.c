@@ -1,4 +1,4 @@
-// sources: virtio.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c
+// sources: virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c
 /*
  * What virtio 1.2 says that a device must and must not do with its rings (2.7 and 2.8), as far as it shows in which memory
  * is touched, in what order, and what stands there afterwards. docs/virtio-conformance.md says which test is for which

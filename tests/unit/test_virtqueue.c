@@ -1,4 +1,4 @@
-// sources: virtio.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c
+// sources: virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c
 /*
  * Both ring formats against a driver that keeps the rules: seeded random work over several wraps of the 16-bit indices, and the window of
  * events for which an interrupt is due. What a driver may not do is in test_virtqueue_malformed.c.

@@ -1,4 +1,4 @@
-// sources: virtio.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c
+// sources: virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c
 /* Both ring formats and everything that a driver may not do: the device stops, says why, and touches nothing outside guest memory. */
 #include "queue_device.h"
 

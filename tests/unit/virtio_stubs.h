@@ -49,11 +49,6 @@ int vm_todo(struct vm *v, const char *step, const char *hint)
 	return vm_stop(v, HV_TODO, "step %s: %s", step, hint);
 }
 
-void json_string(FILE *out, const char *s)
-{
-	(void)out, (void)s;
-}
-
 /* All that devices write goes by here, what the kernel writes for them too, which would only be told EFAULT. */
 void written_add(struct vm *v, uint64_t gpa, uint64_t len)
 {

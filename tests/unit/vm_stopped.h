@@ -1,6 +1,6 @@
 /*
- * What devices need of the rest of hv and a unit test has no use for: a stop is remembered in the VM that it ends, and a string goes
- * into JSON as it is. Programs whose devices must not stop the VM have virtio_stubs.h instead.
+ * What devices need of the rest of hv and a unit test has no use for: a stop is remembered in the VM that it ends.
+ * Programs whose devices must not stop the VM have virtio_stubs.h instead.
  */
 #ifndef VM_STOPPED_H
 #define VM_STOPPED_H
@@ -25,10 +25,6 @@ int vm_stop(struct vm *v, int status, const char *fmt, ...)
 int vm_todo(struct vm *v, const char *step, const char *hint)
 {
 	return vm_stop(v, HV_TODO, "%s %s", step, hint);
-}
-void json_string(FILE *out, const char *s)
-{
-	fprintf(out, "\"%s\"", s);
 }
 
 #endif

@@ -2,6 +2,7 @@
 #include "control.h"
 #include "engine.h"
 #include "job.h"
+#include "json.h"
 #include "vm.h"
 #include "vm_pause.h"
 
@@ -94,14 +95,8 @@ static void do_screen(struct vm *vm, const char *argument, FILE *out)
 	fprintf(out, "{\"cursor\":%s,\"row\":%u,\"column\":%u,\"lines\":[", screen.cursor ? "true" : "false", screen.row,
 		screen.column);
 	for (unsigned row = 0; row < SCREEN_ROWS; row++) {
-		/* Page 437 has no control characters, so these two are all that JSON wants escaped. */
-		fputs(row ? ",\"" : "\"", out);
-		for (const char *c = screen.line[row]; *c; c++) {
-			if (*c == '"' || *c == '\\')
-				fputc('\\', out);
-			fputc(*c, out);
-		}
-		fputc('"', out);
+		fputs(row ? "," : "", out);
+		json_string(out, screen.line[row]);
 	}
 	fputs("]}\n", out);
 }

@@ -1,7 +1,7 @@
 #include "job.h"
 #include "control.h"
 #include "lab5.h"
-#include "trace.h"
+#include "json.h"
 #include "vm_pause.h"
 
 #include <stdio.h>

@@ -1,5 +1,6 @@
 #include "trace.h"
 #include "engine.h"
+#include "json.h"
 #include "memhash.h"
 #include "spt.h"
 #include "vm.h"
@@ -80,22 +81,6 @@ void trace_exit(struct vm *vm, const char *what, uint64_t rip, const char *text,
 		fprintf(t->out, " -> %s", note);
 	/* The console may be a raw terminal, where a newline alone only goes down. */
 	fputs(vm->con.raw ? "\r\n" : "\n", t->out);
-}
-
-/* A string as JSON: quoted, with everything escaped that may not stand in one. */
-void json_string(FILE *out, const char *s)
-{
-	fputc('"', out);
-	for (; *s; s++) {
-		unsigned char c = (unsigned char)*s;
-		if (c == '"' || c == '\\')
-			fprintf(out, "\\%c", c);
-		else if (c < 0x20 || c >= 0x7f)
-			fprintf(out, "\\u%04x", c);
-		else
-			fputc(c, out);
-	}
-	fputc('"', out);
 }
 
 /* "name":count, without the braces around the list. Returns whether a comma must precede what follows. */

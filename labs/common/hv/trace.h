@@ -65,9 +65,6 @@ uint64_t trace_total(const struct trace *t);
 void trace_exit(struct vm *vm, const char *what, uint64_t rip, const char *text, const char *did, ...)
 	__attribute__((format(printf, 5, 6)));
 
-/* A string with its quotes. */
-void json_string(FILE *out, const char *s);
-
 /* The whole account as one line of JSON: engine, status, reason, exits by kind, emulated by mnemonic, delivered by vector,
  * unclaimed addresses, and for each vCPU and all of them the time in guest and in hv. */
 void trace_json(struct vm *vm, FILE *out);

@@ -1,5 +1,6 @@
 #include "virtio.h"
 #include "engine.h"
+#include "json.h"
 #include "lab4.h"
 
 #include <errno.h>
