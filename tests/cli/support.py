@@ -9,7 +9,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 
 sys.path.insert(0, str(TOP / "tests/vm"))
 import host  # noqa: E402
-from host import CRASH, HOST, INTERRUPTED, OK, STOPPED, TIMEOUT, TODO, USAGE  # noqa: E402,F401
+from host import CRASH, GUEST_FAILED, HOST, INTERRUPTED, OK, STOPPED, TIMEOUT, TODO, USAGE  # noqa: E402,F401
 
 PROGRAMS = {"hv": host.HV, "hv with sanitizers": host.HV_SAN}
 GUESTS = host.GUESTS / "lab1"

@@ -1,9 +1,9 @@
 #include "control_command.h"
 #include "control.h"
 #include "control_path.h"
-#include "json_read.h"
 #include "vm.h"
 
+#include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -94,27 +94,55 @@ static char *ask(const char *path, const char *line, unsigned seconds, bool wait
 	return answer;
 }
 
-static int print_screen(const char *answer)
+/* What one line says; NULL when it is not one value of JSON and nothing else. */
+static cJSON *parse(const char *line)
 {
-	const char *lines = strstr(answer, "\"lines\":[");
-	char text[SCREEN_LINE], row[16], column[16], cursor[16];
+	return cJSON_ParseWithOpts(line, NULL, true);
+}
 
-	for (lines = lines ? lines + strlen("\"lines\":") : ""; *lines == '[' || *lines == ',';) {
-		lines++;
-		if (!json_unquote(&lines, text, sizeof text))
-			break;
-		puts(text);
-	}
-	if (*lines != ']' || !json_member(answer, "cursor", cursor, sizeof cursor) ||
-	    !json_member(answer, "row", row, sizeof row) || !json_member(answer, "column", column, sizeof column)) {
+static const cJSON *member(const cJSON *answer, const char *name)
+{
+	return cJSON_GetObjectItemCaseSensitive(answer, name);
+}
+
+static int print_screen(const cJSON *answer)
+{
+	const cJSON *lines = member(answer, "lines"), *cursor = member(answer, "cursor"), *row = member(answer, "row"),
+		    *column = member(answer, "column");
+
+	if (!cJSON_IsArray(lines) || !cJSON_IsBool(cursor) || !cJSON_IsNumber(row) || !cJSON_IsNumber(column)) {
 		fputs("hv: the VM's answer is no screen\n", stderr);
 		return HV_HOST;
 	}
-	if (!strcmp(cursor, "true"))
-		printf("cursor: row %s, column %s\n", row, column);
+	for (const cJSON *line = lines->child; line; line = line->next)
+		puts(cJSON_IsString(line) ? line->valuestring : "");
+	if (cJSON_IsTrue(cursor))
+		printf("cursor: row %d, column %d\n", row->valueint, column->valueint);
 	else
 		puts("cursor: not shown");
 	return HV_OK;
+}
+
+/* The text that the VM answered to the command, for the user. */
+static int print_answer(const struct control_command *command, const char *text)
+{
+	cJSON *answer = parse(text);
+	const cJSON *error = member(answer, "error");
+	int status = HV_OK;
+
+	if (!cJSON_IsObject(answer)) {
+		fputs("hv: what answers there is no VM\n", stderr);
+		status = HV_HOST;
+	} else if (cJSON_IsString(error)) {
+		fprintf(stderr, "hv: %s\n", error->valuestring);
+		status = HV_GUEST_FAILED;
+	} else if (!strcmp(command->name, "screen")) {
+		status = print_screen(answer);
+	} else {
+		fputs(text, stdout);
+	}
+	cJSON_Delete(answer);
+	return status;
 }
 
 int ctl_main(int argc, char **argv)
@@ -145,15 +173,7 @@ int ctl_main(int argc, char **argv)
 		fprintf(stderr, "hv: no VM answers at %s: %s\n", path, strerror(errno));
 		return HV_HOST;
 	}
-	int status = HV_OK;
-	if (json_member(answer, "error", err, sizeof err)) {
-		fprintf(stderr, "hv: %s\n", err);
-		status = HV_GUEST_FAILED;
-	} else if (!strcmp(command->name, "screen")) {
-		status = print_screen(answer);
-	} else {
-		fputs(answer, stdout);
-	}
+	int status = print_answer(command, answer);
 	free(answer);
 	return status;
 }
@@ -183,25 +203,40 @@ static void remove_stale(const char *path)
 		close(lock);
 }
 
+/* A member as a word of the table. */
+static void word(const cJSON *answer, const char *name, char *text, size_t len)
+{
+	const cJSON *value = member(answer, name);
+
+	if (cJSON_IsString(value))
+		snprintf(text, len, "%s", value->valuestring);
+	else if (cJSON_IsNumber(value))
+		snprintf(text, len, "%.0f", value->valuedouble);
+	else
+		snprintf(text, len, "-");
+}
+
 static void list_one(const char *path, const char *name)
 {
-	char state[16] = "no answer", pid[16] = "-", cpus[16] = "-", kib[24] = "", memory[32] = "-", engine[16] = "-";
-	char *answer = ask(path, "status\n", LIST_SECONDS, false);
+	char state[16] = "no answer", pid[16], cpus[16], memory[24], engine[16];
+	char *text = ask(path, "status\n", LIST_SECONDS, false);
 
-	if (!answer && errno == ECONNREFUSED)
+	if (!text && errno == ECONNREFUSED)
 		remove_stale(path);
-	if (!answer && errno != EAGAIN)
+	if (!text && errno != EAGAIN)
 		return; /* it has just ended */
-	if (answer) {
-		json_member(answer, "state", state, sizeof state);
-		json_member(answer, "pid", pid, sizeof pid);
-		json_member(answer, "cpus", cpus, sizeof cpus);
-		json_member(answer, "engine", engine, sizeof engine);
-		if (json_member(answer, "memory_kib", kib, sizeof kib))
-			snprintf(memory, sizeof memory, "%s KiB", kib);
-	}
-	printf("%-*s  %-9s  %7s  %4s  %12s  %s\n", 16, name, state, pid, cpus, memory, engine);
-	free(answer);
+	cJSON *answer = text ? parse(text) : NULL;
+	const char *unit = member(answer, "memory_kib") ? " KiB" : "";
+	if (text)
+		word(answer, "state", state, sizeof state);
+	word(answer, "pid", pid, sizeof pid);
+	word(answer, "cpus", cpus, sizeof cpus);
+	word(answer, "memory_kib", memory, sizeof memory);
+	word(answer, "engine", engine, sizeof engine);
+	printf("%-*s  %-9s  %7s  %4s  %*s%s  %s\n", 16, name, state, pid, cpus, 12 - (int)strlen(unit), memory, unit,
+	       engine);
+	cJSON_Delete(answer);
+	free(text);
 }
 
 int list_main(int argc, char **argv)
