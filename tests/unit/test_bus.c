@@ -1,4 +1,4 @@
-// sources: bus.c debugdev.c acpi_pm.c
+// sources: bus.c debugdev.c acpi_pm.c state_io.c
 /* The bus, and the small devices that have next to no state, through it. */
 #include "bus.h"
 #include "devices.h"

@@ -1,4 +1,4 @@
-// sources: cmos.c
+// sources: cmos.c state_io.c
 #include "devices.h"
 #include "mem.h"
 

@@ -1,4 +1,4 @@
-// sources: console.c loop.c clock.c
+// sources: console.c loop.c clock.c state_io.c
 /* The console on pipes and on a pseudo-terminal, with the real loop. */
 #include "console.h"
 

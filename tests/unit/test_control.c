@@ -1,4 +1,4 @@
-// sources: control.c control_answer.c control_path.c json.c loop.c clock.c crtc.c i8042.c mem.c bus.c
+// sources: control.c control_answer.c control_path.c json.c loop.c clock.c crtc.c i8042.c mem.c bus.c state_io.c
 /* The control socket: commands and answers, clients that misbehave, and who gets the place. */
 #define _GNU_SOURCE
 #include "control.h"

@@ -1,4 +1,4 @@
-// sources: crtc.c bus.c mem.c
+// sources: crtc.c bus.c mem.c state_io.c
 /* The text screen: registers, code page, and what is shown when the guest sets them to anything at all. */
 #include "crtc.h"
 

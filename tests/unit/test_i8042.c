@@ -1,4 +1,4 @@
-// sources: i8042.c bus.c
+// sources: i8042.c bus.c state_io.c
 /* The keyboard controller and its keyboard, as drivers use them and as they should not. */
 #include "i8042.h"
 

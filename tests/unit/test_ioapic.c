@@ -1,4 +1,4 @@
-// sources: ioapic.c
+// sources: ioapic.c state_io.c
 /* The IOAPIC, with a bus on which this test is the local APIC. */
 #include "ioapic.h"
 

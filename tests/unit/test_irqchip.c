@@ -1,4 +1,4 @@
-// sources: irqchip.c pic.c lapic.c ioapic.c bus.c
+// sources: irqchip.c pic.c lapic.c ioapic.c bus.c state_io.c
 /* How the interrupt controllers are wired, and which of them the vCPU hears. */
 #include "irqchip.h"
 #include "engine.h"

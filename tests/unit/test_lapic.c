@@ -1,4 +1,4 @@
-// sources: lapic.c
+// sources: lapic.c state_io.c
 /* The local APIC's registers, interrupts from arrival to EOI, IPIs and LINT0; test_lapic_timer.c has its timer. */
 #include "lapic_fixture.h"
 

@@ -1,4 +1,4 @@
-// sources: lapic.c
+// sources: lapic.c state_io.c
 /* The local APIC's timer: what it counts, when it interrupts, and what changes under way do to it. */
 #include "lapic_fixture.h"
 

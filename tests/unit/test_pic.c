@@ -1,4 +1,4 @@
-// sources: pic.c
+// sources: pic.c state_io.c
 #include "devices.h"
 
 #include <setjmp.h>

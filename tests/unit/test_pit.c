@@ -1,4 +1,4 @@
-// sources: pit.c
+// sources: pit.c state_io.c
 /* The timer with a clock that this test moves, and a loop that runs the one timer there is. */
 #include "devices.h"
 

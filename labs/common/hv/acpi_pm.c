@@ -1,4 +1,5 @@
 #include "devices.h"
+#include "state_io.h"
 
 /*
  * The fixed registers that ACPI calls PM1 (ACPI 6.5, 4.8.3): status at 0, enable at 2, control at 4, nothing at 6. They are
@@ -68,3 +69,12 @@ static void acpi_pm_write(void *dev, uint64_t offset, unsigned size, uint64_t va
 }
 
 const struct device_ops acpi_pm_ops = { .name = "acpi pm", .read = acpi_pm_read, .write = acpi_pm_write };
+
+void acpi_pm_state(struct acpi_pm *pm, struct state_io *io)
+{
+	STATE(io, pm->pm1_sts);
+	STATE(io, pm->pm1_en);
+	STATE(io, pm->pm1_cnt);
+	state_check(io, !pm->pm1_sts, "an event is set, and there are none"); /* yet: the field is there for when there are */
+	state_check(io, !(pm->pm1_en & ~EN_ALL) && !(pm->pm1_cnt & ~(CNT_BM_RLD | CNT_SLP_TYP)), "bits are set that do not exist");
+}

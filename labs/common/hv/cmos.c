@@ -1,5 +1,6 @@
 #include "devices.h"
 #include "mem.h"
+#include "state_io.h"
 
 #include <string.h>
 
@@ -71,7 +72,8 @@ static uint8_t read_register(const struct cmos *cmos, uint8_t index)
 	}
 }
 
-static void write_register(struct cmos *cmos, uint8_t index, uint8_t value)
+/* Registers without a byte of memory behind them. */
+static bool read_only(uint8_t index)
 {
 	switch (index) {
 	case REG_SECONDS:
@@ -83,15 +85,17 @@ static void write_register(struct cmos *cmos, uint8_t index, uint8_t value)
 	case REG_YEAR:
 	case REG_CENTURY: /* a guest cannot set the host's clock, and the guest's clock is the host's */
 	case REG_C:
-	case REG_D: /* read-only */
-		break;
-	case REG_A:
-		cmos->ram[index] = value & ~A_UIP;
-		break;
+	case REG_D:
+		return true;
 	default:
-		cmos->ram[index] = value;
-		break;
+		return false;
 	}
+}
+
+static void write_register(struct cmos *cmos, uint8_t index, uint8_t value)
+{
+	if (!read_only(index))
+		cmos->ram[index] = index == REG_A ? value & ~A_UIP : value;
 }
 
 static uint64_t cmos_read(void *dev, uint64_t offset, unsigned size)
@@ -135,4 +139,15 @@ void cmos_init(struct cmos *cmos, uint64_t mem_size)
 	set_size(cmos, 0x17, above_1m / KiB); /* from 1 MiB up, in KiB; twice: as set up and as found at power-on */
 	set_size(cmos, 0x30, above_1m / KiB);
 	set_size(cmos, 0x34, above_16m / (64 * KiB)); /* from 16 MiB up, in units of 64 KiB */
+}
+
+void cmos_state(struct cmos *cmos, struct state_io *io)
+{
+	STATE(io, cmos->index);
+	state_bytes(io, cmos->ram, sizeof cmos->ram);
+	if (!state_check(io, cmos->index < sizeof cmos->ram, "it has no register %u", cmos->index))
+		cmos->index = 0;
+	state_check(io, !(cmos->ram[REG_A] & A_UIP), "an update is in progress that the host's clock does not know of");
+	for (uint8_t i = 0; i < sizeof cmos->ram; i++)
+		state_check(io, !read_only(i) || !cmos->ram[i], "register %u was written, which nobody can", i);
 }

@@ -1,4 +1,5 @@
 #include "console.h"
+#include "state_io.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -80,7 +81,7 @@ static void leave_raw_mode(struct console *con)
 
 static void hand_over(struct console *con)
 {
-	if (!con->npending || !con->receive)
+	if (!con->npending || !con->receive || con->held)
 		return;
 	size_t taken = con->receive(con->receive_opaque, con->pending, con->npending);
 	con->npending -= taken;
@@ -151,6 +152,25 @@ void console_kick(struct console *con)
 		return;
 	hand_over(con);
 	update_events(con);
+}
+
+void console_state(struct console *con, struct state_io *io)
+{
+	uint8_t before[sizeof con->pending];
+	size_t nbefore = con->npending, room;
+
+	memcpy(before, con->pending, nbefore);
+	STATE(io, con->npending);
+	if (!state_check(io, con->npending <= sizeof con->pending, "more input waits than there is room for"))
+		con->npending = 0;
+	state_bytes(io, con->pending, con->npending);
+	if (!io->loading)
+		return;
+	/* What was typed here while the VM was on its way comes behind what was typed there. */
+	room = sizeof con->pending - con->npending;
+	nbefore = nbefore < room ? nbefore : room;
+	memcpy(con->pending + con->npending, before, nbefore);
+	con->npending += nbefore;
 }
 
 static void flush_timer(void *opaque) { console_flush(opaque); }

@@ -16,6 +16,8 @@
 #include <stdint.h>
 #include <termios.h>
 
+struct state_io;
+
 #define CONSOLE_OUT 1024
 
 struct console {
@@ -32,6 +34,7 @@ struct console {
 	 * console is the receiver (virtio_console.c). */
 	size_t (*receive)(void *opaque, const uint8_t *data, size_t len);
 	void *receive_opaque;
+	bool held; /* input waits, whoever the receiver is: the VM is not there yet */
 	void (*quit)(void *opaque); /* Ctrl-A x was typed */
 	void *quit_opaque;
 	const char *prefix;         /* begins each line of output, or NULL */
@@ -76,5 +79,7 @@ size_t console_offer(struct console *con, const uint8_t *data, size_t len);
 void console_flush(struct console *con);
 /* The receiver has room again: hand over what waits. */
 void console_kick(struct console *con);
+/* Saves and loads the input that nobody has taken yet. Output is not state: it stays with the process that the guest gave it to. */
+void console_state(struct console *con, struct state_io *io);
 
 #endif

@@ -1,4 +1,5 @@
 #include "crtc.h"
+#include "state_io.h"
 
 #include <string.h>
 
@@ -89,6 +90,15 @@ const struct device_ops crtc_ops = { .name = "CRT controller", .read = crtc_read
 const struct device_ops crtc_misc_write_ops = { .name = "VGA misc", .read = status0_read, .write = misc_write };
 const struct device_ops crtc_misc_read_ops = { .name = "VGA misc", .read = misc_read, .write = ignore_write };
 const struct device_ops crtc_status_ops = { .name = "VGA status", .read = status_read, .write = ignore_write };
+
+void crtc_state(struct crtc *c, struct state_io *io)
+{
+	STATE(io, c->index);
+	state_bytes(io, c->reg, sizeof c->reg);
+	STATE(io, c->misc);
+	STATE(io, c->status);
+	state_check(io, !c->status || c->status == STATUS_RETRACE, "the retrace has only begun in part");
+}
 
 /* Code page 437 as Unicode (the characters of a PC's ROM; 0 and 255 are blank). What is not here is as in ASCII. */
 static const uint16_t low437[32] = {

@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct state_io;
+
 #define CRTC_PORT 0x3d4	      /* index; data at 0x3d5 */
 #define CRTC_MISC_WRITE 0x3c2 /* reads as input status 0 */
 #define CRTC_MISC_READ 0x3cc
@@ -35,6 +37,7 @@ struct crtc {
 extern const struct device_ops crtc_ops, crtc_misc_write_ops, crtc_misc_read_ops, crtc_status_ops;
 /* As the BIOS leaves it in mode 3. */
 void crtc_init(struct crtc *crtc);
+void crtc_state(struct crtc *crtc, struct state_io *io); /* as in devices.h */
 
 struct screen {
 	char line[SCREEN_ROWS][SCREEN_LINE]; /* UTF-8, all 80 columns */

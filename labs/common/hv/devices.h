@@ -1,6 +1,9 @@
 /*
  * The platform devices. Each has its own .c file and one device_ops; none knows which engine runs.
  * All functions are called with the VM's lock held.
+ *
+ * Each has an X_state(), which saves it or loads it (state_io.h). It is loaded into a device that is as X_init() leaves it; a chip that it is wired
+ * to has been loaded before. Its lines are driven anew, which makes no edge there, because the chip knows the levels that they had.
  */
 #ifndef HV_DEVICES_H
 #define HV_DEVICES_H
@@ -12,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
+
+struct state_io;
 
 /* --- 16550A UART (National Semiconductor PC16550D data sheet), ports 0x3f8-0x3ff, IRQ 4 --- */
 #define UART_FIFO 16
@@ -28,6 +33,8 @@ struct uart {
 };
 extern const struct device_ops uart_ops; /* 8 ports */
 void uart_init(struct uart *uart, struct irq_line irq, struct console *con);
+/* With the console's input that nobody has taken yet. */
+void uart_state(struct uart *uart, struct state_io *io);
 
 /* --- 8259A pair (Intel 8259A data sheet), ports 0x20-0x21, 0xa0-0xa1, 0x4d0-0x4d1 (edge/level control) --- */
 struct pic_chip {
@@ -48,6 +55,7 @@ struct pic {
 };
 extern const struct device_ops pic_master_ops, pic_slave_ops, pic_elcr_ops; /* 2 ports each; dev = struct pic */
 void pic_init(struct pic *pic, void (*notify)(void *opaque), void *opaque);
+void pic_state(struct pic *pic, struct state_io *io);
 /* A device drives one of the 16 wires. 2 (the cascade) and numbers that do not exist are ignored. */
 void pic_set_line(struct pic *pic, unsigned irq, bool level);
 bool pic_pending(const struct pic *pic); /* the INTR pin */
@@ -90,6 +98,7 @@ struct pit {
 extern const struct device_ops pit_ops;    /* 4 ports */
 extern const struct device_ops port61_ops; /* 1 port; dev = struct pit. Bit 4 toggles with refresh, bit 5 is counter 2's OUT */
 void pit_init(struct pit *pit, struct loop *loop, struct irq_line irq);
+void pit_state(struct pit *pit, struct state_io *io);
 /* The port 0x61 device alone, with a live counter 2, is also what the kvm engine uses when KVM has no PIT. */
 
 /* --- CMOS real-time clock (Motorola MC146818), ports 0x70-0x71: the host's UTC time, RAM size in the usual bytes --- */
@@ -100,6 +109,7 @@ struct cmos {
 };
 extern const struct device_ops cmos_ops; /* 2 ports */
 void cmos_init(struct cmos *cmos, uint64_t mem_size);
+void cmos_state(struct cmos *cmos, struct state_io *io); /* without the time, which is the host's */
 
 /*
  * --- Debug and exit device for guests: the same two ports that QEMU's isa-debugcon and isa-debug-exit have, so that one
@@ -125,5 +135,6 @@ struct acpi_pm {
 	void *opaque;
 };
 extern const struct device_ops acpi_pm_ops; /* ACPI_PM_LEN ports at ACPI_PM1A_EVT */
+void acpi_pm_state(struct acpi_pm *pm, struct state_io *io);
 
 #endif

@@ -1,4 +1,5 @@
 #include "i8042.h"
+#include "state_io.h"
 
 #include <errno.h>
 #include <string.h>
@@ -333,4 +334,45 @@ void i8042_init(struct i8042 *k, struct irq_line irq, void (*reset)(void *opaque
 		.output_port = OUT_REST | OUT_A20 | OUT_NO_RESET,
 		.scanning = true,
 	};
+}
+
+/* 0 or one of the commands, each of them as a character of the list. */
+static bool one_of(uint8_t command, const char *list)
+{
+	return !command || strchr(list, command);
+}
+
+void i8042_state(struct i8042 *k, struct state_io *io)
+{
+	bool shift;
+
+	STATE(io, k->command_byte);
+	STATE(io, k->output_port);
+	STATE(io, k->command_last);
+	STATE(io, k->awaits);
+	STATE(io, k->full);
+	STATE(io, k->data);
+	STATE(io, k->replies);
+	STATE(io, k->reply);
+	STATE(io, k->release);
+	STATE(io, k->scanning);
+	STATE(io, k->parameter_of);
+	state_bytes(io, k->queue, sizeof k->queue);
+	STATE(io, k->head);
+	STATE(io, k->count);
+	STATE(io, k->typed);
+	STATE(io, k->ntext);
+	state_check(io, (k->output_port & ~OUT_A20) == (OUT_NO_RESET | OUT_REST), "the output port has bits that it has not");
+	state_check(io, one_of(k->awaits, "\x60\xd1\xd2\xd3\xd4"), "it waits for data of a command that has none");
+	state_check(io, one_of(k->parameter_of, "\xed\xf0\xf3"), "the keyboard waits for a parameter of a command that has none");
+	state_check(io, k->full || !k->replies, "an answer waits for a buffer that is empty");
+	if (!state_check(io, k->head < KEYBOARD_QUEUE && k->count <= KEYBOARD_QUEUE, "the keyboard's queue holds more than it has room for"))
+		k->head = k->count = 0;
+	if (!state_check(io, k->typed <= k->ntext && k->ntext <= sizeof k->text, "more is being typed than there is room for"))
+		k->typed = k->ntext = 0;
+	state_bytes(io, k->text + k->typed, k->ntext - k->typed);
+	for (size_t i = k->typed; i < k->ntext; i++)
+		state_check(io, key_of(k->text[i], &shift), "a character is being typed that has no key");
+	if (io->loading)
+		update_irq(k);
 }

@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct state_io;
+
 #define I8042_DATA 0x60
 #define I8042_COMMAND 0x64
 #define PORT_A 0x92
@@ -50,6 +52,7 @@ struct i8042 {
 /* dev = struct i8042; one port each. */
 extern const struct device_ops i8042_data_ops, i8042_command_ops, port_a_ops;
 void i8042_init(struct i8042 *kbc, struct irq_line irq, void (*reset)(void *opaque), void *opaque);
+void i8042_state(struct i8042 *kbc, struct state_io *io); /* as in devices.h */
 
 /*
  * Types text on an American keyboard, as fast as the guest takes it. \n, \t, \b, \e and \\ stand for Enter, Tab, Backspace, Escape and the

@@ -1,4 +1,5 @@
 #include "ioapic.h"
+#include "state_io.h"
 
 #include <string.h>
 
@@ -138,4 +139,20 @@ void ioapic_init(struct ioapic *io, bool (*send)(void *opaque, const struct apic
 	io->opaque = opaque;
 	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
 		io->entry[pin] = RTE_MASKED;
+}
+
+/* What is asserted and not masked was offered when it became so; it is not offered again. */
+void ioapic_state(struct ioapic *ioapic, struct state_io *io)
+{
+	STATE(io, ioapic->select);
+	STATE(io, ioapic->id);
+	STATE(io, ioapic->lines);
+	state_check(io, !(ioapic->id & ~ID_WRITABLE) && !(ioapic->lines >> IOAPIC_PINS), "bits are set that do not exist");
+	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+		uint64_t *entry = &ioapic->entry[pin];
+
+		STATE(io, *entry);
+		state_check(io, !(*entry & ~(RTE_WRITABLE | RTE_REMOTE_IRR)), "pin %u has bits that do not exist", pin);
+		state_check(io, *entry & RTE_LEVEL || !(*entry & RTE_REMOTE_IRR), "pin %u waits for the end of an edge", pin);
+	}
 }

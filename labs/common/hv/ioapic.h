@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct state_io;
+
 #define IOAPIC_BASE 0xfec00000ull
 #define IOAPIC_LEN 0x1000
 #define IOAPIC_PINS 24
@@ -31,6 +33,7 @@ extern const struct device_ops ioapic_mmio_ops; /* IOAPIC_LEN bytes at IOAPIC_BA
 
 /* All pins masked, as after a reset. */
 void ioapic_init(struct ioapic *io, bool (*send)(void *opaque, const struct apic_message *m), void *opaque);
+void ioapic_state(struct ioapic *ioapic, struct state_io *io); /* as in devices.h */
 /* A device drives a pin. Numbers that do not exist are ignored. */
 void ioapic_set_line(struct ioapic *io, unsigned pin, bool level);
 /* A local APIC has ended a level-triggered interrupt. What is still asserted comes again. */

@@ -1,4 +1,5 @@
 #include "lapic.h"
+#include "state_io.h"
 
 #include <string.h>
 
@@ -15,6 +16,7 @@ enum {
 #define ID_WRITABLE 0xff000000
 #define DFR_FIXED 0x0fffffff /* bits that read as 1; above them the model: 15 flat, 0 clusters */
 
+#define DIVIDE_WRITABLE 0xb
 #define LVT_MODE(lvt) ((enum apic_mode)((lvt) >> 8 & 7))
 #define LVT_MASKED (1u << 16)
 #define LVT_PERIODIC (1u << 17)
@@ -28,6 +30,7 @@ enum { TO_DEST, TO_SELF, TO_ALL, TO_OTHERS };
 #define ERROR_SEND_VECTOR (1u << 5)
 #define ERROR_RECEIVE_VECTOR (1u << 6)
 #define ERROR_REGISTER (1u << 7)
+#define ERROR_ALL (ERROR_SEND_VECTOR | ERROR_RECEIVE_VECTOR | ERROR_REGISTER)
 
 /* Ticks faster than this would keep the host busy for a guest that cannot take them anyway (as MIN_EDGE_NS in pit.c). */
 #define MIN_PERIOD_NS 100000
@@ -274,7 +277,8 @@ static void schedule(struct lapic *l, uint64_t after)
 			due = after + MIN_PERIOD_NS;
 	}
 	l->due_ns = due;
-	if (!l->initial || due <= after || (l->lvt[LVT_TIMER] & LVT_MASKED))
+	/* As a difference: a count that was started on another host may have begun before this one's clock. */
+	if (!l->initial || (int64_t)(due - after) <= 0 || (l->lvt[LVT_TIMER] & LVT_MASKED))
 		due = 0;
 	loop_timer_set(l->loop, &l->timer, due);
 }
@@ -382,7 +386,7 @@ static void lapic_write(void *dev, uint64_t offset, unsigned size, uint64_t wide
 		break;
 	case REG_DIVIDE:
 		count = current_count(l);
-		l->divide = value & 0xb;
+		l->divide = value & DIVIDE_WRITABLE;
 		timer_restart(l, count);
 		break;
 	case REG_VERSION: case REG_APR: case REG_PPR: case REG_RRD: case REG_CURRENT: case REG_ISR ... REG_ESR - 16: break;
@@ -454,4 +458,53 @@ void lapic_init(struct lapic *l, struct loop *loop, uint64_t *cr8, const struct 
 	reset(l);
 	/* Without this a guest that knows nothing of APICs would never see the 8259s. QEMU and KVM do the same. */
 	l->lvt[LVT_LINT0] = APIC_EXTINT << 8;
+}
+
+static void vectors_state(uint32_t *set, struct state_io *io)
+{
+	state_bytes(io, set, 8 * sizeof *set);
+	state_check(io, !(set[0] & ((1u << FIRST_VECTOR) - 1)), "an interrupt has the vector of an exception");
+}
+
+static void timer_state(struct lapic *l, struct state_io *io)
+{
+	uint64_t due = l->timer.deadline_ns;
+
+	STATE(io, l->divide);
+	STATE(io, l->initial);
+	state_instant(io, &l->start_ns);
+	state_time(io, &due);
+	state_check(io, !(l->divide & ~DIVIDE_WRITABLE), "bits are set that do not exist");
+	state_check(io, !due || (l->initial && !(l->lvt[LVT_TIMER] & LVT_MASKED)), "a timer runs that is off");
+	if (!io->loading)
+		return;
+	l->due_ns = due;
+	loop_timer_set(l->loop, &l->timer, state_failed(io) ? 0 : due);
+}
+
+void lapic_state(struct lapic *l, struct state_io *io)
+{
+	STATE(io, l->base);
+	STATE(io, l->id);
+	STATE(io, l->ldr);
+	STATE(io, l->dfr);
+	STATE(io, l->svr);
+	STATE(io, l->icr_low);
+	STATE(io, l->icr_high);
+	STATE(io, l->tpr);
+	STATE(io, l->esr);
+	STATE(io, l->errors);
+	state_check(io, lapic_base_valid(l->base), "it cannot lie at 0x%llx", (unsigned long long)l->base);
+	state_check(io, !((l->id | l->ldr | l->icr_high) & ~ID_WRITABLE) && (l->dfr & DFR_FIXED) == DFR_FIXED &&
+		    !(l->svr & ~(SVR_ENABLE | 0xff)) && !(l->icr_low & ~ICR_WRITABLE) && !((l->esr | l->errors) & ~ERROR_ALL),
+		    "bits are set that do not exist");
+	for (unsigned i = 0; i < LVT_COUNT; i++) {
+		STATE(io, l->lvt[i]);
+		state_check(io, !(l->lvt[i] & ~lvt_writable[i]), "entry %u of its vector table has bits that do not exist", i);
+	}
+	vectors_state(l->irr, io);
+	vectors_state(l->isr, io);
+	vectors_state(l->tmr, io);
+	timer_state(l, io);
+	state_check(io, hardware_enabled(l) || (highest(l->irr) < 0 && highest(l->isr) < 0 && !l->initial), "it works although it is off");
 }

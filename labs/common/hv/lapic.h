@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct state_io;
+
 /* IA32_APIC_BASE (10.4.4). The registers cannot be moved: lapic_base_valid(). */
 #define LAPIC_BASE 0xfee00000ull
 #define LAPIC_LEN 0x1000
@@ -65,6 +67,7 @@ extern const struct device_ops lapic_mmio_ops; /* LAPIC_LEN bytes at LAPIC_BASE;
 
 /* The state in which firmware leaves the bootstrap processor's: as after a reset, with the 8259 pair on LINT0 (virtual wire mode). */
 void lapic_init(struct lapic *l, struct loop *loop, uint64_t *cr8, const struct lapic_ops *ops, void *opaque);
+void lapic_state(struct lapic *l, struct state_io *io); /* as in devices.h; TPR's upper half is the vCPU's CR8 */
 
 /* Can IA32_APIC_BASE have this value? Another address, x2APIC mode and reserved bits are refused: #GP(0). */
 static inline bool lapic_base_valid(uint64_t value)

@@ -1,4 +1,5 @@
 #include "devices.h"
+#include "state_io.h"
 
 #include <string.h>
 
@@ -311,4 +312,40 @@ void pic_init(struct pic *pic, void (*notify)(void *opaque), void *opaque)
 		pic->chip[i].imr = 0xff;
 		pic->chip[i].lowest_priority = 7;
 	}
+}
+
+static void chip_state(struct pic_chip *c, uint8_t may_be_level, struct state_io *io)
+{
+	STATE(io, c->irr);
+	STATE(io, c->imr);
+	STATE(io, c->isr);
+	STATE(io, c->vector_base);
+	STATE(io, c->elcr);
+	STATE(io, c->lines);
+	STATE(io, c->icw_step);
+	STATE(io, c->single);
+	STATE(io, c->read_isr);
+	STATE(io, c->auto_eoi);
+	STATE(io, c->rotate_auto_eoi);
+	STATE(io, c->special_mask);
+	STATE(io, c->icw4_needed);
+	STATE(io, c->special_fully_nested);
+	STATE(io, c->poll);
+	STATE(io, c->lowest_priority);
+	state_check(io, !(c->vector_base & 7), "its vectors begin at 0x%x", c->vector_base);
+	state_check(io, !(c->elcr & ~may_be_level), "a line is level-triggered that cannot be");
+	state_check(io, !((c->irr ^ c->lines) & c->elcr), "a level-triggered request is not what its line says");
+	state_check(io, !c->icw_step || c->icw_step == 2 || (c->icw_step == 3 && !c->single) || (c->icw_step == 4 && c->icw4_needed),
+		    "it waits for a command word that does not come");
+	state_check(io, c->lowest_priority < 8, "it has no line %u", c->lowest_priority);
+}
+
+void pic_state(struct pic *pic, struct state_io *io)
+{
+	chip_state(&pic->chip[0], elcr_writable[0], io);
+	chip_state(&pic->chip[1], elcr_writable[1], io);
+	state_check(io, (pic->chip[0].lines >> CASCADE & 1) == (request(&pic->chip[1]) >= 0), "the second chip's request is not on the wire");
+	/* Not announced again: whoever had to hear of the edge has it in its own state. */
+	if (io->loading)
+		pic->intr = pic_pending(pic);
 }

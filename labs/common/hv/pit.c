@@ -1,4 +1,5 @@
 #include "devices.h"
+#include "state_io.h"
 
 #include <string.h>
 
@@ -422,4 +423,85 @@ void pit_init(struct pit *pit, struct loop *loop, struct irq_line irq)
 		c->null_count = true;
 		c->count = modulus(c);
 	}
+}
+
+#define LATEST (60 * PIT_HZ) /* an edge comes while the state is being saved: so far ahead of the moment in which the VM stood still */
+
+static void counter_state(struct pit_counter *c, uint64_t now, struct state_io *io)
+{
+	STATE(io, c->reload);
+	STATE(io, c->mode);
+	STATE(io, c->access);
+	STATE(io, c->bcd);
+	STATE(io, c->gate);
+	STATE(io, c->write_high_next);
+	STATE(io, c->read_high_next);
+	STATE(io, c->write_low);
+	STATE(io, c->latched);
+	STATE(io, c->status_latched);
+	STATE(io, c->latch);
+	STATE(io, c->status);
+	STATE(io, c->armed);
+	STATE(io, c->null_count);
+	STATE(io, c->counting);
+	STATE(io, c->halted);
+	STATE(io, c->count);
+	STATE(io, c->start);
+	STATE(io, c->held);
+	STATE(io, c->next_valid);
+	STATE(io, c->next_count);
+	STATE(io, c->next_at);
+	STATE(io, c->next_start);
+
+	uint32_t least = periodic(c) ? 2 : 1;
+	/* Square waves that began right after pit_init() have their beginning before it. */
+	uint64_t most = now + LATEST + 65536, ago = now + LATEST - c->start;
+
+	state_check(io, c->mode <= 5 && c->access >= 1 && c->access <= 3, "a counter has mode %u, access %u", c->mode, c->access);
+	state_check(io, c->access == 3 || (!c->write_high_next && !c->read_high_next), "a counter waits for a byte that does not come");
+	state_check(io, c->count >= 1 && c->count <= 65536, "a count of %u", c->count);
+	state_check(io, !c->counting || (c->armed && c->count >= least), "a counter counts that has no count");
+	state_check(io, !c->halted || (!c->gate && !triggered_by_gate(c)), "a counter stands still that has no reason to");
+	state_check(io, ago <= most && c->held <= most, "a counter began in the future");
+	state_check(io, !c->next_valid || (c->counting && !c->halted && periodic(c) && c->null_count), "a count waits for nothing");
+	state_check(io, !c->next_valid || (c->next_count >= least && c->next_count <= 65536), "a next count of %u", c->next_count);
+	state_check(io, !c->next_valid || (c->next_at <= most && c->next_at - c->next_start <= 32768), "a next count at a time that is none");
+	/* The last resort: what is below divides by it, also in a VM that never runs. */
+	if (state_failed(io))
+		c->count = 65536;
+}
+
+/* Counter 0's next edge has to be one: the timer goes on from it without looking. */
+static bool is_edge(const struct pit_counter *c, uint64_t edge)
+{
+	if (!c->counting || c->halted)
+		return edge == NEVER;
+	if (!periodic(c))
+		return edge == NEVER || edge == c->start + c->count + (c->mode >= 4);
+	return edge != NEVER && ((edge - c->start) % c->count == 0 || (c->next_valid && edge == c->next_start + c->next_count));
+}
+
+/* Ticks are counted from tick 0 on, so its time is the only one that there is, and the ticks come where they would have come. */
+void pit_state(struct pit *pit, struct state_io *io)
+{
+	state_instant(io, &pit->epoch_ns);
+	state_check(io, io->now_ns - pit->epoch_ns < 1ull << 61, "it began in the future");
+
+	uint64_t now = ns_to_ticks(io->now_ns - pit->epoch_ns);
+
+	for (unsigned i = 0; i < 3; i++) {
+		counter_state(&pit->counter[i], now, io);
+		state_check(io, pit->counter[i].gate || i == 2, "a gate is low that is wired high");
+	}
+	STATE(io, pit->port61);
+	STATE(io, pit->irq_level);
+	STATE(io, pit->next_edge);
+	state_check(io, !(pit->port61 & ~PORT61_WRITABLE) && pit->counter[2].gate == (pit->port61 & PORT61_GATE2),
+		    "the third gate is not what port 0x61 says");
+	state_check(io, is_edge(&pit->counter[0], pit->next_edge) &&
+		    (pit->next_edge == NEVER || pit->next_edge <= now + LATEST + 3 * 65536), "its next interrupt is not on its way");
+	/* IRQ 0's level is not driven anew: before the first control word the pin is high, and the wire has not heard of it. */
+	if (io->loading)
+		loop_timer_set(pit->loop, &pit->timer,
+			       pit->next_edge == NEVER || state_failed(io) ? 0 : pit->epoch_ns + ticks_to_ns(pit->next_edge));
 }

@@ -97,15 +97,25 @@ void state_bool(struct state_io *io, bool *v)
 	*v = byte == 1;
 }
 
+void state_instant(struct state_io *io, uint64_t *ns)
+{
+	uint64_t distance = *ns - io->now_ns;
+
+	state_u64(io, &distance);
+	/* 73 years either way; a clock that wraps around would fire at once for ever. */
+	state_check(io, distance + (1ull << 61) < 1ull << 62, "a time lies too far away");
+	if (io->loading)
+		*ns = io->now_ns + (state_failed(io) ? 0 : distance);
+}
+
 void state_time(struct state_io *io, uint64_t *ns)
 {
 	bool set = *ns;
-	uint64_t distance = set ? *ns - io->now_ns : 0;
 
+	if (!set)
+		*ns = io->now_ns;
 	state_bool(io, &set);
-	state_u64(io, &distance);
-	if (io->loading)
-		*ns = set && !state_failed(io) ? io->now_ns + distance : 0;
-	/* 292 years either way; a clock that wraps around would fire at once for ever. */
-	state_check(io, distance + (1ull << 62) < 1ull << 63, "a time lies too far away");
+	state_instant(io, ns);
+	if (!set)
+		*ns = 0;
 }

@@ -1,4 +1,5 @@
 #include "devices.h"
+#include "state_io.h"
 
 #include <string.h>
 
@@ -115,7 +116,17 @@ static void room(struct uart *u)
 	console_kick(u->con);
 }
 
-/* The modem's lines, with what changed since MSR was read: the low four bits (data sheet, Modem Status Register). */
+/* The modem's lines. In loop mode the four outputs are wired to the four inputs, which is how Linux finds a real UART; else the other end is
+ * always there and ready. */
+static uint8_t modem_lines(uint8_t mcr)
+{
+	if (!(mcr & MCR_LOOP))
+		return MSR_CTS | MSR_DSR | MSR_DCD;
+	return (mcr & MCR_RTS ? MSR_CTS : 0) | (mcr & MCR_DTR ? MSR_DSR : 0) | (mcr & MCR_OUT1 ? MSR_RI : 0) |
+	       (mcr & MCR_OUT2 ? MSR_DCD : 0);
+}
+
+/* The lines with what changed since MSR was read: the low four bits (data sheet, Modem Status Register). */
 static void set_modem_lines(struct uart *u, uint8_t lines)
 {
 	uint8_t changed = (u->msr ^ lines) & 0xf0;
@@ -129,16 +140,10 @@ static void write_mcr(struct uart *u, uint8_t value)
 {
 	bool was_loop = u->mcr & MCR_LOOP;
 	u->mcr = value & MCR_ALL;
-	if (u->mcr & MCR_LOOP) { /* the four outputs are wired to the four inputs: how Linux finds a real UART */
-		set_modem_lines(u, (u->mcr & MCR_RTS ? MSR_CTS : 0) | (u->mcr & MCR_DTR ? MSR_DSR : 0) |
-				   (u->mcr & MCR_OUT1 ? MSR_RI : 0) | (u->mcr & MCR_OUT2 ? MSR_DCD : 0));
-		update_irq(u);
-	} else { /* the other end is always there and ready */
-		set_modem_lines(u, MSR_CTS | MSR_DSR | MSR_DCD);
-		update_irq(u);
-		if (was_loop)
-			room(u);
-	}
+	set_modem_lines(u, modem_lines(u->mcr));
+	update_irq(u);
+	if (was_loop && !(u->mcr & MCR_LOOP))
+		room(u);
 }
 
 static void write_fcr(struct uart *u, uint8_t value)
@@ -270,4 +275,29 @@ void uart_init(struct uart *uart, struct irq_line irq, struct console *con)
 	uart->msr = MSR_CTS | MSR_DSR | MSR_DCD;
 	con->receive_opaque = uart;
 	con->receive = receive;
+}
+
+void uart_state(struct uart *u, struct state_io *io)
+{
+	STATE(io, u->ier);
+	STATE(io, u->lcr);
+	STATE(io, u->mcr);
+	STATE(io, u->msr);
+	STATE(io, u->scr);
+	STATE(io, u->fcr);
+	STATE(io, u->dll);
+	STATE(io, u->dlm);
+	STATE(io, u->lsr);
+	STATE(io, u->thr_irq);
+	state_bytes(io, u->rx, sizeof u->rx);
+	STATE(io, u->rx_head);
+	STATE(io, u->rx_count);
+	state_check(io, !(u->ier & ~IER_ALL) && !(u->mcr & ~MCR_ALL) && !(u->lsr & ~LSR_OE), "bits are set that do not exist");
+	state_check(io, u->fcr & FCR_ENABLE ? !(u->fcr & ~FCR_KEPT) : !u->fcr, "FIFOs that are off have options");
+	state_check(io, (u->msr & ~MSR_DELTAS) == modem_lines(u->mcr), "the modem's lines are not what they are wired to");
+	if (!state_check(io, u->rx_head < UART_FIFO && u->rx_count <= capacity(u), "it holds more than it has room for"))
+		u->rx_head = u->rx_count = 0;
+	console_state(u->con, io);
+	if (io->loading)
+		update_irq(u);
 }
