@@ -20,11 +20,14 @@ struct wire {
 	void *opaque;
 	uint64_t written, read; /* bytes so far */
 	uint64_t paid_ns;       /* the time until which the rate allows what was written */
+	uint64_t left_ns;       /* when something was written last, 0: never */
 };
 
 /* URIs. Each returns 0 or -errno, with a sentence in err. wire_connect() waits until somebody listens, `patience_ns` at most. */
 int wire_uri_check(const char *uri, char *err, size_t errlen);
 int wire_listen(const char *uri, int *listening, char *err, size_t errlen);
+/* Closes what wire_listen() opened, and removes the socket's file. */
+void wire_unlisten(int listening);
 int wire_accept(struct wire *w, int listening); /* -ECANCELED, -EAGAIN when w->patience ran out */
 int wire_connect(struct wire *w, const char *uri, uint64_t patience_ns, char *err, size_t errlen);
 void wire_close(struct wire *w);
