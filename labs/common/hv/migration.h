@@ -115,6 +115,11 @@ struct migration {
 	} round[ROUNDS_MAX];
 	unsigned rounds;
 	unsigned throttle;     /* percent, now */
+	struct throttling {    /* throttle.c's */
+		struct loop_timer timer;
+		bool pausing, stands; /* it waits for the vCPUs; they stand because of it */
+		uint64_t at, since, stood; /* clock_ns() of that; since the percentage was set, they have stood so long */
+	} throttling;
 	uint64_t pages_sent, zero_sent;
 	uint64_t *owed;        /* post-copy, source: a bit for each page that the destination does not have; destination: that is not there yet */
 	struct { uint64_t final_round, state, send, commit; } parts; /* of the downtime, ns */
@@ -146,7 +151,7 @@ uint64_t migration_bandwidth(const struct migration *m);
 int migration_stop(struct migration *m);
 /* They go on (the VM stays here). Nothing if they do not stand. */
 void migration_resume(struct migration *m);
-/* vCPUs stand still for so many percent of their time, 0 to 99. */
+/* vCPUs stand still for so many percent of their time, 0 to 99. Without the lock, and 0 before m goes away. Others may pause the VM too. */
 void migration_throttle(struct migration *m, unsigned percent);
 
 /* --- who has the VM (record.c) -------------------------------------------------------------------------------------------------- */
