@@ -25,7 +25,7 @@ DIR_5 := 05-migration
 
 WARN := -Wall -Wextra
 CFLAGS := -std=gnu17 -O2 -g $(WARN) -Ilabs/common/hv
-LDLIBS := -lZydis -luring -lzstd -lcjson -pthread
+LDLIBS := -lZydis -luring -lzstd -lcjson -lm -pthread
 comma := ,
 SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
 # The sanitizers' own code makes GCC warn of things that are not there (its manual says so), so there warnings are no errors.

@@ -1,6 +1,7 @@
 #include "control_command.h"
 #include "control.h"
 #include "control_path.h"
+#include "job_command.h"
 #include "vm.h"
 
 #include <cjson/cJSON.h>
@@ -156,6 +157,10 @@ int ctl_main(int argc, char **argv)
 	}
 	if (argc < 3)
 		return bad("%s", argc < 2 ? "a socket and a command are missing" : "a command is missing");
+	if (job_command(argv[2])) {
+		find_socket(argv[1], path, sizeof path);
+		return job_main(path, argc - 2, argv + 2);
+	}
 	if (argc > 4)
 		return bad("one value is enough: what is \"%s\"", argv[4]);
 	int n = snprintf(line, sizeof line, "%s%s%s\n", argv[2], argc > 3 ? " " : "", argc > 3 ? argv[3] : "");

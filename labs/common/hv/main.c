@@ -4,7 +4,9 @@
 #include "control_command.h"
 #include "incoming.h"
 #include "nested_command.h"
+#include "migrate_report.h"
 #include "neighbour.h"
+#include "nested_command.h"
 #include "options.h"
 #include "popek.h"
 #include "report.h"
@@ -40,6 +42,8 @@ int main(int argc, char **argv)
 		return ctl_main(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "list"))
 		return list_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "migrate-report"))
+		return migrate_report_main(argc - 1, argv + 1);
 	if (argc == 2 && !strcmp(argv[1], "report"))
 		return report_main();
 	if (argc > 1 && !strcmp(argv[1], "popek"))
