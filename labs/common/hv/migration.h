@@ -179,6 +179,8 @@ int uffd_start(struct migration *m);
 /* The source, behind the commit: postcopy_send() until everything is at the other side; when the connection breaks, it waits for the user's
  * migrate-resume and goes on. Returns when the other side has all, or the VM ends. */
 void postcopy_follow(struct migration *m);
+/* The destination, on a thread of its own: postcopy_receive() until all pages are there, over as many connections as it takes. */
+void postcopy_serve(struct migration *m);
 /* Puts a page in (NULL: zeros) and lets go on who waited for it. 1; 0 when it was there. */
 int uffd_put(struct migration *m, uint64_t gfn, const void *page);
 void uffd_stop(struct migration *m);
