@@ -54,6 +54,8 @@ static int hear(struct migration *m, uint16_t wanted)
 		snprintf(m->reason, sizeof m->reason, "the connection broke: %s", m->stream.err);
 		return m->cancel ? NEWS_CANCEL : NEWS_BROKEN;
 	}
+	if (sec.header.type == MSG_READY)
+		m->heard_ready = clock_ns(); /* for the account of the downtime */
 	if (sec.header.type == wanted)
 		return HEARD;
 	if (sec.header.type == MSG_CANCEL) {

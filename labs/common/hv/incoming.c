@@ -2,7 +2,7 @@
 #include "engine.h"
 #include "lab5.h"
 #include "record.h"
-#include "vm_life.h"
+#include "vm_pause.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -192,6 +192,11 @@ static int load(struct incoming *in)
 		err = machine_load(m->vm, s, &sec);
 	if (!err)
 		vm_parts_loaded(m->vm);
+	/* It was paused by its user, and stays it until a user says resume here. */
+	pthread_mutex_lock(&m->vm->lock);
+	if (!err && m->vm->paused)
+		err = vm_pause(m->vm);
+	pthread_mutex_unlock(&m->vm->lock);
 	return err;
 }
 

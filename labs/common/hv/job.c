@@ -110,8 +110,9 @@ static bool options(struct job *job, char *p, bool migrate, const char **sentenc
 				return false;
 		} else if (migrate && !strcmp(w, "--bandwidth")) {
 			*sentence = "--bandwidth takes bytes a second, with K, M or G behind them, at least 4K";
-			if (!number(word(&p), 1, 1e12, &m->stream.wire.rate) || m->stream.wire.rate < 4 * KiB)
+			if (!number(word(&p), 1, 1e12, &m->bandwidth) || m->bandwidth < 4 * KiB)
 				return false;
+			m->stream.wire.rate = m->bandwidth;
 		} else if (migrate && !strcmp(w, "--timeout")) {
 			*sentence = "--timeout takes seconds";
 			if (!number(word(&p), 1e9, 1e6, &m->timeout))

@@ -105,6 +105,7 @@ struct migration {
 	bool postcopy;         /* stop after the first round; the rest follows the VM */
 	const char *uri;       /* or the file */
 	uint64_t downtime;     /* ns */
+	uint64_t bandwidth;    /* bytes a second while the vCPUs run, 0: no limit */
 	uint64_t timeout;      /* ns, 0: none */
 	uint64_t started;      /* clock_ns() */
 	bool stands;           /* the vCPUs do, by migration_stop() */
@@ -131,7 +132,7 @@ struct migration {
 	bool step;             /* each round waits for "migrate-step" */
 	volatile unsigned steps;
 	bool step_waits;
-	uint64_t ended;        /* clock_ns(), 0: not yet */
+	uint64_t heard_ready, ended; /* clock_ns() of MSG_READY and of the end, 0: not yet */
 	uint64_t round_ns, round_bytes, round_zero; /* of the present round: when it began, and what the stream had counted then */
 	int listening;         /* destination: still open, for a source that asks; else -1 */
 	struct uffd *uffd;     /* destination, post-copy */

@@ -225,7 +225,8 @@ void migrate_away(struct job *job)
 	}
 	err = commit_source(m, &fate);
 	t2 = clock_ns();
-	m->parts.commit = t2 - t1;
+	m->parts.send = m->heard_ready ? m->heard_ready - t1 : t2 - t1;
+	m->parts.commit = t2 - t1 - m->parts.send;
 	if (err || fate == FATE_RUN) {
 		stream_fail(s, ECANCELED, "%.250s", m->reason);
 		fail(job, "");

@@ -21,6 +21,7 @@ static void clock_part(struct vm *vm, uint32_t id, struct state_io *io)
 {
 	(void)id;
 	STATE(io, vm->moves);
+	STATE(io, vm->paused);
 	STATE(io, vm->stopped_real);
 	if (io->loading) {
 		vm->gap_ns = clock_gap(vm->moves, vm->stopped_real, realtime_ns());
@@ -40,6 +41,7 @@ static void cmos_part(struct vm *vm, uint32_t id, struct state_io *io) { (void)i
 static void i8042_part(struct vm *vm, uint32_t id, struct state_io *io) { (void)id; i8042_state(&vm->i8042, io); }
 static void crtc_part(struct vm *vm, uint32_t id, struct state_io *io) { (void)id; crtc_state(&vm->crtc, io); }
 static void acpi_part(struct vm *vm, uint32_t id, struct state_io *io) { (void)id; acpi_pm_state(&vm->acpi, io); }
+static void console_part(struct vm *vm, uint32_t id, struct state_io *io) { (void)id; console_state(&vm->con, io); }
 static void chips_part(struct vm *vm, uint32_t id, struct state_io *io) { (void)id; vm->engine->chips_io(vm, io); }
 static void virtio_part(struct vm *vm, uint32_t id, struct state_io *io) { virtio_state(vm->virtio[id - PART_VIRTIO], io); }
 static void cpu_part(struct vm *vm, uint32_t id, struct state_io *io) { vm->engine->cpu_io(vm, id, io); }
@@ -60,6 +62,7 @@ static const struct platform_part {
 	{ { PART_KVM_CHIPS, GROUP_CHIPS, "KVM's interrupt controllers", chips_part }, ENGINE_CHIPS },
 	{ { PART_I8042, GROUP_DEVICES, "the keyboard controller", i8042_part }, ALWAYS },
 	{ { PART_CRTC, GROUP_DEVICES, "the CRT controller", crtc_part }, ALWAYS },
+	{ { PART_CONSOLE, GROUP_DEVICES, "the console", console_part }, ALWAYS },
 	{ { PART_CMOS, GROUP_DEVICES, "the real-time clock", cmos_part }, ALWAYS },
 };
 

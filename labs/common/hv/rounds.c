@@ -114,8 +114,8 @@ uint64_t migration_bandwidth(const struct migration *m)
 {
 	uint64_t bytes = 0, ns = 0;
 
-	if (m->stream.wire.rate)
-		return m->stream.wire.rate;
+	if (m->bandwidth)
+		return m->bandwidth;
 	for (unsigned i = 0; i < m->rounds; i++) {
 		bytes += m->round[i].bytes;
 		ns += m->round[i].ns;
@@ -134,6 +134,7 @@ int migration_stop(struct migration *m)
 		vm->stopped_ns = clock_ns();
 		vm->stopped_real = realtime_ns();
 		m->stands = true;
+		m->stream.wire.rate = 0; /* what is saved for others here, the guest would pay for */
 		err = virtio_settle(vm);
 	}
 	pthread_mutex_unlock(&vm->lock);

@@ -80,7 +80,7 @@ enum pages_kind {
 /* The parts that are not a vCPU or a virtio device (instance of SECTION_PART). Numbers are never used again for something else. */
 enum state_part_id {
 	PART_CLOCK = 1, PART_PIC = 2, PART_IOAPIC = 3, PART_LAPIC = 4, PART_PIT = 5, PART_UART = 6, PART_CMOS = 7, PART_I8042 = 8,
-	PART_CRTC = 9, PART_ACPI = 10, PART_KVM_CHIPS = 11,
+	PART_CRTC = 9, PART_ACPI = 10, PART_KVM_CHIPS = 11, PART_CONSOLE = 12,
 	PART_VIRTIO = 32 /* + slot: transport, queues and the device */
 };
 
