@@ -5,6 +5,7 @@
  */
 #include "gdbstub.h"
 #include "irqchip.h"
+#include "machine_state.h"
 #include "shadow_paging.h"
 #include "trap_state.h"
 #include "vm_pause.h"
@@ -353,7 +354,7 @@ static int trap_create(struct vm *vm, const struct boot_state *boot)
 	vm->engine_state = e;
 	if (trap_machine_create(e, vm, boot))
 		return -ECANCELED;
-	return vm->opt.patch ? patch_image(&vm->vcpu, boot) : 0;
+	return vm->opt.patch && boot->kind ? patch_image(&vm->vcpu, boot) : 0;
 }
 
 static void trap_destroy(struct vm *vm)
@@ -425,4 +426,10 @@ const struct engine_ops engine_trap = {
 	.translate = trap_translate,
 	.memory_written = trap_memory_written,
 	.set_debug = trap_set_debug,
+	.state_kind = "vcpu",
+	.cpu_io = trap_cpu_io,
+	.clock_io = machine_clock_io,
+	.log_start = trap_log_start,
+	.log_fetch = trap_log_fetch,
+	.log_stop = trap_log_stop,
 };

@@ -17,6 +17,7 @@
 #define HVM_POOL_MA (2 * MiB)
 #define HVM_POOL_SIZE (2 * MiB)
 #define HVM_GUEST_MA (4 * GiB)
+#define HVM_GUEST_SLOT 1 /* the memory slot of guest RAM */
 
 /* Hypercalls: number in RAX, argument in RBX; the result comes in RAX, -ENOSYS for a number that is none, -EPERM
  * outside CPL 0. */
@@ -180,6 +181,12 @@ int hvm_hypercall(struct vcpu *v, const struct hvm_exit *x);
 int hvm_shadow_create(struct hvm *h);
 int hvm_shadow_root(struct vcpu *v);
 void hvm_shadow_destroy(struct hvm *h);
+
+/* hvm_saving.c: hooks of struct engine_ops. */
+void hvm_cpu_io(struct vm *vm, unsigned cpu, struct state_io *io);
+int hvm_log_start(struct vm *vm);
+int hvm_log_fetch(struct vm *vm, uint64_t *bitmap);
+void hvm_log_stop(struct vm *vm);
 
 /* --- for the lab's files ---------------------------------------------------------------------------------------------------- */
 

@@ -58,7 +58,12 @@ void trap_set_tsc(struct vcpu *v, uint64_t value)
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry entry[1];
-	} msrs = { .head.nmsrs = 1, .entry[0] = { .index = MSR_TSC, .data = value } };
+	} msrs = { .head.nmsrs = 1, .entry[0] = { .index = MSR_TSC, .data = value + (1ull << 40) } };
+
+	/* A value within a second of what the counter says already is to KVM an attempt to make several vCPUs agree, and it keeps the one
+	 * that it has. Another value in between, far away, makes it take this one as it is. */
+	ioctl(v->vm->machine->vcpu_fd, KVM_SET_MSRS, &msrs);
+	msrs.entry[0].data = value;
 	ioctl(v->vm->machine->vcpu_fd, KVM_SET_MSRS, &msrs);
 }
 

@@ -56,4 +56,10 @@ void trap_leave_by_kick(struct vcpu *v, struct trap_engine *e);
  * negative, VM stopped. */
 int trap_page_fault(struct vcpu *v, struct trap_engine *e, uint32_t error);
 
+/* trap_saving.c: hooks of struct engine_ops. */
+void trap_cpu_io(struct vm *vm, unsigned cpu, struct state_io *io);
+int trap_log_start(struct vm *vm);
+int trap_log_fetch(struct vm *vm, uint64_t *bitmap);
+void trap_log_stop(struct vm *vm);
+
 #endif

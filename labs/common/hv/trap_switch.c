@@ -99,7 +99,7 @@ int trap_machine_create(struct trap_engine *e, struct vm *vm, const struct boot_
 	monitor_write(e->mon);
 	boot_vcpu(&vm->vcpu, boot);
 	if (create_tables(e, vm, &cr3) || machine_create(m) || machine_add_memory(m, 0, 0, e->mon, MONITOR_SIZE + POOL_SIZE) ||
-	    machine_add_memory(m, 1, GUEST_MA, vm->mem.hva, vm->mem.size) || machine_add_vcpu(m))
+	    machine_add_memory(m, TRAP_GUEST_SLOT, GUEST_MA, vm->mem.hva, vm->mem.size) || machine_add_vcpu(m))
 		return -ECANCELED;
 	machine_native_tsc(m);
 	if (write_msrs(e) || write_sregs(e, cr3))

@@ -15,6 +15,7 @@
 #define POOL_MA (2 * MiB)     /* page tables of the machine */
 #define POOL_SIZE (2 * MiB)
 #define GUEST_MA (4 * MiB)    /* machine address of gpa 0: a forgotten translation shows at once */
+#define TRAP_GUEST_SLOT 1     /* the memory slot of guest RAM */
 
 /* Offsets in the monitor's memory. */
 #define MON_TSS 0x3000
