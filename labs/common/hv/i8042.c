@@ -354,7 +354,6 @@ void i8042_state(struct i8042 *k, struct state_io *io)
 	STATE(io, k->data);
 	STATE(io, k->replies);
 	STATE(io, k->reply);
-	STATE(io, k->release);
 	STATE(io, k->scanning);
 	STATE(io, k->parameter_of);
 	state_bytes(io, k->queue, sizeof k->queue);
@@ -373,6 +372,4 @@ void i8042_state(struct i8042 *k, struct state_io *io)
 	state_bytes(io, k->text + k->typed, k->ntext - k->typed);
 	for (size_t i = k->typed; i < k->ntext; i++)
 		state_check(io, key_of(k->text[i], &shift), "a character is being typed that has no key");
-	if (io->loading)
-		update_irq(k);
 }

@@ -38,7 +38,7 @@ struct i8042 {
 	uint8_t data;
 	bool replies; /* and what the controller itself will put there next */
 	uint8_t reply;
-	bool release; /* translation: the keyboard's prefix for a released key has come */
+	bool release; /* translation: the keyboard's prefix for a released key has come; the key itself follows at once */
 
 	/* The keyboard. */
 	bool scanning;

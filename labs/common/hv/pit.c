@@ -11,6 +11,7 @@
 
 #define NEVER UINT64_MAX
 #define NS_PER_S 1000000000ull
+#define AT_ONCE 1 /* as a time: long over, and not the 0 that stands for none */
 /* How many late ticks of a periodic counter 0 are delivered one after the other, see irq_timer(). */
 #define CATCH_UP_TICKS 3
 /* IRQ 0 is raised at most this often, or a guest could keep the host busy with a count of 2 (596 591 times a second). */
@@ -225,7 +226,7 @@ static void schedule(struct pit *pit, uint64_t after, uint64_t earliest_ns)
 	uint64_t deadline = 0;
 	if (pit->next_edge != NEVER) {
 		deadline = pit->epoch_ns + ticks_to_ns(pit->next_edge);
-		if (deadline < earliest_ns)
+		if ((int64_t)(deadline - earliest_ns) < 0) /* the epoch may lie before this host's clock began */
 			deadline = earliest_ns;
 	}
 	loop_timer_set(pit->loop, &pit->timer, deadline);
@@ -245,7 +246,7 @@ static void irq_timer(void *opaque)
 {
 	struct pit *pit = opaque;
 	struct pit_counter *c = &pit->counter[0];
-	uint64_t now = now_ticks(pit), edge = pit->next_edge, earliest_ns = 0;
+	uint64_t now = now_ticks(pit), edge = pit->next_edge, earliest_ns = AT_ONCE;
 
 	settle(c, edge);
 	set_irq(pit, false); /* the wire stays high between the ticks of a periodic counter, and the 8259 must see an edge */
@@ -268,7 +269,7 @@ static void irq_timer(void *opaque)
 static void counter0_changed(struct pit *pit, uint64_t now)
 {
 	set_irq(pit, output(&pit->counter[0], now));
-	schedule(pit, now, 0);
+	schedule(pit, now, AT_ONCE);
 }
 
 static void latch_count(struct pit_counter *c, uint64_t now)
@@ -425,10 +426,14 @@ void pit_init(struct pit *pit, struct loop *loop, struct irq_line irq)
 	}
 }
 
-#define LATEST (60 * PIT_HZ) /* an edge comes while the state is being saved: so far ahead of the moment in which the VM stood still */
+/* Edges still come while the state is being saved: so far ahead of the moment in which the VM stood still. */
+#define LATEST (60 * PIT_HZ)
 
 static void counter_state(struct pit_counter *c, uint64_t now, struct state_io *io)
 {
+	/* One that took over a new count at such an edge: as if it had done so some cycles before. */
+	if (!io->loading && c->counting && periodic(c) && now - c->start > now + 65536)
+		c->start -= ((c->start - now) / c->count + 1) * c->count;
 	STATE(io, c->reload);
 	STATE(io, c->mode);
 	STATE(io, c->access);
@@ -455,7 +460,7 @@ static void counter_state(struct pit_counter *c, uint64_t now, struct state_io *
 
 	uint32_t least = periodic(c) ? 2 : 1;
 	/* Square waves that began right after pit_init() have their beginning before it. */
-	uint64_t most = now + LATEST + 65536, ago = now + LATEST - c->start;
+	uint64_t most = now + 65536, ago = now - c->start;
 
 	state_check(io, c->mode <= 5 && c->access >= 1 && c->access <= 3, "a counter has mode %u, access %u", c->mode, c->access);
 	state_check(io, c->access == 3 || (!c->write_high_next && !c->read_high_next), "a counter waits for a byte that does not come");
@@ -487,7 +492,7 @@ void pit_state(struct pit *pit, struct state_io *io)
 	state_instant(io, &pit->epoch_ns);
 	state_check(io, io->now_ns - pit->epoch_ns < 1ull << 61, "it began in the future");
 
-	uint64_t now = ns_to_ticks(io->now_ns - pit->epoch_ns);
+	uint64_t now = ns_to_ticks(io->now_ns - pit->epoch_ns), due = pit->timer.deadline_ns;
 
 	for (unsigned i = 0; i < 3; i++) {
 		counter_state(&pit->counter[i], now, io);
@@ -496,12 +501,14 @@ void pit_state(struct pit *pit, struct state_io *io)
 	STATE(io, pit->port61);
 	STATE(io, pit->irq_level);
 	STATE(io, pit->next_edge);
+	state_time(io, &due);
 	state_check(io, !(pit->port61 & ~PORT61_WRITABLE) && pit->counter[2].gate == (pit->port61 & PORT61_GATE2),
 		    "the third gate is not what port 0x61 says");
 	state_check(io, is_edge(&pit->counter[0], pit->next_edge) &&
-		    (pit->next_edge == NEVER || pit->next_edge <= now + LATEST + 3 * 65536), "its next interrupt is not on its way");
-	/* IRQ 0's level is not driven anew: before the first control word the pin is high, and the wire has not heard of it. */
+		    (pit->next_edge == NEVER || pit->next_edge <= now + LATEST), "its next interrupt is not on its way");
+	/* The timer comes at that edge, or later while it is catching up. */
+	state_check(io, pit->next_edge == NEVER ? !due : due && (int64_t)(due - pit->epoch_ns - ticks_to_ns(pit->next_edge)) >= 0,
+		    "its next interrupt comes too early");
 	if (io->loading)
-		loop_timer_set(pit->loop, &pit->timer,
-			       pit->next_edge == NEVER || state_failed(io) ? 0 : pit->epoch_ns + ticks_to_ns(pit->next_edge));
+		loop_timer_set(pit->loop, &pit->timer, state_failed(io) ? 0 : due);
 }

@@ -116,6 +116,9 @@ void state_time(struct state_io *io, uint64_t *ns)
 		*ns = io->now_ns;
 	state_bool(io, &set);
 	state_instant(io, ns);
+	state_check(io, set || *ns == io->now_ns, "a time is there that is not set");
 	if (!set)
 		*ns = 0;
+	else if ((int64_t)*ns <= 0)
+		*ns = 1; /* it would lie before this host's clock began: long over */
 }

@@ -298,6 +298,4 @@ void uart_state(struct uart *u, struct state_io *io)
 	if (!state_check(io, u->rx_head < UART_FIFO && u->rx_count <= capacity(u), "it holds more than it has room for"))
 		u->rx_head = u->rx_count = 0;
 	console_state(u->con, io);
-	if (io->loading)
-		update_irq(u);
 }
