@@ -21,9 +21,9 @@
 
 #include <cmocka.h>
 
-#define SEEDS 150
+#define SEEDS 400
 #define STEPS 2000
-#define MUTATIONS 120
+#define MUTATIONS 50
 #define TIMERS 4
 
 struct board {
