@@ -1,0 +1,210 @@
+// sources: netback.c net_options.c net_socket.c net_tap.c net_user.c loop.c clock.c
+/* The socket between two VMs: who comes first and who comes back, and peers that mean harm. */
+#define _GNU_SOURCE
+#include "netback_fixture.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+static bool link_is(unsigned up)
+{
+	return seen.link == up;
+}
+
+static int peer(bool listens)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+	int (*call)(int, const struct sockaddr *, socklen_t) = listens ? bind : connect;
+
+	strcpy(addr.sun_path, path);
+	for (uint64_t end = clock_ns() + PATIENCE; call(fd, (struct sockaddr *)&addr, sizeof addr); usleep(1000))
+		assert_true(clock_ns() < end);
+	if (listens)
+		assert_int_equal(listen(fd, 1), 0);
+	return fd;
+}
+
+static struct netback *cable(void)
+{
+	char text[100];
+
+	snprintf(text, sizeof text, "socket=%s", path);
+	return opened(text);
+}
+
+static void socket_comes_and_goes(void **state)
+{
+	struct netback *nb = cable();
+
+	(void)state;
+	assert_non_null(nb);
+	assert_false(nb->link);
+	for (unsigned i = 0; i < 3; i++) {
+		int fd = peer(false), third;
+		char byte;
+
+		wait_for("the link", link_is, true);
+		third = peer(false);
+		assert_int_equal(recv(third, &byte, 1, 0), 0); /* turned away */
+		close(third);
+		assert_true(seen.link);
+		close(fd);
+		wait_for("the end of the link", link_is, false);
+	}
+	/* Without a peer frames are lost, as on a cable that is not plugged in. */
+	uint8_t frame[60] = { 0 };
+	send_frame(nb, frame, sizeof frame);
+	assert_int_equal(nb->dropped, 1);
+	closed(nb);
+	assert_int_equal(access(path, F_OK), -1);
+}
+
+/* The other side listened and goes: the one that is left listens. A socket that nobody listens on does not disturb it. */
+static void socket_takes_over(void **state)
+{
+	int listening = peer(true), fd;
+	struct netback *nb = cable();
+
+	(void)state;
+	assert_non_null(nb);
+	fd = accept(listening, NULL, NULL);
+	assert_true(fd >= 0 && nb->link);
+	close(fd);
+	close(listening); /* the path stays */
+	wait_for("the end of the link", link_is, false);
+	fd = peer(false);
+	wait_for("the link", link_is, true);
+	close(fd);
+	closed(nb);
+	assert_int_equal(access(path, F_OK), -1);
+}
+
+static void socket_with_a_hostile_peer(void **state)
+{
+	static uint8_t frame[200000];
+	struct netback *nb = cable();
+	int fd = peer(false);
+	static const size_t lengths[] = { 1, 13, 14, 1514, 1515, 1519, 65536, 200000, 60 };
+
+	(void)state;
+	wait_for("the link", link_is, true);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){ 1 << 20 }, sizeof(int)), 0);
+	for (unsigned i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+		memset(frame, (int)i, sizeof frame);
+		assert_int_equal(send(fd, frame, lengths[i], 0), lengths[i]);
+	}
+	wait_for("three frames", frames_are, 3);
+	pthread_mutex_lock(&lock);
+	assert_int_equal(seen.frames, 3);
+	assert_true(seen.len[0] == 14 && seen.len[1] == 1514 && seen.len[2] == 60);
+	assert_true(seen.first[0] == 2 && seen.first[1] == 3 && seen.first[2] == 8);
+	assert_int_equal(nb->dropped, 6);
+	pthread_mutex_unlock(&lock);
+
+	/* An empty message cannot be told from the end. */
+	assert_int_equal(send(fd, frame, 0, 0), 0);
+	wait_for("the end of the link", link_is, false);
+	close(fd);
+	closed(nb);
+}
+
+/* Descriptors that come along must not stay open. */
+static void socket_with_descriptors(void **state)
+{
+	struct netback *nb = cable();
+	int fd = peer(false), pipes[2];
+	uint8_t frame[60] = { 0 }, space[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct iovec iov = { frame, sizeof frame };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space };
+
+	(void)state;
+	wait_for("the link", link_is, true);
+	assert_int_equal(pipe(pipes), 0);
+	*CMSG_FIRSTHDR(&msg) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &pipes[1], sizeof(int));
+	assert_int_equal(sendmsg(fd, &msg, 0), sizeof frame);
+	wait_for("the frame", frames_are, 1);
+	close(pipes[1]);
+	assert_int_equal(read(pipes[0], frame, 1), 0); /* nobody else holds its writing end */
+	close(pipes[0]);
+	close(fd);
+	closed(nb);
+}
+
+/* Nothing is lost in either direction, however slow one side is. */
+static void socket_waits(void **state)
+{
+	static uint8_t frame[1000];
+	struct netback *nb = cable();
+	int fd = peer(false);
+	unsigned sent = 0, got = 0;
+
+	(void)state;
+	wait_for("the link", link_is, true);
+	while (!nb->blocked) {
+		assert_true(sent < 100000);
+		memcpy(frame, &sent, sizeof sent);
+		send_frame(nb, frame, sizeof frame);
+		sent++;
+	}
+	for (; got < sent; got++) {
+		unsigned number;
+
+		assert_int_equal(recv(fd, frame, sizeof frame, 0), sizeof frame);
+		memcpy(&number, frame, sizeof number);
+		assert_int_equal(number, got);
+	}
+	pthread_mutex_lock(&lock);
+	assert_true(!nb->blocked && seen.unblocked == 1 && !nb->dropped);
+	seen.full = true;
+	pthread_mutex_unlock(&lock);
+
+	/* Until the socket is full: no more is taken out of it than the one frame that waits. */
+	for (sent = 0; send(fd, memset(frame, (int)sent, sizeof frame), sizeof frame, MSG_DONTWAIT) > 0; sent++)
+		assert_true(sent < 100000);
+	pthread_mutex_lock(&lock);
+	assert_true(nb->frames <= 1 && !nb->dropped);
+	seen.full = false;
+	netback_ready(nb);
+	pthread_mutex_unlock(&lock);
+	wait_for("all frames", frames_are, sent);
+	for (unsigned i = 0; i < sent && i < FRAMES; i++)
+		assert_int_equal(seen.first[i], (uint8_t)i);
+
+	/* The peer goes while a frame is kept for it: the device is not left waiting. */
+	while (!nb->blocked)
+		send_frame(nb, frame, sizeof frame);
+	close(fd);
+	wait_for("the end of the link", link_is, false);
+	assert_true(!nb->blocked && seen.unblocked == 2);
+	closed(nb);
+}
+
+static void socket_path_that_is_a_file(void **state)
+{
+	int fd = open(path, O_CREAT | O_WRONLY, 0600);
+
+	(void)state;
+	close(fd);
+	assert_null(cable());
+	assert_non_null(strstr(err, "is no socket"));
+	assert_int_equal(access(path, F_OK), 0); /* not removed */
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(socket_comes_and_goes),
+		TEST(socket_takes_over),
+		TEST(socket_with_a_hostile_peer),
+		TEST(socket_with_descriptors),
+		TEST(socket_waits),
+		TEST(socket_path_that_is_a_file),
+	};
+	return cmocka_run_group_tests_name("net socket", tests, make_directory, remove_directory);
+}
