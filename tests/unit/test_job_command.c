@@ -101,11 +101,11 @@ static void test_done(void **state)
 				 "migrate", "--downtime", "50", "unix:b.sock", "--step"),
 			 HV_OK);
 	assert_string_equal(read_file(out_path), ACCOUNT("done", ROUND_1 "," ROUND_2, "moved"));
-	assert_string_equal(read_file(err_path), "round 1: 512 pages, 12 of zeros, 2.0 MiB in 20 ms; 40 written meanwhile\n"
+	assert_string_equal(read_file(err_path), "round 1: 500 pages, 12 of zeros, 2.0 MiB in 20 ms; 40 written meanwhile\n"
 						 "round 2: 40 pages, 0 of zeros, 0.2 MiB in 2 ms; 3 written meanwhile; vCPUs stand for "
 						 "20 % of their time\n");
 	char wanted[200];
-	snprintf(wanted, sizeof wanted, "migrate --downtime 50 --step unix:%s/b.sock\njob\njob\n", directory);
+	snprintf(wanted, sizeof wanted, "migrate unix:%s/b.sock --downtime 50 --step\njob\njob\n", directory);
 	assert_string_equal(read_file(heard_path), wanted);
 }
 
@@ -152,7 +152,7 @@ static void test_detached(void **state)
 	assert_int_equal(COMMAND(ANSWERS(BEGUN, ""), "save", "--detach", "a file", "--quit"), HV_OK);
 	assert_string_equal(read_file(out_path), BEGUN);
 	char wanted[200];
-	snprintf(wanted, sizeof wanted, "save --quit %s/a file\n", directory);
+	snprintf(wanted, sizeof wanted, "save %s/a file --detach --quit\n", directory);
 	assert_memory_equal(read_file(heard_path), wanted, strlen(wanted));
 }
 

@@ -51,7 +51,7 @@ static void check_places(const char *svg)
 static void test_bars(void **state)
 {
 	static struct job_facts f = { .job = "migrate", .state = JOB_DONE, .reason = "moved", .rounds = 3, .part_ms = { 10, 5, 5, 0 },
-				      .round = { { 1000, 100, 4e6, 100, 10, 0 }, { 10, 0, 4e4, 1, 1, 30 }, { 1, 0, 4096, 1, 0, 0 } } };
+				      .round = { { 1100, 100, 4e6, 100, 10, 0 }, { 10, 0, 4e4, 1, 1, 30 }, { 1, 0, 4096, 1, 0, 0 } } };
 	char *svg = draw(&f);
 	double y[3], x, width, height;
 	const char *at = svg;
@@ -59,7 +59,7 @@ static void test_bars(void **state)
 
 	check_places(svg);
 	assert_non_null(strstr(svg, "<title id=\"title\">migrate, done: 3 rounds, 1111 pages, 20.0 ms of downtime</title>"));
-	assert_non_null(strstr(svg, "1011 pages were sent with their contents, 100 as zeros. Round 1: 1000 pages and 100 of zeros in 100 ms"));
+	assert_non_null(strstr(svg, "1011 pages were sent with their contents, 100 as zeros. Round 1: 1100 pages, 100 of them zeros, in 100 ms"));
 	assert_non_null(strstr(svg, "Downtime: last round 10.0 ms, state 5.0 ms, sending it 5.0 ms, commit 0.0 ms."));
 	/* The key's two squares come first; a decade is as high as any other. */
 	assert_int_equal(count(svg, "fill=\"#93c5fd\""), 2);
@@ -74,9 +74,9 @@ static void test_bars(void **state)
 		assert_int_equal(sscanf(at, "<rect x=\"%lf\" y=\"%lf\" width=\"%lf\" height=\"%lf\"", &x, &bottom, &width, &height), 4);
 		y[i - 2] = bottom;
 	}
-	/* 1000, 10, 1 of 1000 at the top: the third is at the bottom, the second at one decade of three. */
-	assert_true(y[2] - y[0] > 169.9 && y[2] - y[0] < 170.1);
-	assert_true(y[2] - y[1] > 56.5 && y[2] - y[1] < 56.9);
+	/* 1000, 10, 1 with 10000 at the top: four decades of 42.5 units. */
+	assert_true(y[2] - y[0] > 127.4 && y[2] - y[0] < 127.6);
+	assert_true(y[2] - y[1] > 42.4 && y[2] - y[1] < 42.6);
 	/* The last round's guest wrote nothing: no step, but two of what was sent and one more. */
 	assert_int_equal(count(strstr(svg, "written by the guest"), "stroke-width=\"3\""), 2);
 	free(svg);

@@ -47,7 +47,7 @@ static int bad(const char *fmt, const char *what)
 /* Does this option have a value? */
 static bool takes_value(const char *option)
 {
-	return strcmp(option, "--quit") && strcmp(option, "--step");
+	return strcmp(option, "--quit") && strcmp(option, "--step") && strcmp(option, "--detach");
 }
 
 /* The value of a command, with what it names in this directory's file system as an absolute path: hv may have been started elsewhere. */
@@ -69,42 +69,42 @@ static int add_value(FILE *line, const struct job_word *word, const char *value)
 	return HV_OK;
 }
 
-/* The line for the socket: options stand before the value, which is the rest of the line and may have blanks. */
+/* The line for the socket: the value, which may have blanks, and behind it the options. */
 static int make_line(int argc, char **argv, FILE *line, bool *detach)
 {
 	const struct job_word *word = find(argv[0]);
 	const char *value = NULL;
 
-	fputs(argv[0], line);
 	for (int i = 1; i < argc; i++) {
 		if (strchr(argv[i], '\n'))
 			return bad("%s", "a command is one line of less than 512 bytes");
-		if (!strcmp(argv[i], "--detach")) {
-			*detach = true;
-		} else if (!strncmp(argv[i], "--", 2)) {
-			fprintf(line, " %s", argv[i]);
-			if (takes_value(argv[i]) && i + 1 == argc)
-				return bad("%s needs a value", argv[i]);
-			if (takes_value(argv[i]))
-				fprintf(line, " %s", argv[++i]);
-		} else if (value) {
-			return bad("one value is enough: what is \"%s\"", argv[i]);
-		} else {
+		if (strncmp(argv[i], "--", 2)) {
+			if (value)
+				return bad("one value is enough: what is \"%s\"", argv[i]);
 			value = argv[i];
+		} else if (takes_value(argv[i]) && ++i == argc) {
+			return bad("%s needs a value", argv[i - 1]);
 		}
 	}
 	if (!value)
 		return bad(word->file ? "%s needs a file" : "%s needs a URI (unix:PATH or tcp:HOST:PORT)", argv[0]);
-	int status = add_value(line, word, value);
+	fputs(argv[0], line);
+	if (add_value(line, word, value))
+		return HV_USAGE;
+	for (int i = 1; i < argc; i++) {
+		*detach = *detach || !strcmp(argv[i], "--detach");
+		if (argv[i] != value)
+			fprintf(line, " %s", argv[i]);
+	}
 	fputc('\n', line);
-	return status;
+	return HV_OK;
 }
 
 /* --- the connection ----------------------------------------------------------------------------------------------------- */
 
 /*
- * One connection for all of it: a VM that has moved away ends its process, and before that writes its last account to those who have asked.
- * The account then lies in the socket, however late we look.
+ * One connection for all of it: a VM that has moved away ends its process once somebody has asked how it went. The answer then lies in the
+ * socket, whether or not the process is still there.
  */
 struct caller {
 	FILE *in;
@@ -165,8 +165,8 @@ static void print_round(const struct job_facts *f, unsigned n)
 {
 	const struct job_round *r = &f->round[n];
 
-	fprintf(stderr, "round %u: %.0f pages, %.0f of zeros, %.1f MiB in %.0f ms; %.0f written meanwhile", n + 1,
-		r->pages + r->zero, r->zero, r->bytes / MiB, r->ms, r->dirty);
+	fprintf(stderr, "round %u: %.0f pages, %.0f of zeros, %.1f MiB in %.0f ms; %.0f written meanwhile", n + 1, r->pages,
+		r->zero, r->bytes / MiB, r->ms, r->dirty);
 	if (r->throttle > 0)
 		fprintf(stderr, "; vCPUs stand for %.0f %% of their time", r->throttle);
 }

@@ -65,6 +65,8 @@ static void read_rounds(struct reader *r, const cJSON *rounds, struct job_facts 
 			.dirty = number(r, item, "dirty"),
 			.throttle = number(r, item, "throttle"),
 		};
+		if (f->round[f->rounds - 1].zero > f->round[f->rounds - 1].pages)
+			wrong(r, "%s", "a round has more pages of zeros than pages");
 	}
 }
 

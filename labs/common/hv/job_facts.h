@@ -29,7 +29,7 @@ struct job_facts {
 	double part_ms[JOB_PARTS];
 	unsigned rounds;
 	struct job_round {
-		double pages, zero; /* sent; zero pages are not among the others */
+		double pages, zero; /* sent, and how many of these were of zeros */
 		double bytes, ms;
 		double dirty;	 /* pages that were written since it began */
 		double throttle; /* percent of their time that vCPUs stood still */

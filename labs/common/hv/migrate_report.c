@@ -119,18 +119,18 @@ static void describe(const struct job_facts *f, FILE *out)
 	fputs("<title id=\"title\">", out);
 	escaped(out, f->job, SIZE_MAX);
 	fprintf(out, ", %s: %u round%s, %.0f pages, %.1f ms of downtime</title>\n<desc id=\"desc\">", outcome(f), f->rounds,
-		f->rounds == 1 ? "" : "s", pages + zero, downtime(f));
+		f->rounds == 1 ? "" : "s", pages, downtime(f));
 	if (f->reason[0]) {
 		escaped(out, f->reason, SIZE_MAX);
 		fputs(". ", out);
 	}
-	fprintf(out, "%.0f pages were sent with their contents, %.0f as zeros.", pages, zero);
+	fprintf(out, "%.0f pages were sent with their contents, %.0f as zeros.", pages - zero, zero);
 	/* All of many rounds would be too much to listen to. */
 	for (unsigned i = 0; i < f->rounds; i++) {
 		const struct job_round *r = &f->round[i];
 		if (i >= 8 && i + 2 < f->rounds)
 			continue;
-		fprintf(out, " Round %u: %.0f pages and %.0f of zeros in %.0f ms, %.0f written meanwhile", i + 1, r->pages,
+		fprintf(out, " Round %u: %.0f pages, %.0f of them zeros, in %.0f ms, %.0f written meanwhile", i + 1, r->pages,
 			r->zero, r->ms, r->dirty);
 		if (r->throttle > 0)
 			fprintf(out, ", vCPUs standing for %.0f %% of their time", r->throttle);
@@ -208,13 +208,13 @@ static void draw_pages(const struct job_facts *f, FILE *out, double top)
 	double most = 1, x = LEFT + 200, width = slot(f);
 
 	for (unsigned i = 0; i < f->rounds; i++)
-		most = fmax(most, fmax(f->round[i].pages, f->round[i].zero));
+		most = fmax(most, f->round[i].pages);
 	struct axis a = { top, 170, decade(most), true };
 	draw_axis(out, &a, "pages sent");
 	key(out, &x, top - 14, "#1d4ed8", "with contents");
 	key(out, &x, top - 14, "#93c5fd", "of zeros");
 	for (unsigned i = 0; i < f->rounds; i++) {
-		bar(out, &a, LEFT + i * width + width * 0.12, width * 0.38, f->round[i].pages, "#1d4ed8");
+		bar(out, &a, LEFT + i * width + width * 0.12, width * 0.38, f->round[i].pages - f->round[i].zero, "#1d4ed8");
 		bar(out, &a, LEFT + i * width + width * 0.50, width * 0.38, f->round[i].zero, "#93c5fd");
 	}
 	draw_rounds(f, out, top + a.height + 22);
@@ -228,7 +228,7 @@ static void steps(const struct job_facts *f, FILE *out, const struct axis *a, bo
 	fputs("<path d=\"", out);
 	for (unsigned i = 0; i < f->rounds; i++) {
 		const struct job_round *r = &f->round[i];
-		double rate = per_second(sent ? r->pages + r->zero : r->dirty, r->ms);
+		double rate = per_second(sent ? r->pages : r->dirty, r->ms);
 		if (rate > 0)
 			fprintf(out, "M%.2f %.1fh%.2f", LEFT + i * width, ordinate(a, rate), width);
 	}
@@ -241,7 +241,7 @@ static void draw_rates(const struct job_facts *f, FILE *out, double top)
 
 	for (unsigned i = 0; i < f->rounds; i++) {
 		const struct job_round *r = &f->round[i];
-		most = fmax(most, fmax(per_second(r->pages + r->zero, r->ms), per_second(r->dirty, r->ms)));
+		most = fmax(most, fmax(per_second(r->pages, r->ms), per_second(r->dirty, r->ms)));
 	}
 	struct axis a = { top, 130, decade(most), true };
 	draw_axis(out, &a, "pages per second");
