@@ -20,7 +20,7 @@ class Limits:
     file_kib: int = 8 * 1024
     disk_kib: int = 16 * 1024
     open_files: int = 128
-    processes: int = 24
+    processes: int = 48
 
     @property
     def wall_ms(self):

@@ -27,7 +27,7 @@ RUNNER = ("runner", "runner.c", "job.c", "witness.c", "mailbox.c", "channel.c")
 RESUME = ("resume", "resume.c", "mailbox.c", "channel.c")
 TELL = ("tell", "tell.c", "channel.c")
 # And programs that a run may name in its command, as /bin/NAME.
-TOOLS = {"/bin/netrun": ("netrun", "netrun.c")}
+TOOLS = {"/bin/netrun": ("netrun", "netrun.c"), "/bin/stage": ("stage", "stage.c", "relay.c")}
 
 
 def build_program(root, name, *sources):

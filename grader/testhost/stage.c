@@ -1,9 +1,9 @@
 /*
- * stage SECONDS DIRECTORY
+ * stage SECONDS DIRECTORY HV
  *
  * Plays what DIRECTORY/script says, with several programs at the same time: a VM that moves, where it moves to, a relay between them, and
- * somebody who types and gives commands. A line of the script is one step; in it @DIR@ is the directory and $NAME the process number of a
- * program of that name. Steps:
+ * somebody who types and gives commands. A line of the script is one step; in it @DIR@ is the directory, @HV@ the program HV, and $NAME the
+ * process number of a program of that name. Steps:
  *
  *	start NAME PROGRAM ARG...  a program; its input is a pipe that stays open
  *	relay NAME ARG...          a relay (relay.h)
@@ -268,8 +268,8 @@ static bool step_poll(const char *path, char *command)
 
 /* --- the script ------------------------------------------------------------------------------------------------------------------ */
 
-/* @DIR@ and $NAME. */
-static void expand(char *out, size_t room, const char *in, const char *directory)
+/* @DIR@, @HV@ and $NAME. */
+static void expand(char *out, size_t room, const char *in, const char *directory, const char *hv)
 {
 	size_t n = 0;
 
@@ -279,6 +279,11 @@ static void expand(char *out, size_t room, const char *in, const char *directory
 		if (!strncmp(in, "@DIR@", 5)) {
 			n += (size_t)snprintf(out + n, room - n, "%s", directory);
 			in += 4;
+			continue;
+		}
+		if (!strncmp(in, "@HV@", 4)) {
+			n += (size_t)snprintf(out + n, room - n, "%s", hv);
+			in += 3;
 			continue;
 		}
 		for (struct program *p = programs; *in == '$' && p < programs + nprograms; p++) {
@@ -394,8 +399,8 @@ int main(int argc, char **argv)
 	char path[512];
 
 	signal(SIGPIPE, SIG_IGN);
-	snprintf(path, sizeof path, "%s/script", argc == 3 ? argv[2] : "");
-	FILE *script = argc == 3 ? fopen(path, "re") : NULL;
+	snprintf(path, sizeof path, "%s/script", argc == 4 ? argv[2] : "");
+	FILE *script = argc == 4 ? fopen(path, "re") : NULL;
 	if (!script) {
 		perror(path);
 		return 125;
@@ -404,7 +409,7 @@ int main(int argc, char **argv)
 	while (fgets(raw, sizeof raw, script)) {
 		line++;
 		raw[strcspn(raw, "\n")] = 0;
-		expand(text, sizeof text, raw, argv[2]);
+		expand(text, sizeof text, raw, argv[2], argv[3]);
 		if (text[0] && text[0] != '#' && !step(text))
 			break;
 		fflush(stdout);
