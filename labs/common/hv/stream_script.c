@@ -25,7 +25,7 @@ static int answer(struct stream_script *s, const char *name, int status)
 		return -ECANCELED;
 	printf("%u: %s ", s->line, name);
 	if (status < 0)
-		printf("-%s : %s\n", strerrorname_np(-status), s->stream.err);
+		printf("-%s : %s\n", status == -ENOTSUP ? "ENOTSUP" : strerrorname_np(-status), s->stream.err);
 	else
 		puts("0");
 	s->stream.err[0] = 0;
@@ -71,6 +71,28 @@ static int op_fill(struct stream_script *s, const uint64_t *a)
 		return -EINVAL;
 	fill(p, a[1] * PAGE, a[2]);
 	return answer(s, "fill", 0);
+}
+
+/* What gets smaller when it is packed: the same 64 bytes again and again. */
+static int op_text(struct stream_script *s, const uint64_t *a)
+{
+	uint8_t *p = pages_at(s, a[0], a[1]);
+
+	if (!p)
+		return -EINVAL;
+	for (uint64_t at = 0; at < a[1] * PAGE; at += 64)
+		fill(p + at, 64, a[2]);
+	return answer(s, "text", 0);
+}
+
+static int op_poke(struct stream_script *s, const uint64_t *a)
+{
+	uint8_t *p = pages_at(s, a[0], 1);
+
+	if (!p || a[1] >= PAGE)
+		return p ? problem(s, "a page has 4096 bytes") : -EINVAL;
+	p[a[1]] = (uint8_t)a[2];
+	return answer(s, "poke", 0);
 }
 
 static int op_zero(struct stream_script *s, const uint64_t *a)
@@ -323,7 +345,9 @@ static const struct op {
 	const char *what;
 } ops[] = {
 	{ "fill", "GFN COUNT SEED", op_fill, "memory: these pages get bytes from a seed" },
+	{ "text", "GFN COUNT SEED", op_text, "or 64 bytes from a seed, again and again" },
 	{ "zero", "GFN COUNT", op_zero, "or zeros" },
+	{ "poke", "GFN OFFSET BYTE", op_poke, "one byte of a page" },
 	{ "sums", "GFN COUNT", op_sums, "\"page GFN CRC-32C\" for each page that is not all zero" },
 	{ "restless", "GFN COUNT", op_restless, "somebody writes to these pages all the time" },
 	{ "calm", "", op_calm, "and has stopped" },
