@@ -115,16 +115,15 @@ static int check_machine(struct vm *vm, struct stream *s)
 
 /* --- memory and state ------------------------------------------------------------------------------------------------------------- */
 
-/* Zeros are not written over zeros: a page that nobody has touched costs nothing. */
+/* A VM that is loaded begins with memory that nobody has touched: zeros that come first cost nothing. */
 static int put_page(void *opaque, uint64_t gfn, const void *page)
 {
-	static const uint8_t zeros[PAGE];
 	struct incoming *in = opaque;
 	uint8_t *p = in->m.vm->mem.hva + gfn * PAGE;
 
 	if (page)
 		memcpy(p, page, PAGE);
-	else if (memcmp(p, zeros, PAGE))
+	else if (in->seen[gfn / 64] >> gfn % 64 & 1)
 		memset(p, 0, PAGE);
 	in->seen[gfn / 64] |= 1ull << gfn % 64;
 	return 0;
