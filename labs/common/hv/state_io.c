@@ -39,6 +39,17 @@ bool state_check(struct state_io *io, bool rule, const char *fmt, ...)
 	return false;
 }
 
+void state_fail(struct state_io *io, const char *fmt, ...)
+{
+	va_list args;
+
+	if (state_failed(io))
+		return;
+	va_start(args, fmt);
+	vsnprintf(io->err, sizeof io->err, fmt, args);
+	va_end(args);
+}
+
 int state_end(struct state_io *io)
 {
 	state_check(io, io->at == io->len, "%zu bytes are left over", io->len - io->at);
@@ -59,7 +70,7 @@ static bool grow(struct state_io *io, size_t n)
 	size_t room = (io->len + n) * 2;
 	uint8_t *data = realloc(io->data, room);
 	if (!data) {
-		snprintf(io->err, sizeof io->err, "there is not enough memory to save %s", io->what);
+		state_fail(io, "there is not enough memory to save %s", io->what);
 		return false;
 	}
 	io->data = data;

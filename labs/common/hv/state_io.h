@@ -45,6 +45,8 @@ static inline bool state_failed(const struct state_io *io)
 }
 /* Loading: a rule that live state keeps; printf style. Saving: nothing. Returns whether everything is well so far. */
 bool state_check(struct state_io *io, bool rule, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Either direction: it cannot be had, or not be put here (not: it makes no sense), for a reason that is said as a whole sentence. */
+void state_fail(struct state_io *io, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 void state_u8(struct state_io *io, uint8_t *v);
 void state_u16(struct state_io *io, uint16_t *v);
