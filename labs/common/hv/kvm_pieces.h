@@ -24,7 +24,7 @@ enum kvm_piece {
 	PIECE_XSAVE,     /* KVM_GET_XSAVE(2): x87, SSE, AVX, ... */
 	PIECE_DEBUGREGS, /* KVM_GET_DEBUGREGS */
 	PIECE_LAPIC,     /* KVM_GET_LAPIC */
-	PIECE_MSRS,      /* KVM_GET_MSRS: all that KVM_GET_MSR_INDEX_LIST names; the TSC and its deadline are among them */
+	PIECE_MSRS,      /* KVM_GET_MSRS: all that a guest can write; the TSC's deadline is among them, the TSC is not (kvm_clock.c) */
 	PIECE_EVENTS,    /* KVM_GET_VCPU_EVENTS: what is injected, pending, masked */
 	PIECES
 };
@@ -45,10 +45,10 @@ struct kvm_cpu_state {
 
 /* The VM that it belongs to. */
 struct vm *kvm_cpu_vm(struct kvm_cpu *cpu);
-/* Takes or puts one piece. 0, or -errno after vm_stop(): KVM refused. What it refuses of MSRs is named there. */
+/* Takes or puts one piece. 0, or -errno with a sentence in cpu->err: KVM refused. Of MSRs it is said which one. */
 int kvm_piece_take(struct kvm_cpu *cpu, enum kvm_piece piece, struct kvm_cpu_state *state);
 int kvm_piece_put(struct kvm_cpu *cpu, enum kvm_piece piece, const struct kvm_cpu_state *state);
-/* The pieces as bytes of SECTION_CPU. */
+/* The pieces as bytes of SECTION_CPU (kvm_state_io.c). Loading: *state is all zeros before. */
 void kvm_cpu_state_io(struct kvm_cpu_state *state, struct state_io *io);
 
 #endif
