@@ -200,9 +200,13 @@ static bool handle_exit(struct kvm_cpu *c, const struct machine_exit *x)
 	struct vm *vm = c->vm;
 	struct kvm_engine *e = vm->engine_state;
 
+	c->unfinished = false;
 	switch (x->kind) {
 	case MACHINE_IO:
-	case MACHINE_MMIO: handle_access(c, x); break;
+	case MACHINE_MMIO:
+		handle_access(c, x);
+		c->unfinished = true;
+		break;
 	case MACHINE_KICKED:
 		count(vm, "interrupted");
 		if (c->look_due)
@@ -230,6 +234,21 @@ static bool handle_exit(struct kvm_cpu *c, const struct machine_exit *x)
 	return false;
 }
 
+/*
+ * Behind an access to a device KVM waits for the next KVM_RUN to complete the instruction: to load the register with what was read, to
+ * go on with the second half of a long store, to move RIP (KVM API 5, KVM_EXIT_IO and KVM_EXIT_MMIO). A vCPU whose state somebody takes
+ * must not stand there, so it stands still only behind one more KVM_RUN: with immediate_exit that does this much and returns before the
+ * guest runs. It may ask for the next access instead, and then there is again one to finish. Whoever begins to wait for this vCPU later
+ * than this looks kicks it, which is an immediate_exit too.
+ */
+static void look_up(struct kvm_cpu *c)
+{
+	if (!c->unfinished)
+		vm_park(c->vm);
+	else if (c->vm->pauses || c->vm->gdb)
+		c->m.run->immediate_exit = 1;
+}
+
 enum run_result kvm_run_cpu(struct kvm_cpu *c)
 {
 	struct vm *vm = c->vm;
@@ -241,10 +260,10 @@ enum run_result kvm_run_cpu(struct kvm_cpu *c)
 		/* Clear first, look then: a kick in between makes KVM_RUN return at once (see engine_trap.c). */
 		c->m.run->immediate_exit = 0;
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-		vm_park(vm);
+		look_up(c);
 		if (vm->stopping)
 			break;
-		if (vm->gdb && gdbstub_take_interrupt(vm))
+		if (vm->gdb && !c->unfinished && gdbstub_take_interrupt(vm))
 			return RUN_DEBUG;
 		if (e->debug_step)
 			c->m.run->debug.arch.dr7 = NOT_BY_THE_CPU;
@@ -323,4 +342,14 @@ const struct engine_ops engine_kvm = {
 	.set_state = kvm_set_state,
 	.translate = kvm_translate,
 	.set_debug = kvm_set_debug,
+	.state_kind = "kvm",
+	.cpu_io = kvm_cpu_io,
+	.clock_io = kvm_clock_io,
+	.chips_io = kvm_chips_io,
+	.cpuid_table = kvm_cpuid_table,
+	.cpuid_put = kvm_cpuid_put,
+	.log_start = kvm_log_start,
+	.log_fetch = kvm_log_fetch,
+	.log_stop = kvm_log_stop,
+	.log_runs = true,
 };

@@ -1,7 +1,9 @@
 #include "kvm_engine.h"
+#include "kvm_state_io.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -96,4 +98,50 @@ int kvm_io_fd(struct vm *vm, uint64_t gpa, unsigned len, uint32_t value)
 	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct kvm_ioeventfd io = { .datamatch = value, .addr = gpa, .len = len, .fd = fd, .flags = KVM_IOEVENTFD_FLAG_DATAMATCH };
 	return bind_eventfd(vm, fd, KVM_IOEVENTFD, &io);
+}
+
+static int take_chips(struct vm *vm, struct kvm_chips_state *s)
+{
+	static const uint32_t id[] = { KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC };
+	struct kvm_irqchip chip[3];
+
+	for (unsigned i = 0; i < 3; i++) {
+		chip[i] = (struct kvm_irqchip){ .chip_id = id[i] };
+		if (ioctl(vm_fd(vm), KVM_GET_IRQCHIP, &chip[i]) < 0)
+			return -errno;
+	}
+	s->pic[0] = chip[0].chip.pic;
+	s->pic[1] = chip[1].chip.pic;
+	s->ioapic = chip[2].chip.ioapic;
+	return ioctl(vm_fd(vm), KVM_GET_PIT2, &s->pit) < 0 ? -errno : 0;
+}
+
+/*
+ * An interrupt that the IOAPIC holds back is sent anew by KVM_SET_IRQCHIP. It arrives twice if the local APIC has it already: so local
+ * APICs are put back later, as they were. The timer begins its period anew (KVM_SET_PIT2 does not take how much of it was over).
+ */
+static int put_chips(struct vm *vm, const struct kvm_chips_state *s)
+{
+	struct kvm_irqchip chip[] = {
+		{ .chip_id = KVM_IRQCHIP_PIC_MASTER, .chip.pic = s->pic[0] },
+		{ .chip_id = KVM_IRQCHIP_PIC_SLAVE, .chip.pic = s->pic[1] },
+		{ .chip_id = KVM_IRQCHIP_IOAPIC, .chip.ioapic = s->ioapic },
+	};
+
+	for (unsigned i = 0; i < 3; i++)
+		if (ioctl(vm_fd(vm), KVM_SET_IRQCHIP, &chip[i]) < 0)
+			return -errno;
+	return ioctl(vm_fd(vm), KVM_SET_PIT2, &s->pit) < 0 ? -errno : 0;
+}
+
+void kvm_chips_io(struct vm *vm, struct state_io *io)
+{
+	struct kvm_chips_state s = { 0 };
+	int err = io->loading ? 0 : take_chips(vm, &s);
+
+	kvm_chips_state_io(&s, io);
+	if (io->loading && !state_failed(io))
+		err = put_chips(vm, &s);
+	if (err)
+		state_fail(io, "KVM refuses the state of its interrupt controllers: %s", strerror(-err));
 }

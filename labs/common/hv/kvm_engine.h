@@ -17,6 +17,11 @@ struct kvm_cpu {
 	pthread_t thread;
 	bool started; /* thread is valid; vCPU 0 runs on the thread that calls run() */
 
+	/* KVM waits for the end of an access that hv has carried out: only behind the next KVM_RUN are the registers those of a guest
+	 * between two instructions. */
+	bool unfinished;
+	char err[160]; /* why a piece of its state was refused (kvm_pieces.h) */
+
 	volatile bool look_due;
 	/* How often one after another it was found unable to go on by itself, and in which round of looks at last. */
 	unsigned dead_times, dead_round;
@@ -32,6 +37,7 @@ struct kvm_engine {
 	bool int3_exits; /* a breakpoint's int3 comes back to hv; otherwise breakpoints are found by single-stepping */
 	bool debug_step; /* the debugger asked for one instruction */
 	bool stepping;   /* KVM single-steps, for that or to find breakpoints */
+	uint64_t *dirty; /* room for KVM's dirty log, while there is one */
 };
 
 /* Runs a vCPU on the calling thread until the VM stops or the debugger wants it (engine_kvm.c). */
@@ -44,6 +50,16 @@ int kvm_create_chips(struct machine *m);
 void kvm_irq_line(struct vm *vm, unsigned irq, bool level);
 int kvm_irq_fd(struct vm *vm, unsigned gsi);
 int kvm_io_fd(struct vm *vm, uint64_t gpa, unsigned len, uint32_t value);
+void kvm_chips_io(struct vm *vm, struct state_io *io);
+
+/* --- kvm_clock.c, kvm_move.c: contracts in struct engine_ops --- */
+void kvm_clock_io(struct vm *vm, struct state_io *io);
+void kvm_cpu_io(struct vm *vm, unsigned cpu, struct state_io *io);
+int kvm_cpuid_table(struct vm *vm, struct cpuid_table *out);
+int kvm_cpuid_put(struct vm *vm, const struct cpuid_table *seen);
+int kvm_log_start(struct vm *vm);
+int kvm_log_fetch(struct vm *vm, uint64_t *bitmap);
+void kvm_log_stop(struct vm *vm);
 
 /* --- kvm_smp.c --- */
 /* Makes vCPUs 1 to ncpus - 1 of the machine that has vCPU 0. They wait for the guest's INIT and SIPI (SDM vol. 3, 8.4). 0 or -errno
