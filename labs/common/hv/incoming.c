@@ -87,6 +87,8 @@ static int check_cpuid(struct vm *vm, struct stream *s, const struct section *se
 		err = stream_fail(s, EPROTO, "this engine does not know what the guest's CPUID answers");
 	else if (cpuid_covers(have, seen, why, sizeof why))
 		err = stream_fail(s, EPROTO, "%s", why);
+	else if (vm->engine->cpuid_put && vm->engine->cpuid_put(vm, seen))
+		err = stream_fail(s, EPROTO, "KVM does not take what the guest's CPUID answers");
 	free(seen);
 	return err;
 }
