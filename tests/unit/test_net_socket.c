@@ -1,6 +1,7 @@
-// sources: netback.c net_options.c net_socket.c net_tap.c net_user.c loop.c clock.c
+// sources: netback.c net_options.c net_socket.c control_path.c net_tap.c net_user.c loop.c clock.c
 /* The socket between two VMs: who comes first and who comes back, and peers that mean harm. */
 #define _GNU_SOURCE
+#include "control_path.h"
 #include "netback_fixture.h"
 
 #include <errno.h>
@@ -184,6 +185,117 @@ static void socket_waits(void **state)
 	closed(nb);
 }
 
+static void *listen_late(void *fd)
+{
+	usleep(50000);
+	assert_int_equal(listen(*(int *)fd, 1), 0);
+	close(((int *)fd)[1]); /* the lock */
+	return NULL;
+}
+
+/* A socket at which nobody listens yet is not one that was left behind. */
+static void socket_of_one_that_just_comes(void **state)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd[2] = { socket(AF_UNIX, SOCK_SEQPACKET, 0), control_lock(path) };
+	pthread_t thread;
+
+	(void)state;
+	strcpy(addr.sun_path, path);
+	assert_true(fd[1] >= 0);
+	assert_int_equal(bind(fd[0], (struct sockaddr *)&addr, sizeof addr), 0);
+	pthread_create(&thread, NULL, listen_late, fd);
+	struct netback *nb = cable();
+	pthread_join(thread, NULL);
+	assert_non_null(nb);
+	assert_true(nb->link);
+	closed(nb);
+	close(fd[0]);
+}
+
+/* Another VM, with a loop of its own. */
+struct vm_side {
+	pthread_mutex_t lock;
+	struct loop loop;
+	pthread_barrier_t *start;
+	struct netback *nb;
+	bool link;
+};
+
+static bool side_receive(void *opaque, const uint8_t *frame, size_t len)
+{
+	(void)opaque, (void)frame, (void)len;
+	return true;
+}
+static void side_unblocked(void *opaque)
+{
+	(void)opaque;
+}
+static void side_link(void *opaque, bool up)
+{
+	((struct vm_side *)opaque)->link = up;
+}
+
+static void *come(void *opaque)
+{
+	static const struct netback_user user = { side_receive, side_unblocked, side_link };
+	struct vm_side *side = opaque;
+	struct net_options o = { .kind = NET_SOCKET, .mtu = NET_MTU_DEFAULT };
+	char why[200];
+	int error;
+
+	strcpy(o.name, path);
+	pthread_mutex_lock(&side->lock);
+	pthread_barrier_wait(side->start);
+	side->nb = netback_open(&side->loop, &o, &user, side, &error, why, sizeof why);
+	pthread_mutex_unlock(&side->lock);
+	return NULL;
+}
+
+static bool both_linked(struct vm_side *side)
+{
+	bool linked = true;
+
+	for (unsigned i = 0; i < 2; i++) {
+		pthread_mutex_lock(&side[i].lock);
+		linked &= side[i].nb && side[i].link;
+		pthread_mutex_unlock(&side[i].lock);
+	}
+	return linked;
+}
+
+/* Two VMs that are started at the same moment: one listens, the other one connects. */
+static void socket_two_at_once(void **state)
+{
+	(void)state;
+	for (unsigned round = 0; round < 200; round++) {
+		struct vm_side side[2] = { 0 };
+		pthread_barrier_t start;
+		pthread_t thread[2];
+
+		pthread_barrier_init(&start, NULL, 2);
+		for (unsigned i = 0; i < 2; i++) {
+			side[i].start = &start;
+			pthread_mutex_init(&side[i].lock, NULL);
+			assert_int_equal(loop_init(&side[i].loop, &side[i].lock) || loop_start(&side[i].loop), 0);
+			pthread_create(&thread[i], NULL, come, &side[i]);
+		}
+		for (unsigned i = 0; i < 2; i++)
+			pthread_join(thread[i], NULL);
+		for (unsigned i = 0; !both_linked(side) && i < 2000; i++)
+			usleep(1000);
+		assert_true(both_linked(side));
+		for (unsigned i = 0; i < 2; i++) {
+			pthread_mutex_lock(&side[i].lock);
+			netback_close(side[i].nb);
+			pthread_mutex_unlock(&side[i].lock);
+			loop_stop(&side[i].loop);
+			loop_destroy(&side[i].loop);
+		}
+		pthread_barrier_destroy(&start);
+	}
+}
+
 static void socket_path_that_is_a_file(void **state)
 {
 	int fd = open(path, O_CREAT | O_WRONLY, 0600);
@@ -204,6 +316,8 @@ int main(void)
 		TEST(socket_with_a_hostile_peer),
 		TEST(socket_with_descriptors),
 		TEST(socket_waits),
+		TEST(socket_of_one_that_just_comes),
+		TEST(socket_two_at_once),
 		TEST(socket_path_that_is_a_file),
 	};
 	return cmocka_run_group_tests_name("net socket", tests, make_directory, remove_directory);

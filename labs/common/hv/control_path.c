@@ -13,6 +13,9 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#define LOCK_MS 5000 /* longer than anybody needs who looks whether a socket is alive */
+#define LOCK_ELSEWHERE_MS 100
+
 bool control_name_valid(const char *name)
 {
 	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
@@ -94,9 +97,15 @@ int control_lock(const char *path)
 
 	snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd >= 0 && (fstat(fd, &st) || st.st_uid != geteuid() || st.st_mode & 022 || flock(fd, LOCK_EX))) {
-		close(fd);
-		fd = -1;
+	if (fd < 0)
+		return -1;
+	bool ours = !fstat(fd, &st) && st.st_uid == geteuid() && !(st.st_mode & 022);
+	for (unsigned ms = ours ? LOCK_MS : LOCK_ELSEWHERE_MS; flock(fd, LOCK_EX | LOCK_NB); ms--) {
+		if (!ms || errno != EWOULDBLOCK) {
+			close(fd);
+			return -1;
+		}
+		usleep(1000);
 	}
 	return fd;
 }

@@ -32,8 +32,9 @@ int control_address(const char *path, struct sockaddr_un *addr, char *err, size_
 int control_connect(const struct sockaddr_un *addr, unsigned seconds);
 
 /*
- * Holds off other programs that would make or remove a socket in the directory of path, until the descriptor is closed. Only where the
- * directory is ours: elsewhere anybody could hold us off. -1 then, which need not be closed.
+ * Holds off other programs that would make or remove a socket in the directory of path, until the descriptor is closed. Waits for them,
+ * but not for ever, and only a tenth of a second where the directory is not ours alone and anybody could hold us off. Then, and where
+ * directories cannot be locked, -1, which need not be closed: the caller goes on without.
  */
 int control_lock(const char *path);
 

@@ -6,6 +6,7 @@
  * that does not read stops the guest's sending, not hv.
  */
 #define _GNU_SOURCE /* accept4 */
+#include "control_path.h"
 #include "netback.h"
 
 #include <errno.h>
@@ -169,8 +170,9 @@ static void remove_stale(const char *path)
 		unlink(path);
 }
 
-/* Connects, or listens when nobody does. 0 or -errno. */
-static int join(struct net_socket *s)
+/* Connects, or listens when nobody does. 0 or -errno. With the lock, because a socket that refuses may have been made just now by somebody
+ * who will listen in a moment, and what two find to be stale only one must remove. */
+static int join_locked(struct net_socket *s)
 {
 	const struct sockaddr *addr = (struct sockaddr *)&s->addr;
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), error = 0;
@@ -191,6 +193,15 @@ static int join(struct net_socket *s)
 		close(fd);
 	else
 		s->listen_fd = fd;
+	return error;
+}
+
+static int join(struct net_socket *s)
+{
+	int lock = control_lock(s->addr.sun_path), error = join_locked(s);
+
+	if (lock >= 0)
+		close(lock);
 	return error;
 }
 
@@ -215,8 +226,8 @@ static void net_socket_close(struct netback *nb)
 	}
 	if (s->listen_fd >= 0) {
 		loop_fd_remove(nb->loop, s->listen_fd);
+		unlink(s->addr.sun_path); /* first, or it could be the next one's already */
 		close(s->listen_fd);
-		unlink(s->addr.sun_path);
 	}
 	free(s->out);
 	free(s);
