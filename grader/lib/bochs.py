@@ -12,7 +12,7 @@ import subprocess
 
 from bzimage import HEADER, cached_vmlinux, setup_header
 from elf import PT_LOAD, Elf
-from machine import LEAVE_OUT, HostDied, Machine, find_compiler
+from machine import QUICK, HostDied, Machine, find_compiler
 from made import made
 from model import GraderError
 
@@ -21,8 +21,8 @@ MEMORY_MIB = 512
 # must do something for each tick of a timer gets as far between two of them as it does on a slow real machine.
 IPS = 100_000_000
 APPEND = (
-    "console=ttyS0,115200 quiet loglevel=1 panic=-1 oops=panic reboot=t mitigations=off nokaslr acpi=off pci=off lpj=1000000 "
-    "random.trust_cpu=on rcupdate.rcu_expedited=1 channel=parallel " + LEAVE_OUT
+    "console=ttyS0,115200 quiet loglevel=1 panic=-1 oops=panic reboot=t acpi=off pci=off lpj=1000000 "
+    "random.trust_cpu=on channel=parallel " + QUICK
 )
 
 # Debian's Bochs has its debugger built in, which waits for a command (`c`) before it starts. The term interface is the only one that
