@@ -30,15 +30,18 @@ static int breakpoints_put(struct hvm *h, const uint64_t *dr)
 	return ioctl(h->m.vcpu_fd, KVM_SET_DEBUGREGS, &d) < 0 ? -errno : 0;
 }
 
-/* An event whose delivery was interrupted is one that waits. Not both at once: with h->again set, nothing that is done about an exit raises an
- * exception, because hvm_deliver() takes it out of there first. */
+/* An event whose delivery was interrupted is one that waits. Not both at once: with h->again set, nothing that is done about an exit
+ * raises an exception, because hvm_deliver() takes it out of there first. */
 static void take_interrupted(const struct hvm *h, struct vcpu *v)
 {
 	const struct hvm_event *e = &h->again;
 
 	if (e->valid && !v->event.pending)
-		v->event = (struct event){ .pending = true, .kind = e->type == HVM_EXT_INTR ? EVENT_INTERRUPT : EVENT_EXCEPTION,
-					   .vector = e->vector, .has_error = e->has_error, .error = e->error };
+		v->event = (struct event){ .pending = true,
+					   .kind = e->type == HVM_EXT_INTR ? EVENT_INTERRUPT : EVENT_EXCEPTION,
+					   .vector = e->vector,
+					   .has_error = e->has_error,
+					   .error = e->error };
 }
 
 /* Back to where it came from. An exception may as well be one that hv has raised. */
@@ -48,7 +51,9 @@ static void put_interrupted(struct hvm *h, struct vcpu *v)
 
 	if (!e->pending || (e->kind == EVENT_EXCEPTION && e->vector != VEC_NMI))
 		return;
-	h->again = (struct hvm_event){ .valid = true, .type = e->kind == EVENT_INTERRUPT ? HVM_EXT_INTR : HVM_NMI, .vector = e->vector };
+	h->again = (struct hvm_event){ .valid = true,
+				       .type = e->kind == EVENT_INTERRUPT ? HVM_EXT_INTR : HVM_NMI,
+				       .vector = e->vector };
 	if (h->again.type == HVM_NMI) /* no second one before this one's IRET */
 		h->nmi_blocked = true;
 	v->event = (struct event){ 0 };
@@ -98,7 +103,9 @@ static struct machine_slot slot_of(const struct hvm *h, uint64_t *first)
 	uint64_t before = vm->neighbour.index * vm->mem.size;
 
 	*first = before / PAGE;
-	return (struct machine_slot){ .slot = HVM_GUEST_SLOT, .ma = h->guest_ma - before, .hva = vm->mem.hva - before,
+	return (struct machine_slot){ .slot = HVM_GUEST_SLOT,
+				      .ma = h->guest_ma - before,
+				      .hva = vm->mem.hva - before,
 				      .size = vm->neighbour.block ? 2 * vm->mem.size : vm->mem.size };
 }
 

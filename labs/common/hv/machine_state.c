@@ -97,7 +97,8 @@ static bool tsc_set_khz(const struct machine *m, uint64_t khz)
 	if (apart * 1000000 <= khz * TSC_PPM)
 		return true;
 	/* Without scaling KVM accepts a faster counter, too, and then only corrects it now and then. */
-	return ioctl(m->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0 && !ioctl(m->vcpu_fd, KVM_SET_TSC_KHZ, (unsigned long)khz);
+	return ioctl(m->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0 &&
+	       !ioctl(m->vcpu_fd, KVM_SET_TSC_KHZ, (unsigned long)khz);
 }
 
 static uint64_t cycles(uint64_t ns, uint64_t khz)
@@ -115,10 +116,12 @@ void machine_clock_io(struct vm *vm, struct state_io *io)
 	STATE(io, khz);
 	STATE(io, tsc);
 	/* A host that does not know its counter's speed says 0: it may go on where that is all that is known, too. */
-	if (!io->loading || !state_check(io, khz < 1ull << 32, "its time stamp counter runs at %llu kHz", (unsigned long long)khz))
+	if (!io->loading ||
+	    !state_check(io, khz < 1ull << 32, "its time stamp counter runs at %llu kHz", (unsigned long long)khz))
 		return;
 	if (!state_check(io, tsc_set_khz(m, khz),
-			 "the guest's time stamp counter runs at %llu kHz, the one here at %llu kHz, and this machine cannot change that",
+			 "the guest's time stamp counter runs at %llu kHz, the one here at %llu kHz, and this machine "
+			 "cannot change that",
 			 (unsigned long long)khz, (unsigned long long)tsc_khz(m)))
 		return;
 	trap_set_tsc(&vm->vcpu, tsc + cycles(vm->gap_ns, khz));
@@ -129,17 +132,27 @@ void machine_clock_io(struct vm *vm, struct state_io *io)
 /* The slot as it is; only its flags change (KVM API 4.35). */
 static int set_flags(const struct machine *m, const struct machine_slot *s, uint32_t flags)
 {
-	struct kvm_userspace_memory_region r = { .slot = s->slot, .flags = flags, .guest_phys_addr = s->ma, .memory_size = s->size,
+	struct kvm_userspace_memory_region r = { .slot = s->slot,
+						 .flags = flags,
+						 .guest_phys_addr = s->ma,
+						 .memory_size = s->size,
 						 .userspace_addr = (uintptr_t)s->hva };
 
 	return ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, &r) < 0 ? -errno : 0;
 }
 
-int machine_log_start(const struct machine *m, const struct machine_slot *s) { return set_flags(m, s, KVM_MEM_LOG_DIRTY_PAGES); }
+int machine_log_start(const struct machine *m, const struct machine_slot *s)
+{
+	return set_flags(m, s, KVM_MEM_LOG_DIRTY_PAGES);
+}
 
-void machine_log_stop(const struct machine *m, const struct machine_slot *s) { set_flags(m, s, 0); }
+void machine_log_stop(const struct machine *m, const struct machine_slot *s)
+{
+	set_flags(m, s, 0);
+}
 
-int machine_log_fetch(const struct machine *m, const struct machine_slot *s, uint64_t first, uint64_t pages, uint64_t *bitmap)
+int machine_log_fetch(const struct machine *m, const struct machine_slot *s, uint64_t first, uint64_t pages,
+		      uint64_t *bitmap)
 {
 	uint64_t *log = calloc(s->size / PAGE / 64 + 1, sizeof *log);
 	struct kvm_dirty_log get = { .slot = s->slot, .dirty_bitmap = log };

@@ -41,6 +41,7 @@ struct machine_slot {
 int machine_log_start(const struct machine *m, const struct machine_slot *s);
 void machine_log_stop(const struct machine *m, const struct machine_slot *s);
 /* Sets the bits of `pages` pages from the slot's page `first` on that were written; the whole slot's log begins anew. */
-int machine_log_fetch(const struct machine *m, const struct machine_slot *s, uint64_t first, uint64_t pages, uint64_t *bitmap);
+int machine_log_fetch(const struct machine *m, const struct machine_slot *s, uint64_t first, uint64_t pages,
+		      uint64_t *bitmap);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * The trap engine's hooks for saving and migration. The VM stands in vm_park(): the guest is between two entries, so struct vcpu is its state
- * but for what the machine's own registers hold of it (bases of FS and GS, the FPU).
+ * The trap engine's hooks for saving and migration. The VM stands in vm_park(): the guest is between two entries, so struct vcpu is its
+ * state but for what the machine's own registers hold of it (bases of FS and GS, the FPU).
  */
 #include "trap_state.h"
 #include "vcpu_state.h"

@@ -8,7 +8,8 @@
 
 void vcpu_state_of(struct vm *vm, struct vcpu_state *s)
 {
-	*s = (struct vcpu_state){ .cpu = vm->vcpu, .flat = !vm->all_modes && !vm->shadow,
+	*s = (struct vcpu_state){ .cpu = vm->vcpu,
+				  .flat = !vm->all_modes && !vm->shadow,
 				  .patched = !vm->all_modes && vm->opt.patch };
 }
 
@@ -101,17 +102,17 @@ static void fields_io(struct vcpu *v, struct state_io *io)
 
 /* --- what no CPU can be in --------------------------------------------------------------------------------------------------------- */
 
-/* Control registers. The validators ask whether an instruction might set them in the guest's present mode: here each is asked whether it may
- * stay what it is, so LMA and PG, which set each other, are looked at beside that. (SDM vol. 3, 2.5, 9.8.5, 26.3.1.1) */
+/* Control registers. The validators ask whether an instruction might set them in the guest's present mode: here each is asked whether it
+ * may stay what it is, so LMA and PG, which set each other, are looked at beside that. (SDM vol. 3, 2.5, 9.8.5, 26.3.1.1) */
 static bool check_control(const struct vcpu *v, struct state_io *io)
 {
 	bool lma = v->efer & EFER_LMA, long_mode = (v->efer & EFER_LME) && (v->cr0 & CR0_PG);
 
-	return state_check(io, !(v->cr0 & ~CR0_DEFINED) && (v->cr0 & CR0_ET) && cr_value_valid(v, 0, v->cr0), "CR0 is 0x%llx",
-			   (unsigned long long)v->cr0) &&
+	return state_check(io, !(v->cr0 & ~CR0_DEFINED) && (v->cr0 & CR0_ET) && cr_value_valid(v, 0, v->cr0),
+			   "CR0 is 0x%llx", (unsigned long long)v->cr0) &&
 	       state_check(io, msr_value_valid(v, MSR_EFER, v->efer) && lma == long_mode && (!lma || (v->cr4 & CR4_PAE)),
-			   "EFER is 0x%llx with CR0 0x%llx and CR4 0x%llx", (unsigned long long)v->efer, (unsigned long long)v->cr0,
-			   (unsigned long long)v->cr4) &&
+			   "EFER is 0x%llx with CR0 0x%llx and CR4 0x%llx", (unsigned long long)v->efer,
+			   (unsigned long long)v->cr0, (unsigned long long)v->cr4) &&
 	       state_check(io, cr_value_valid(v, 4, v->cr4), "CR4 is 0x%llx, and this machine's guests may set 0x%llx",
 			   (unsigned long long)v->cr4, (unsigned long long)trap_cr4_allowed(v)) &&
 	       state_check(io, cr_value_valid(v, 3, v->cr3), "CR3 is 0x%llx", (unsigned long long)v->cr3) &&
@@ -120,13 +121,15 @@ static bool check_control(const struct vcpu *v, struct state_io *io)
 
 static bool check_msrs(const struct vcpu *v, struct state_io *io)
 {
-	static const uint32_t index[] = { MSR_LSTAR, MSR_CSTAR, MSR_KERNEL_GS_BASE, MSR_FS_BASE, MSR_GS_BASE, MSR_SYSENTER_ESP,
-					  MSR_SYSENTER_EIP, MSR_PAT, MSR_APIC_BASE };
+	static const uint32_t index[] = { MSR_LSTAR,	    MSR_CSTAR,	 MSR_KERNEL_GS_BASE,
+					  MSR_FS_BASE,	    MSR_GS_BASE, MSR_SYSENTER_ESP,
+					  MSR_SYSENTER_EIP, MSR_PAT,	 MSR_APIC_BASE };
 
 	for (unsigned i = 0; i < sizeof index / sizeof *index; i++) {
 		uint64_t value = *msr_register((struct vcpu *)v, index[i]);
 
-		if (!state_check(io, msr_value_valid(v, index[i], value), "MSR 0x%x is 0x%llx", index[i], (unsigned long long)value))
+		if (!state_check(io, msr_value_valid(v, index[i], value), "MSR 0x%x is 0x%llx", index[i],
+				 (unsigned long long)value))
 			return false;
 	}
 	return true;
@@ -158,10 +161,8 @@ static bool code_or_data_valid(const struct vcpu *v, unsigned n)
 		if ((v->efer & EFER_LMA) && (s->attr & SEG_L) && (s->attr & SEG_DB))
 			return false;
 		return !protected || !code || (s->attr & TYPE_CONFORMING ? dpl <= v->cpl : dpl == v->cpl);
-	case SS:
-		return !code && (s->attr & TYPE_RW);
-	default:
-		return !code || (s->attr & TYPE_RW);
+	case SS: return !code && (s->attr & TYPE_RW);
+	default: return !code || (s->attr & TYPE_RW);
 	}
 }
 
@@ -182,11 +183,14 @@ static bool check_segments(const struct vcpu *v, struct state_io *io)
 	unsigned type = tr->attr & SEG_TYPE & ~TYPE_BUSY;
 	bool task = (tr->attr & SEG_P) && !(tr->attr & SEG_S) && (type == 9 || (type == 1 && !(v->efer & EFER_LMA)));
 	bool table = !(ldtr->attr & SEG_P) || (ldtr->attr & (SEG_S | SEG_TYPE)) == 2;
-	return state_check(io, task && !(tr->attr & ~0xf0ff) && limit_fits(tr) && canonical(tr->base), "TR has attributes 0x%x, limit 0x%x",
-			   tr->attr, tr->limit) &&
-	       state_check(io, table && !(ldtr->attr & ~0xf0ff) && (!(ldtr->attr & SEG_P) || limit_fits(ldtr)) && canonical(ldtr->base),
+	return state_check(io, task && !(tr->attr & ~0xf0ff) && limit_fits(tr) && canonical(tr->base),
+			   "TR has attributes 0x%x, limit 0x%x", tr->attr, tr->limit) &&
+	       state_check(io,
+			   table && !(ldtr->attr & ~0xf0ff) && (!(ldtr->attr & SEG_P) || limit_fits(ldtr)) &&
+				   canonical(ldtr->base),
 			   "LDTR has attributes 0x%x, limit 0x%x", ldtr->attr, ldtr->limit) &&
-	       state_check(io, canonical(v->gdtr.base) && canonical(v->idtr.base), "GDTR or IDTR has an address that is not canonical");
+	       state_check(io, canonical(v->gdtr.base) && canonical(v->idtr.base),
+			   "GDTR or IDTR has an address that is not canonical");
 }
 
 /* The privilege level: none in real mode, 3 in virtual-8086 mode (SDM vol. 3, 20.1, 20.2), which does not exist in long mode. */
@@ -194,27 +198,28 @@ static bool check_level(const struct vcpu *v, struct state_io *io)
 {
 	bool vm86 = v->rflags & FLAG_VM;
 
-	return state_check(io, v->cpl <= 3 && (v->cr0 & CR0_PE || !v->cpl) && (!vm86 || v->cpl == 3), "its CPL is %u with CR0 0x%llx", v->cpl,
-			   (unsigned long long)v->cr0) &&
+	return state_check(io, v->cpl <= 3 && (v->cr0 & CR0_PE || !v->cpl) && (!vm86 || v->cpl == 3),
+			   "its CPL is %u with CR0 0x%llx", v->cpl, (unsigned long long)v->cr0) &&
 	       state_check(io, (v->seg[SS].attr & SEG_DPL) >> 5 == v->cpl, "SS is a stack of level %u, and the CPL is %u",
 			   (v->seg[SS].attr & SEG_DPL) >> 5, v->cpl) &&
 	       state_check(io, !(v->rflags & ~FLAGS_DEFINED) && (v->rflags & FLAG_FIXED), "RFLAGS is 0x%llx",
 			   (unsigned long long)v->rflags) &&
-	       state_check(io, !vm86 || ((v->cr0 & CR0_PE) && !(v->efer & EFER_LMA)), "RFLAGS says virtual-8086 mode, CR0 and EFER do not");
+	       state_check(io, !vm86 || ((v->cr0 & CR0_PE) && !(v->efer & EFER_LMA)),
+			   "RFLAGS says virtual-8086 mode, CR0 and EFER do not");
 }
 
 static bool check_debug(const struct vcpu *v, struct state_io *io)
 {
-	return state_check(io, v->dr[6] == dr_value(6, v->dr[6]) && v->dr[7] == dr_value(7, v->dr[7]), "DR6 is 0x%llx, DR7 0x%llx",
-			   (unsigned long long)v->dr[6], (unsigned long long)v->dr[7]);
+	return state_check(io, v->dr[6] == dr_value(6, v->dr[6]) && v->dr[7] == dr_value(7, v->dr[7]),
+			   "DR6 is 0x%llx, DR7 0x%llx", (unsigned long long)v->dr[6], (unsigned long long)v->dr[7]);
 }
 
 /* Exceptions, and those with an error code (SDM vol. 3, table 6-1). */
 #define VECTORS_WITH_ERROR \
 	(1u << VEC_DF | 1u << VEC_TS | 1u << VEC_NP | 1u << VEC_SS | 1u << VEC_GP | 1u << VEC_PF | 1u << VEC_AC)
-#define VECTORS                                                                                                                        \
-	(VECTORS_WITH_ERROR | 1u << VEC_DE | 1u << VEC_DB | 1u << VEC_NMI | 1u << VEC_BP | 1u << VEC_OF | 1u << VEC_BR | 1u << VEC_UD | \
-	 1u << VEC_NM | 1u << VEC_MF | 1u << VEC_XM)
+#define VECTORS                                                                                                          \
+	(VECTORS_WITH_ERROR | 1u << VEC_DE | 1u << VEC_DB | 1u << VEC_NMI | 1u << VEC_BP | 1u << VEC_OF | 1u << VEC_BR | \
+	 1u << VEC_UD | 1u << VEC_NM | 1u << VEC_MF | 1u << VEC_XM)
 
 /* What waits to be delivered. Software interrupts never wait: INT n is delivered while it is carried out, or has not happened. */
 static bool event_valid(const struct vcpu *v)
@@ -231,8 +236,7 @@ static bool event_valid(const struct vcpu *v)
 		       e->has_error == ((v->cr0 & CR0_PE) && VECTORS_WITH_ERROR >> e->vector & 1);
 	case EVENT_INTERRUPT: /* it was accepted, so the guest took interrupts */
 		return !e->has_error && (v->rflags & FLAG_IF);
-	default:
-		return false;
+	default: return false;
 	}
 }
 
@@ -241,8 +245,8 @@ static bool check_flow(const struct vcpu *v, struct state_io *io)
 	bool rip = insn_mode(v) != 64 ? !(v->rip >> 32) : canonical(v->rip) || v->event.pending;
 
 	return state_check(io, rip, "RIP is 0x%llx", (unsigned long long)v->rip) &&
-	       state_check(io, event_valid(v), "an event of kind %u, vector %u, error code 0x%x waits", (unsigned)v->event.kind,
-			   v->event.vector, v->event.error) &&
+	       state_check(io, event_valid(v), "an event of kind %u, vector %u, error code 0x%x waits",
+			   (unsigned)v->event.kind, v->event.vector, v->event.error) &&
 	       state_check(io, !v->halted || !v->event.pending, "it is halted, and an event waits");
 }
 
@@ -253,11 +257,13 @@ static bool check_trap(const struct vcpu_state *s, struct state_io *io)
 {
 	const struct vcpu *v = &s->cpu;
 
-	return state_check(io, v->efer & EFER_LMA,
-			   "the guest is in %s mode, and the trap engine runs 64-bit code only; --engine hvm goes on with it",
-			   v->cr0 & CR0_PE ? "protected" : "real") &&
+	return state_check(
+		       io, v->efer & EFER_LMA,
+		       "the guest is in %s mode, and the trap engine runs 64-bit code only; --engine hvm goes on with it",
+		       v->cr0 & CR0_PE ? "protected" : "real") &&
 	       state_check(io, v->seg[CS].attr & SEG_L,
-			   "the guest runs 16- or 32-bit code, and the trap engine 64-bit code only; --engine hvm goes on with it") &&
+			   "the guest runs 16- or 32-bit code, and the trap engine 64-bit code only; --engine hvm goes on "
+			   "with it") &&
 	       state_check(io, !s->nmi_pending, "an NMI waits, and the trap engine has none; --engine hvm goes on with it");
 }
 
@@ -267,10 +273,11 @@ static bool check_memory(const struct vcpu_state *s, struct state_io *io)
 	const struct vm *vm = s->cpu.vm;
 	bool flat = !vm->all_modes && !vm->shadow;
 
-	return state_check(io, s->flat == flat || ((s->cpu.efer & EFER_LMA) && flat_equivalent(&s->cpu)),
-			   flat ? "its page tables count where it comes from, and are not one to one; without --shadow the trap engine "
-				  "ignores them"
-				: "its page tables did not count where it comes from (trap without --shadow), and are not one to one");
+	return state_check(
+		io, s->flat == flat || ((s->cpu.efer & EFER_LMA) && flat_equivalent(&s->cpu)),
+		flat ? "its page tables count where it comes from, and are not one to one; without --shadow the trap engine "
+		       "ignores them"
+		     : "its page tables did not count where it comes from (trap without --shadow), and are not one to one");
 }
 
 static void check(const struct vcpu_state *s, struct state_io *io)
@@ -283,17 +290,21 @@ static void check(const struct vcpu_state *s, struct state_io *io)
 	/* What this engine cannot run comes first: the other rules ask as if it could. */
 	if (!vm->all_modes && !check_trap(s, io))
 		return;
-	if (!state_check(io, !vm->shadow || (v->efer & EFER_LMA),
-			 "the guest runs without page tables of four levels, and Lab 2's shadows are made of such tables only"))
+	if (!state_check(
+		    io, !vm->shadow || (v->efer & EFER_LMA),
+		    "the guest runs without page tables of four levels, and Lab 2's shadows are made of such tables only"))
 		return;
-	if (!check_control(v, io) || !check_level(v, io) || !check_segments(v, io) || !check_msrs(v, io) || !check_debug(v, io) ||
-	    !check_flow(v, io))
+	if (!check_control(v, io) || !check_level(v, io) || !check_segments(v, io) || !check_msrs(v, io) ||
+	    !check_debug(v, io) || !check_flow(v, io))
 		return;
-	if (!state_check(io, v->msr.apic_base == vm->lapic.base, "the CPU and its local APIC do not agree where the APIC is"))
+	if (!state_check(io, v->msr.apic_base == vm->lapic.base,
+			 "the CPU and its local APIC do not agree where the APIC is"))
 		return;
-	if (!state_check(io, s->patched == (!vm->all_modes && vm->opt.patch),
-			 s->patched ? "the guest's image was patched for the trap engine: only trap with --patch on goes on with it"
-				    : "--patch on is of no use to a guest whose image was not patched"))
+	if (!state_check(
+		    io, s->patched == (!vm->all_modes && vm->opt.patch),
+		    s->patched
+			    ? "the guest's image was patched for the trap engine: only trap with --patch on goes on with it"
+			    : "--patch on is of no use to a guest whose image was not patched"))
 		return;
 	check_memory(s, io);
 }

@@ -15,8 +15,8 @@ struct vcpu_state {
 	struct vcpu cpu;  /* cpu.vm: the VM that it is, or is to be */
 	bool nmi_pending; /* cpu.event: what was on its way into the guest, an NMI as exception 2 */
 	bool nmi_blocked; /* it is in its NMI handler */
-	bool flat;        /* the guest's page tables do not count: trap without shadow paging */
-	bool patched;     /* its image is one that trap's --patch has changed */
+	bool flat;	  /* the guest's page tables do not count: trap without shadow paging */
+	bool patched;	  /* its image is one that trap's --patch has changed */
 	struct fpu_state fpu;
 };
 
