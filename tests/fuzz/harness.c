@@ -247,7 +247,7 @@ static void start(void)
 	uint8_t *all = mmap(NULL, 3 * MEMORY, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (all == MAP_FAILED || mprotect(all + MEMORY, MEMORY, PROT_READ | PROT_WRITE) || loop_init(&vm.loop, &vm.lock))
 		abort();
-	vm.mem = (struct guest_mem){ all + MEMORY, MEMORY };
+	vm.mem = (struct guest_mem){ .hva = all + MEMORY, .size = MEMORY };
 	bus_init(&vm.pio, "port");
 	bus_init(&vm.mmio, "address");
 	fuzz_create(&vm);

@@ -229,7 +229,7 @@ static void make(void)
 
 	MUST(reserved != MAP_FAILED && !mprotect(reserved + guard, MEM, PROT_READ | PROT_WRITE));
 	empty_vm();
-	vm.mem = (struct guest_mem){ reserved + guard, MEM };
+	vm.mem = (struct guest_mem){ .hva = reserved + guard, .size = MEM };
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
 	pthread_mutex_init(&vm.lock, &attr);

@@ -93,6 +93,7 @@ static size_t access_memory(struct vm *vm, uint64_t gva, uint8_t *buf, size_t le
 			break;
 		if (buf && write) {
 			memcpy(p, buf + done, n);
+			guest_written(&vm->mem, gpa, n);
 			if (vm->engine->memory_written)
 				vm->engine->memory_written(vm, gpa, n);
 		} else if (buf)
@@ -270,8 +271,10 @@ void gdb_session_stopped(struct gdb_session *s, bool interrupted)
 	for (unsigned i = s->nbreakpoints; i-- > 0;) {
 		struct gdb_breakpoint *b = &s->breakpoint[i];
 		uint8_t *p = b->inserted ? guest_range(&s->vm->mem, b->gpa, 1) : NULL;
-		if (p && *p == INT3)
+		if (p && *p == INT3) {
 			*p = b->original;
+			guest_written(&s->vm->mem, b->gpa, 1);
+		}
 		b->inserted = false;
 	}
 }
@@ -292,6 +295,7 @@ int gdb_session_resume(struct gdb_session *s)
 		b->original = *p;
 		b->inserted = true;
 		*p = INT3;
+		guest_written(&s->vm->mem, b->gpa, 1);
 	}
 	if (!r)
 		r = s->vm->engine->set_debug(s->vm, s->single, s->nbreakpoints > 0);

@@ -145,6 +145,7 @@ static void access_gpa(struct vm *vm, uint64_t gpa, uint8_t *buf, unsigned len, 
 		memcpy(buf, p, len);
 	} else {
 		memcpy(p, buf, len);
+		guest_written(&vm->mem, gpa, len);
 		if (vm->shadow) /* the guest may have meant one of its page tables */
 			shadow_written(&vm->vcpu, gpa, len);
 		else if (vm->engine && vm->engine->memory_written) /* writes may be logged */

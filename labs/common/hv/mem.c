@@ -82,5 +82,6 @@ int guest_write(const struct guest_mem *mem, uint64_t gpa, const void *src, uint
 	if (!p)
 		return -EFAULT;
 	memcpy(p, src, len);
+	guest_written(mem, gpa, len);
 	return 0;
 }

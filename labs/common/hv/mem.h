@@ -24,7 +24,18 @@
 struct guest_mem {
 	uint8_t *hva;  /* host address of gpa 0 */
 	uint64_t size; /* bytes; a multiple of 4 KiB */
+	/* Hears of what hv itself has written there, from whatever thread; NULL: nobody wants to know. Set before the guest runs. */
+	void (*written)(void *opaque, uint64_t gpa, uint64_t len);
+	void *opaque;
 };
+
+/* [gpa, gpa + len) was written through a pointer; guest_write() says so itself. Behind the write, never before it: who copies pages
+ * and asks for this first would miss it. */
+static inline void guest_written(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	if (mem->written)
+		mem->written(mem->opaque, gpa, len);
+}
 
 /* Reserves zeroed memory for a guest. 0, -EINVAL (size out of MEM_MIN..MEM_MAX or not a multiple of 4 KiB), -ENOMEM. */
 int guest_mem_create(struct guest_mem *mem, uint64_t size);

@@ -291,6 +291,19 @@ void virtio_quiesce(struct virtio_dev *d)
 	d->resets++;
 }
 
+/* The part of the rings that the device writes, now that it has. */
+static void ring_written(const struct virtqueue *q)
+{
+	struct vm *vm = q->dev->vm;
+
+	if (virtio_has(q->dev, F_RING_PACKED)) {
+		written_add(vm, q->desc, 16ull * q->size);
+		written_add(vm, q->device, 4); /* its event suppression structure */
+	} else {
+		written_add(vm, q->device, 6 + 8ull * q->size);
+	}
+}
+
 /* --- queues --------------------------------------------------------------------------------------------------------------------- */
 
 int virtqueue_pop(struct virtqueue *q, struct vq_chain *c)
@@ -311,14 +324,17 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c)
 			q->budget -= q->in_kick;
 			q->chains++;
 			q->in_flight++;
-			if (q->armed)
+			if (q->armed) {
 				rings->disarm(q);
+				ring_written(q);
+			}
 			q->armed = false;
 		}
 		if (n || q->armed)
 			return n;
 		/* What came between the last look and this request will not be notified: one more look. */
 		rings->arm(q);
+		ring_written(q);
 		q->armed = true;
 	}
 }
@@ -339,16 +355,12 @@ void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t writ
 		abort();
 	}
 	q->in_flight--;
-	/* And the ring: the used one, or the packed one. */
-	if (virtio_has(q->dev, F_RING_PACKED))
-		written_add(q->dev->vm, q->desc, 16ull * q->size);
-	else
-		written_add(q->dev->vm, q->device, 6 + 8ull * q->size);
 	if (q->dev->vm->opt.watch_used)
 		ring_order_begin(q);
 	virtio_rings(q->dev)->push(q, c, written);
 	if (q->dev->vm->opt.watch_used)
 		ring_order_end(&q->dev->vm->ring_order);
+	ring_written(q);
 }
 
 void virtqueue_push_more(struct virtqueue *q, const struct vq_chain *c, uint32_t written)

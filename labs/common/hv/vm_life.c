@@ -7,6 +7,7 @@
 #include "incoming.h"
 #include "job.h"
 #include "loader.h"
+#include "migration.h"
 #include "sample.h"
 #include "segment.h"
 #include "vm_pause.h"
@@ -146,6 +147,8 @@ void vm_init(struct vm *vm)
 	vm->engine = engine_find(vm->opt.engine);
 }
 
+static void memory_written(void *opaque, uint64_t gpa, uint64_t len) { page_log_add(opaque, gpa, len); }
+
 /* Memory, image, devices, engine; *html is the file of --dump-html. 0, or negative with the VM stopped. */
 static int set_up(struct vm *vm, FILE **html)
 {
@@ -155,10 +158,13 @@ static int set_up(struct vm *vm, FILE **html)
 	char err[400] = "";
 
 	if (vm->neighbour.block)
-		vm->mem = (struct guest_mem){ vm->neighbour.block + vm->neighbour.index * vm->opt.mem_size, vm->opt.mem_size };
+		vm->mem = (struct guest_mem){ .hva = vm->neighbour.block + vm->neighbour.index * vm->opt.mem_size,
+					       .size = vm->opt.mem_size };
 	else if (guest_mem_create(&vm->mem, vm->opt.mem_size))
 		return vm_stop(vm, HV_HOST, "the host cannot provide %llu MiB of memory for the guest",
 			       (unsigned long long)(vm->opt.mem_size / MiB));
+	vm->mem.written = memory_written;
+	vm->mem.opaque = vm;
 	for (req.nvirtio = 0; req.nvirtio < vm->opt.ndevices; req.nvirtio++)
 		req.virtio[req.nvirtio] = (struct boot_device){ VIRTIO_MMIO_BASE + req.nvirtio * VIRTIO_MMIO_STRIDE, VIRTIO_MMIO_LEN,
 								virtio_irq[req.nvirtio] };

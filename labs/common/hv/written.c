@@ -7,7 +7,10 @@ void written_add(struct vm *vm, uint64_t gpa, uint64_t len)
 {
 	struct written *w = &vm->written;
 
-	if (!vm->engine->memory_written || !len)
+	if (!len)
+		return;
+	guest_written(&vm->mem, gpa, len);
+	if (!vm->engine->memory_written)
 		return;
 	if (!w->bitmap) {
 		w->words = (vm->mem.size / PAGE + 63) / 64;
