@@ -134,6 +134,7 @@ struct migration {
 	bool step_waits;
 	uint64_t heard_ready, ended; /* clock_ns() of MSG_READY and of the end, 0: not yet */
 	uint64_t round_ns, round_bytes, round_zero; /* of the present round: when it began, and what the stream had counted then */
+	bool awaited;          /* destination: migration_await() was called before the commit */
 	int listening;         /* destination: still open, for a source that asks; else -1 */
 	struct uffd *uffd;     /* destination, post-copy */
 	pthread_mutex_t send_lock; /* postcopy: two threads write messages */
@@ -168,8 +169,8 @@ int record_take(struct migration *m);
 /* Connects to m->uri again and asks: NEWS_ANSWER_NO, NEWS_ANSWER_YES or NEWS_SILENCE, after m->stream.wire.patience at most. After an
  * answer the stream is connected to that side. */
 int migration_ask(struct migration *m);
-/* The destination waits for a source that asks, 10 s at most, and tells it whether it has committed: 0 when the stream is connected again,
- * -ETIMEDOUT. */
+/* The destination waits for a source that asks, 10 s at most, and tells it whether it has committed. It has not: 0 when the stream is
+ * connected again. It has: answers all who ask, until the time is over. -ETIMEDOUT or -ECANCELED. */
 int migration_await(struct migration *m, bool committed);
 
 /* --- post-copy (uffd.c) ----------------------------------------------------------------------------------------------------------- */
