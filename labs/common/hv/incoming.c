@@ -332,8 +332,7 @@ void incoming_destroy(struct vm *vm)
 		pthread_join(in->thread, NULL);
 	uffd_stop(&in->m);
 	record_close(&in->m);
-	if (in->m.listening >= 0)
-		close(in->m.listening);
+	wire_unlisten(in->m.listening);
 	stream_free(&in->m.stream);
 	pthread_mutex_destroy(&in->m.send_lock);
 	free(in->m.owed);
