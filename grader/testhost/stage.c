@@ -18,7 +18,7 @@
  *	rest MS
  *
  * A step that cannot be done, or is not done after so many SECONDS since the beginning, ends the play; then all programs are killed. Told on
- * standard output: answers ("LINE < ANSWER"), a step that failed ("LINE ! WHY"), and for each program "NAME status|signal|killed N LENGTH
+ * standard output: when a step was done ("LINE @ MS"), answers ("LINE < ANSWER"), a step that failed ("LINE ! WHY"), and for each program "NAME status|signal|killed N LENGTH
  * LENGTH", LENGTH bytes of output and LENGTH bytes of errors, of the end and the beginning if that is long. The status is 0 in any case.
  */
 #define _GNU_SOURCE
@@ -412,6 +412,7 @@ int main(int argc, char **argv)
 		expand(text, sizeof text, raw, argv[2], argv[3]);
 		if (text[0] && text[0] != '#' && !step(text))
 			break;
+		printf("%u @ %llu\n", line, (unsigned long long)now_ms());
 		fflush(stdout);
 	}
 	/* All at once, so that none sees another one's end as news. */
