@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -296,6 +297,40 @@ static void socket_two_at_once(void **state)
 	}
 }
 
+static unsigned long passes(void)
+{
+	pthread_mutex_lock(&lock);
+	unsigned long n = loop.pass;
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
+/* A guest with many connections of its own can use up hv's descriptors. Then nobody can be let in; the loop has other work to do. */
+static void socket_without_descriptors(void **state)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct netback *nb = cable();
+	struct rlimit limit, none;
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+
+	(void)state;
+	assert_non_null(nb);
+	strcpy(addr.sun_path, path);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	none = limit;
+	none.rlim_cur = (rlim_t)fd + 1;
+	setrlimit(RLIMIT_NOFILE, &none);
+	unsigned long before = passes();
+	assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof addr), 0);
+	usleep(300000);
+	unsigned long taken = passes() - before;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	assert_in_range(taken, 1, 20);
+	wait_for("the link", link_is, true);
+	closed(nb);
+	close(fd);
+}
+
 static void socket_path_that_is_a_file(void **state)
 {
 	int fd = open(path, O_CREAT | O_WRONLY, 0600);
@@ -318,6 +353,7 @@ int main(void)
 		TEST(socket_waits),
 		TEST(socket_of_one_that_just_comes),
 		TEST(socket_two_at_once),
+		TEST(socket_without_descriptors),
 		TEST(socket_path_that_is_a_file),
 	};
 	return cmocka_run_group_tests_name("net socket", tests, make_directory, remove_directory);

@@ -67,8 +67,14 @@ static void on_connection(void *opaque, short revents)
 	int fd = accept4(s->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 	(void)revents;
-	if (fd < 0)
+	if (fd < 0 && errno != EMFILE && errno != ENFILE && errno != ENOMEM)
+		return; /* it has gone already */
+	if (fd < 0) {
+		/* Without a descriptor the connection would be announced again and again. Later there may be one. */
+		loop_fd_events(s->nb->loop, s->listen_fd, 0);
+		loop_timer_set(s->nb->loop, &s->retry, clock_ns() + RETRY_NS);
 		return;
+	}
 	if (s->fd >= 0)
 		close(fd); /* a cable has two ends */
 	else
@@ -209,7 +215,9 @@ static void on_retry(void *opaque)
 {
 	struct net_socket *s = opaque;
 
-	if (join(s))
+	if (s->listen_fd >= 0)
+		loop_fd_events(s->nb->loop, s->listen_fd, POLLIN);
+	else if (join(s))
 		loop_timer_set(s->nb->loop, &s->retry, clock_ns() + RETRY_NS);
 }
 
