@@ -1,5 +1,6 @@
 """Which hosts a lab's runs are run on: those that its checkpoints name, as far as they are wanted and there are any."""
 
+import copy
 import os
 
 import bochs
@@ -22,6 +23,12 @@ class Hosts:
             self.names = [asked]
         else:
             self.names = [name for name in self._named if name != BOCHS or bochs.installed()]
+
+    def only(self, name):
+        """The same, but of these hosts only this one is there."""
+        one = copy.copy(self)
+        one.names = [name]
+        return one
 
     def runs(self, checkpoint, host):
         """The runs of a checkpoint on a host. One that no checkpoint of the lab names does what QEMU would do."""

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 from grading import Grading, run_together
 from hosts import Hosts
-from ladder import load, select
+from ladder import NOT_CHECKED, PASSED, load, select
 from model import BOCHS, QEMU, GraderError, UsageError
 from report import Progress
 from solution import find_solution, lab_directory
@@ -112,11 +112,10 @@ def complaint(mutant, verdicts):
     return "also fails at %s" % ", ".join(others) if others else ""
 
 
-def run_group(root, lab, lab_dir, mutants, seed, named, host):
+def run_group(root, lab, lab_dir, mutants, seed, named, hosts):
     """Of each, (status, message) by checkpoint id. They share a boot of each test host."""
     reference = os.path.join(root, "reference-solution", os.path.basename(lab_dir))
     title, checkpoints = load(lab_dir)
-    hosts = Hosts(checkpoints, host)
     gradings = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as top:
         for mutant in mutants:
@@ -128,6 +127,28 @@ def run_group(root, lab, lab_dir, mutants, seed, named, host):
                                     Progress(io.StringIO(), quiet=True)))
         run_together(root, gradings)
     return [{v.checkpoint.id: (v.status, v.message or "") for v in grading.verdicts} for grading in gradings]
+
+
+def in_turn(mutant, names):
+    """The hosts in the order in which they are asked about a mutant: first the one whose processor runs the files that it changes."""
+    intel = all(file.startswith("vmx") for file, _, _ in mutant.edits)
+    return sorted(names, key=lambda name: (name == BOCHS) != intel)
+
+
+def run_named(run_some, checkpoints, mutants, hosts):
+    """The verdict on the checkpoint that each names, in their order. One host is enough to fail a checkpoint, so the other is asked only
+    where the first let the mutant pass. run_some(mutants, hosts) starts groups and returns (mutants, future) of each."""
+    of = {c.id: c for c in checkpoints}
+    verdicts = {m.name: {m.kills: (NOT_CHECKED, "")} for m in mutants}
+    for turn in range(len(hosts.names)):
+        started = []
+        for name in hosts.names:
+            there = [m for m in mutants if in_turn(m, hosts.names)[turn] == name and hosts.runs(of[m.kills], name) and
+                     verdicts[m.name][m.kills][0] in (NOT_CHECKED, PASSED)]
+            started += run_some(there, hosts.only(name))
+        for group, future in started:
+            verdicts.update(zip((m.name for m in group), future.result()))
+    return [verdicts[m.name] for m in mutants]
 
 
 def run(argv, root):
@@ -157,10 +178,18 @@ def run(argv, root):
     bad, killers, unjudged = [], set(), 0
     hosts = Hosts(checkpoints, args.host)
     incomplete = {c.id for c in checkpoints if not hosts.complete(c)}
-    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs or min(2, os.cpu_count() or 1) // len(hosts.names))) as pool:
-        groups = [mutants[i : i + TOGETHER] for i in range(0, len(mutants), TOGETHER)]
-        futures = [pool.submit(run_group, root, args.lab, lab_dir, group, seed, args.named, args.host) for group in groups]
-        for mutant, verdicts in zip(mutants, (verdicts for future in futures for verdicts in future.result())):
+    busy = 1 if args.named else len(hosts.names)  # at a time
+    with concurrent.futures.ThreadPoolExecutor(max(1, args.jobs or min(2, os.cpu_count() or 1) // busy)) as pool:
+
+        def run_some(some, hosts):
+            groups = [some[i : i + TOGETHER] for i in range(0, len(some), TOGETHER)]
+            return [(group, pool.submit(run_group, root, args.lab, lab_dir, group, seed, args.named, hosts)) for group in groups]
+
+        if args.named:
+            results = run_named(run_some, checkpoints, mutants, hosts)
+        else:
+            results = (verdicts for _, future in run_some(mutants, hosts) for verdicts in future.result())
+        for mutant, verdicts in zip(mutants, results):
             why = complaint(mutant, verdicts)
             if mutant.kills in incomplete and verdicts[mutant.kills][0] in ("passed", "not checked"):
                 print("%-*s  not judged: %s has runs on a host that is not used" % (width, mutant.name, mutant.kills), flush=True)
