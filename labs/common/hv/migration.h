@@ -147,7 +147,7 @@ int migration_send(struct migration *m, const uint64_t *bitmap);
 int migration_round_begin(struct migration *m);
 /* Ends it: writes SECTION_ROUND and keeps the numbers; `dirty` pages were written since it began. */
 int migration_round_end(struct migration *m, uint64_t dirty);
-/* Bytes a second: m's limit if it has one, else what the rounds so far have shown. */
+/* Bytes a second that a round may count on: m's limit, or less if the rounds so far have shown less. */
 uint64_t migration_bandwidth(const struct migration *m);
 /* The vCPUs stand still from when it returns, and no device writes to guest memory any more. 0 or -errno. */
 int migration_stop(struct migration *m);

@@ -112,15 +112,17 @@ int migration_round_end(struct migration *m, uint64_t dirty)
 
 uint64_t migration_bandwidth(const struct migration *m)
 {
-	uint64_t bytes = 0, ns = 0;
+	uint64_t bytes = 0, ns = 0, limit = m->bandwidth ? m->bandwidth : BANDWIDTH_GUESS;
 
-	if (m->bandwidth)
-		return m->bandwidth;
 	for (unsigned i = 0; i < m->rounds; i++) {
 		bytes += m->round[i].bytes;
 		ns += m->round[i].ns;
 	}
-	return bytes < BANDWIDTH_SAMPLE || !ns ? BANDWIDTH_GUESS : (uint64_t)((double)bytes * 1e9 / (double)ns) + 1;
+	if (bytes < BANDWIDTH_SAMPLE || !ns)
+		return limit;
+	uint64_t seen = (uint64_t)((double)bytes * 1e9 / (double)ns) + 1;
+	/* Just below the limit it is the limit that was seen. */
+	return m->bandwidth && seen > m->bandwidth - m->bandwidth / 16 ? m->bandwidth : seen;
 }
 
 int migration_stop(struct migration *m)
