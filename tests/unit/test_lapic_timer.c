@@ -141,6 +141,30 @@ static void mode_changes_under_way(void **state)
 	assert_false(lapic_pending(&l));
 }
 
+/* A count that has run down stays at 0, whatever is changed, until there is a new one. */
+static void mode_changes_afterwards(void **state)
+{
+	(void)state;
+	out(TIMER, 0x40);
+	out(INITIAL, 1000);
+	run_to(1000);
+	take(0x40);
+	out(EOI, 0);
+	out(TIMER, PERIODIC | 0x40);
+	assert_int_equal(in(CURRENT), 0);
+	run_to(1300);
+	assert_int_equal(in(CURRENT), 0);
+	out(DIVIDE, BY_2);
+	out(TIMER, PERIODIC | 0x41);
+	assert_int_equal(in(CURRENT), 0);
+	run_to(10000000);
+	assert_false(lapic_pending(&l));
+	out(INITIAL, 500000);
+	assert_int_equal(in(CURRENT), 500000);
+	run_to(11000000);
+	take(0x41);
+}
+
 static void longest_count(void **state)
 {
 	uint64_t all = 0xffffffffull * 128;
@@ -202,6 +226,7 @@ int main(void)
 		cmocka_unit_test_setup(divide, setup),
 		cmocka_unit_test_setup(divider_changes_under_way, setup),
 		cmocka_unit_test_setup(mode_changes_under_way, setup),
+		cmocka_unit_test_setup(mode_changes_afterwards, setup),
 		cmocka_unit_test_setup(longest_count, setup),
 		cmocka_unit_test_setup(masked_timer, setup),
 		cmocka_unit_test_setup(due_but_not_yet_told, setup),

@@ -259,7 +259,7 @@ static uint32_t current_count(const struct lapic *l)
 {
 	uint64_t elapsed = clock_ns() - l->start_ns;
 
-	if (!l->initial)
+	if (!l->initial || l->run_down)
 		return 0;
 	if (periodic(l))
 		elapsed %= period_ns(l);
@@ -278,7 +278,7 @@ static void schedule(struct lapic *l, uint64_t after)
 	}
 	l->due_ns = due;
 	/* As a difference: a count that was started on another host may have begun before this one's clock. */
-	if (!l->initial || (int64_t)(due - after) <= 0 || (l->lvt[LVT_TIMER] & LVT_MASKED))
+	if (!l->initial || l->run_down || (int64_t)(due - after) <= 0 || (l->lvt[LVT_TIMER] & LVT_MASKED))
 		due = 0;
 	loop_timer_set(l->loop, &l->timer, due);
 }
@@ -301,18 +301,16 @@ static void settle(struct lapic *l)
 		timer_due(l);
 }
 
-/* The count goes on from where it is when the divider or the mode changes. The manual leaves open what happens. */
+/* The count goes on from where it is when the divider or the mode changes. The manual leaves open what happens. One that has
+ * run down stays at 0, also when the timer is periodic from now on: only a new initial count starts it again. */
 static void timer_restart(struct lapic *l, uint32_t count)
 {
 	uint64_t now = clock_ns();
 
-	if (count) {
+	l->run_down = !count;
+	if (count)
 		l->start_ns = now - (l->initial - count) * divisor(l);
-		schedule(l, now);
-	} else { /* it has run down, and only a new initial count starts it again */
-		l->start_ns = now - period_ns(l);
-		loop_timer_set(l->loop, &l->timer, 0);
-	}
+	schedule(l, now);
 }
 
 /* --- registers --------------------------------------------------------------------------------------------------------------- */
@@ -321,6 +319,7 @@ static void reset(struct lapic *l)
 {
 	l->ldr = l->icr_low = l->icr_high = l->esr = l->errors = l->divide = l->initial = 0;
 	l->id = 0;
+	l->run_down = false;
 	set_task_priority(l, 0);
 	l->dfr = UINT32_MAX;
 	l->svr = 0xff;
@@ -472,10 +471,11 @@ static void timer_state(struct lapic *l, struct state_io *io)
 
 	STATE(io, l->divide);
 	STATE(io, l->initial);
+	STATE(io, l->run_down);
 	state_instant(io, &l->start_ns);
 	state_time(io, &due);
 	state_check(io, !(l->divide & ~DIVIDE_WRITABLE), "bits are set that do not exist");
-	state_check(io, !due || (l->initial && !(l->lvt[LVT_TIMER] & LVT_MASKED)), "a timer runs that is off");
+	state_check(io, !due || (l->initial && !l->run_down && !(l->lvt[LVT_TIMER] & LVT_MASKED)), "a timer runs that is off");
 	if (!io->loading)
 		return;
 	l->due_ns = due;

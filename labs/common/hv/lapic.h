@@ -61,6 +61,7 @@ struct lapic {
 	struct loop_timer timer; /* the next interrupt; armed only while one will come */
 	uint32_t divide, initial;
 	uint64_t start_ns; /* when the count was `initial` */
+	bool run_down;	   /* the count stays at 0, however the mode or the divider changes */
 	uint64_t due_ns;   /* of the interrupt that the timer is armed for */
 };
 extern const struct device_ops lapic_mmio_ops; /* LAPIC_LEN bytes at LAPIC_BASE; dev = struct lapic */
