@@ -4,6 +4,7 @@
 #include "control.h"
 #include "control_path.h"
 #include "engine.h"
+#include "job.h"
 #include "vm.h"
 #include "vm_pause.h"
 
@@ -61,6 +62,20 @@ void vm_resume(struct vm *vm)
 	(void)vm;
 	resumes++;
 }
+
+/* Jobs: there are none. */
+#define NO_JOB(name)                                             \
+	void name(struct vm *v, const char *argument, FILE *out) \
+	{                                                        \
+		(void)v, (void)argument, (void)out;              \
+	}
+NO_JOB(job_save)
+NO_JOB(job_migrate)
+NO_JOB(job_status)
+NO_JOB(job_step)
+NO_JOB(job_cancel)
+NO_JOB(job_again)
+bool job_release(struct vm *v) { return (void)v, false; }
 
 static void set_balloon(struct vm *vm, uint64_t mib) { (void)vm; balloon_mib = (unsigned)mib; }
 
