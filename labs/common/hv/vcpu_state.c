@@ -121,9 +121,8 @@ static bool check_control(const struct vcpu *v, struct state_io *io)
 
 static bool check_msrs(const struct vcpu *v, struct state_io *io)
 {
-	static const uint32_t index[] = { MSR_LSTAR,	    MSR_CSTAR,	 MSR_KERNEL_GS_BASE,
-					  MSR_FS_BASE,	    MSR_GS_BASE, MSR_SYSENTER_ESP,
-					  MSR_SYSENTER_EIP, MSR_PAT,	 MSR_APIC_BASE };
+	static const uint32_t index[] = { MSR_LSTAR, MSR_CSTAR, MSR_KERNEL_GS_BASE, MSR_FS_BASE, MSR_GS_BASE, MSR_SYSENTER_ESP,
+					  MSR_SYSENTER_EIP, MSR_PAT, MSR_APIC_BASE };
 
 	for (unsigned i = 0; i < sizeof index / sizeof *index; i++) {
 		uint64_t value = *msr_register((struct vcpu *)v, index[i]);
