@@ -197,7 +197,7 @@ static void test_all_fields_arrive(void **state)
 	s.fpu.fcw = 0x27f, s.fpu.fsw = 0x3800, s.fpu.ftw = 0x80, s.fpu.fop = 0x7ff, s.fpu.fip = 1ull << 40, s.fpu.fdp = 2, s.fpu.mxcsr = 0x9fc0;
 	uint8_t *data = save(&s, &len);
 	vcpu_state_of(&vm, &t);
-	memset(&t.cpu.gpr, 0xaa, sizeof t.cpu - offsetof(struct vcpu, gpr)); /* but for cpu.vm */
+	memset(&t.cpu.gpr, 1, sizeof t.cpu - offsetof(struct vcpu, gpr)); /* but for cpu.vm */
 	t.cpu.event = (struct event){ 0 };
 	t.cpu.dr[4] = t.cpu.dr[5] = 0;
 	struct state_io io;
