@@ -111,14 +111,18 @@ int commit_source(struct migration *m, enum commit_fate *fate);
 /* The destination's side, behind machine_load(): *fate is FATE_RUN or FATE_END. */
 int commit_destination(struct migration *m, enum commit_fate *fate);
 
-/* --- postcopy.c: contracts in migration.h's section on post-copy ------------------------------------------------------------------ */
+/* --- postcopy.c: memory that follows the VM. All say -EPIPE when the connection broke, and it has to be done again over another one ------ */
 
-/* The source, behind the commit: all pages that the other side does not have, those that it needs first. 0; -EPIPE when the connection
- * broke and it has to be done again over another one. */
-int postcopy_send(struct migration *m);
-/* The destination: reads pages and puts them in, until MSG_DONE. On a thread of its own while the vCPUs run. 0 or -EPIPE. */
-int postcopy_receive(struct migration *m);
-/* The destination: a vCPU or a device waits for that page. Asks for it, unless it was asked for or is there. */
+/* The destination: somebody waits for that page. Asks for it, unless it is there or was asked for. Called on a thread that waits for
+ * nothing else. */
 int postcopy_fault(struct migration *m, uint64_t gfn);
+/* The source, behind the commit: all pages that the other side does not have, those that it asks for first. 0 when it has all. */
+int postcopy_send(struct migration *m);
+/* The destination: reads pages and puts them in, until all are there. On a thread of its own while the vCPUs run. */
+int postcopy_receive(struct migration *m);
+/* Over a new connection. The destination says what it has, and asks again for what is waited for; the source works out from the first of
+ * these what it still owes. */
+int postcopy_rejoin(struct migration *m);
+int postcopy_recount(struct migration *m);
 
 #endif

@@ -6,7 +6,8 @@
  *   config.c     which machine it is; two machines that must be alike
  *   parts.c      the state of everything that is not a vCPU
  *   page_log.c   which pages were written
- *   record.c     the record that decides who has the VM when the connection does not
+ *   record.c     the record that decides who has the VM when the connection does not; reconnect.c: the question that does
+ *   follow.c     post-copy: memory follows the VM, over one connection or several
  *   throttle.c   vCPUs that stand still for some of their time
  *   uffd.c       pages that are missing (userfaultfd)
  */
@@ -137,8 +138,34 @@ struct migration {
 	bool awaited;          /* destination: migration_await() was called before the commit */
 	int listening;         /* destination: still open, for a source that asks; else -1 */
 	struct uffd *uffd;     /* destination, post-copy */
-	pthread_mutex_t send_lock; /* postcopy: two threads write messages */
+	pthread_mutex_t send_lock; /* postcopy_say()'s: two threads write messages */
+	struct postcopy {
+		uint64_t *asked;   /* destination: a bit for each page that was asked for */
+		uint64_t next;     /* source: where the pages that nobody waits for go on */
+		uint64_t urgent, background; /* source: pages sent because they were asked for, and the others */
+		uint64_t arrived, twice;     /* destination: pages put in; pages that were there already */
+		struct postcopy_waits {      /* destination, and the source when it has MSG_DONE: */
+			uint64_t faults, total_ns, longest_ns; /* how often something waited for a page, and how long */
+		} waits;
+		bool broken;       /* the connection is. Destination: nothing but MSG_HAVE can be said. Source: it waits for migrate-resume */
+		unsigned breaks;
+		char again[512];   /* source: where migrate-resume wants to go on, "" if it does not */
+	} post;
 };
+
+/* A bitmap with a bit per page that several threads use. The last two return what the bit was. */
+static inline bool page_bit(const uint64_t *map, uint64_t gfn)
+{
+	return __atomic_load_n(&map[gfn / 64], __ATOMIC_ACQUIRE) >> gfn % 64 & 1;
+}
+static inline bool page_bit_set(uint64_t *map, uint64_t gfn)
+{
+	return __atomic_fetch_or(&map[gfn / 64], 1ull << gfn % 64, __ATOMIC_ACQ_REL) >> gfn % 64 & 1;
+}
+static inline bool page_bit_clear(uint64_t *map, uint64_t gfn)
+{
+	return __atomic_fetch_and(&map[gfn / 64], ~(1ull << gfn % 64), __ATOMIC_ACQ_REL) >> gfn % 64 & 1;
+}
 
 /* The pages of a bitmap, through pages_write(), with its round's numbers; 0, -ECANCELED (the user, or the VM ended), -ETIMEDOUT (m->timeout),
  * or -errno with m->stream.err. */
@@ -156,7 +183,7 @@ void migration_resume(struct migration *m);
 /* vCPUs stand still for so many percent of their time, 0 to 99. Without the lock, and 0 before m goes away. Others may pause the VM too. */
 void migration_throttle(struct migration *m, unsigned percent);
 
-/* --- who has the VM (record.c) -------------------------------------------------------------------------------------------------- */
+/* --- who has the VM (record.c, reconnect.c) -------------------------------------------------------------------------------------------------- */
 
 /*
  * A file that both sides can see (the same host, or a shared directory), and that is renamed: "waiting" to "committed" by the destination,
@@ -173,20 +200,40 @@ int migration_ask(struct migration *m);
  * connected again. It has: answers all who ask, until the time is over. -ETIMEDOUT or -ECANCELED. */
 int migration_await(struct migration *m, bool committed);
 
-/* --- post-copy (uffd.c) ----------------------------------------------------------------------------------------------------------- */
+/* --- post-copy, the connection (follow.c) ------------------------------------------------------------------------------------------ */
 
-/* The destination: pages of m->owed are missing from now on; whoever touches one waits. 0, or -errno with a sentence in m->reason (no
- * userfaultfd here). */
-int uffd_start(struct migration *m);
+/*
+ * None of this takes vm->lock on the destination: whoever holds it may be waiting for a page.
+ */
+/* The source, behind the stop: sends the pages that the destination needs to load the state of devices, and takes them off m->owed. */
+int postcopy_ahead(struct migration *m);
 /* The source, behind the commit: postcopy_send() until everything is at the other side; when the connection breaks, it waits for the user's
  * migrate-resume and goes on. Returns when the other side has all, or the VM ends. */
 void postcopy_follow(struct migration *m);
+/* The user's migrate-resume, from the control socket: 0, or -EINVAL with a sentence (nothing is broken, no such place). */
+int postcopy_again(struct migration *m, const char *uri, char *err, size_t errlen);
 /* The destination, on a thread of its own: postcopy_receive() until all pages are there, over as many connections as it takes. */
 void postcopy_serve(struct migration *m);
-/* Puts a page in (NULL: zeros) and lets go on who waited for it. 1; 0 when it was there. */
-int uffd_put(struct migration *m, uint64_t gfn, const void *page);
-void uffd_stop(struct migration *m);
+/* A step that is not written, on either side; -ENOSYS. (lab_todo() takes vm->lock: see above. Here who waits for a page is let go first.) */
+int postcopy_todo(struct migration *m, const char *step, const char *hint);
+/* Says something to the other side, from any thread: 0 or -EPIPE. The destination, behind a break: only MSG_HAVE, with which it ends. */
+int postcopy_say(struct migration *m, uint16_t type, const struct iovec *payload, unsigned n);
 /* The source: takes the next message if there is one (MSG_NEED and so on): 1, 0, -EPIPE. Waits ns at most. */
 int postcopy_poll(struct migration *m, struct section *sec, uint64_t ns);
+
+/* --- post-copy, the destination's memory (uffd.c) ------------------------------------------------------------------------------------ */
+
+/* Pages of m->owed are missing from now on; whoever touches one waits. 0, or -errno with a sentence in m->reason (no userfaultfd here). */
+int uffd_start(struct migration *m);
+/* All state is loaded. 0, or -EPROTO with a sentence in m->stream.err: a missing page was needed for it, which nobody could send yet. */
+int uffd_loaded(struct migration *m);
+/* From now on whoever waits is told to postcopy_fault(), on a thread of its own. */
+void uffd_serve(struct migration *m);
+/* Puts a page in (NULL: zeros) and lets go on who waited for it. 1; 0 when it was there. */
+int uffd_put(struct migration *m, uint64_t gfn, const void *page);
+/* Who waits goes on, with zeros: the VM is about to end. */
+void uffd_release(struct migration *m);
+/* Nothing is missing any more; who still waits goes on with zeros, which only happens when the VM has ended. */
+void uffd_stop(struct migration *m);
 
 #endif

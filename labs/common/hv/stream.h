@@ -57,7 +57,7 @@ enum section_type {
 	MSG_ANSWER = 71,    /* D: instance 0: no, I am ready; 1: yes */
 	MSG_NEED = 72,      /* D, post-copy: these pages are wanted at once (numbers of pages, 64 bits each) */
 	MSG_HAVE = 73,      /* D, post-copy after a break: a bit for each page that is there */
-	MSG_DONE = 74       /* post-copy. S: that was the last page. D: I have them all */
+	MSG_DONE = 74       /* post-copy. S: that was the last page. D: I have them all (payload: struct postcopy_waits) */
 };
 
 /* SECTION_PAGES: this, then zeros up to `data`, then the pages. */

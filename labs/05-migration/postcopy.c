@@ -1,0 +1,104 @@
+/*
+ * Lab 5, checkpoints 5.19 to 5.21: memory that follows the VM. The VM runs at the destination while most of its pages are still at the
+ * source. Who touches one of those waits until it has come, so such a page goes before all others (Hines et al., VEE 2009).
+ */
+#include "lab5.h"
+
+#include <stdlib.h>
+
+/*
+ * Pages that go in one piece while nobody waits. A page that is asked for waits behind the piece that is just being sent, 64 KiB: half a
+ * millisecond at 1 Gbit/s, about as long as the question and its answer take themselves. Smaller pieces would gain little there, and cost:
+ * each one is a system call, a header and a look for questions, a few microseconds beside the 30 or so that its pages take.
+ */
+#define BATCH 16
+
+/* So long the destination may be silent when it has all pages. */
+#define DONE_NS 10000000000ull
+
+/* --- the destination asks --------------------------------------------------------------------------------------------------------- */
+
+int postcopy_fault(struct migration *m, uint64_t gfn)
+{
+	// TODO 5.19: ask for that page: MSG_NEED with its number. Hint: a page that is not in m->owed has come
+	// meanwhile; m->post.asked keeps what was asked for already, by another vCPU. page_bit(), page_bit_set(),
+	// postcopy_say().
+	(void)gfn;
+	return postcopy_todo(m, "5.19", "postcopy_fault() in postcopy.c: a page is missing");
+}
+
+/* --- the source answers ----------------------------------------------------------------------------------------------------------- */
+
+/* What the other side says: the pages of MSG_NEED go at once. */
+static int serve(struct migration *m, const struct section *sec)
+{
+	// TODO 5.19: send each page that MSG_NEED names, if it is still in m->owed, and take it out. Hint:
+	// page_bit_clear() says what the bit was; pages_write(). The numbers come from outside: a page that the guest
+	// does not have is nobody's. Count in m->post.urgent, and let m->post.next be the page behind it. Another
+	// message, or a part of a number, is as bad as a broken connection.
+	(void)sec;
+	return postcopy_todo(m, "5.19", "serve() in postcopy.c: a page is asked for");
+}
+
+/* Nobody waits: some of the others. 1; 0 when the other side has all; -EPIPE. */
+static int background(struct migration *m)
+{
+	// TODO 5.20: send the next pages of m->owed, from m->post.next on and around the end of memory, BATCH at most,
+	// and take them out. When there are none, say MSG_DONE and wait for the other side's. Hint: what is taken out
+	// before it is sent cannot go twice. Count in m->post.background. Behind MSG_DONE a MSG_NEED may still come:
+	// its answer is on the way. Until this is written, only what is asked for moves.
+	if (wire_wait(&m->stream.wire, 2000000000) == 1)
+		return 1;
+	return postcopy_todo(m, "5.20", "background() in postcopy.c: pages that nobody has asked for yet");
+}
+
+int postcopy_send(struct migration *m)
+{
+	// TODO 5.19: again and again: is there a message? serve() it, else do a piece of background(). Hint:
+	// postcopy_poll() with no time to wait. background() returns 0 when it is over.
+	(void)serve;
+	(void)background;
+	return postcopy_todo(m, "5.19", "postcopy_send() in postcopy.c: those first that somebody waits for");
+}
+
+/* --- the destination takes -------------------------------------------------------------------------------------------------------- */
+
+static int put(void *opaque, uint64_t gfn, const void *page)
+{
+	uffd_put(opaque, gfn, page);
+	return 0;
+}
+
+/* The source says that it has sent all. 0 when that is so. */
+static int done(struct migration *m)
+{
+	// TODO 5.20: are all pages there? Then say so, with MSG_DONE; the source forgets the VM when it has heard that.
+	// Hint: if one is missing, -EPIPE: over the next connection it will be sent.
+	return postcopy_todo(m, "5.20", "done() in postcopy.c: the last page has come");
+}
+
+int postcopy_receive(struct migration *m)
+{
+	// TODO 5.19: read sections: pages are put() in, MSG_DONE is the end (done()). Hint: pages_read(). All else, and
+	// the end of the connection, is -EPIPE.
+	(void)put;
+	(void)done;
+	return postcopy_todo(m, "5.19", "postcopy_receive() in postcopy.c: pages arrive");
+}
+
+/* --- another connection ----------------------------------------------------------------------------------------------------------- */
+
+int postcopy_rejoin(struct migration *m)
+{
+	// TODO 5.21: say MSG_HAVE, a bit for each page that is there, then MSG_NEED for each page that is owed and was
+	// asked for. Hint: as a whole bitmap, words as in m->owed. Until MSG_HAVE is said, postcopy_say() says nothing
+	// else: what is asked for in the meantime stays in m->post.asked.
+	return postcopy_todo(m, "5.21", "postcopy_rejoin() in postcopy.c: the destination on a new connection");
+}
+
+int postcopy_recount(struct migration *m)
+{
+	// TODO 5.21: read MSG_HAVE: what the other side does not have is m->owed from now on, whatever was sent before.
+	// Hint: the length must be right, and the last word may have bits behind the last page.
+	return postcopy_todo(m, "5.21", "postcopy_recount() in postcopy.c: the source on a new connection");
+}
