@@ -57,37 +57,6 @@ int postcopy_poll(struct migration *m, struct section *sec, uint64_t ns)
 
 /* --- the source ------------------------------------------------------------------------------------------------------------------- */
 
-static int send_ahead(struct migration *m, uint64_t gpa, uint64_t len)
-{
-	uint64_t end = (gpa + len + PAGE - 1) / PAGE;
-	int err = 0;
-
-	for (uint64_t gfn = gpa / PAGE; gfn < end && gfn < m->vm->mem.size / PAGE && !err; gfn++)
-		if (page_bit_clear(m->owed, gfn))
-			err = pages_write(&m->stream, &m->vm->mem, gfn, 1);
-	return err;
-}
-
-int postcopy_ahead(struct migration *m)
-{
-	int err = 0;
-
-	/* A device finds out from its rings where it is. 16 bytes an entry is the most that any part of a ring takes (virtio 1.2, 2.7, 2.8). */
-	for (unsigned slot = 0; slot < m->vm->nvirtio; slot++) {
-		for (unsigned i = 0; i < VIRTIO_QUEUES && !err; i++) {
-			const struct virtqueue *q = &m->vm->virtio[slot]->queue[i];
-			if (!q->ready)
-				continue;
-			err = send_ahead(m, q->desc, 16ull * q->size);
-			if (!err)
-				err = send_ahead(m, q->driver, 16ull * q->size);
-			if (!err)
-				err = send_ahead(m, q->device, 16ull * q->size);
-		}
-	}
-	return err;
-}
-
 static uint64_t owed_pages(const struct migration *m)
 {
 	uint64_t n = 0;

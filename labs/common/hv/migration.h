@@ -205,8 +205,6 @@ int migration_await(struct migration *m, bool committed);
 /*
  * None of this takes vm->lock on the destination: whoever holds it may be waiting for a page.
  */
-/* The source, behind the stop: sends the pages that the destination needs to load the state of devices, and takes them off m->owed. */
-int postcopy_ahead(struct migration *m);
 /* The source, behind the commit: postcopy_send() until everything is at the other side; when the connection breaks, it waits for the user's
  * migrate-resume and goes on. Returns when the other side has all, or the VM ends. */
 void postcopy_follow(struct migration *m);
@@ -231,9 +229,9 @@ int uffd_loaded(struct migration *m);
 void uffd_serve(struct migration *m);
 /* Puts a page in (NULL: zeros) and lets go on who waited for it. 1; 0 when it was there. */
 int uffd_put(struct migration *m, uint64_t gfn, const void *page);
-/* Who waits goes on, with zeros: the VM is about to end. */
+/* Who waits goes on, with zeros: only for what cannot go on at all (postcopy_todo()). */
 void uffd_release(struct migration *m);
-/* Nothing is missing any more; who still waits goes on with zeros, which only happens when the VM has ended. */
+/* All pages are there, or nobody who could touch one is left. */
 void uffd_stop(struct migration *m);
 
 #endif

@@ -2,10 +2,10 @@
  * Pages that are missing: userfaultfd (Documentation/admin-guide/mm/userfaultfd.rst of Linux). Whoever touches one, be it hv, KVM in
  * KVM_RUN or the kernel on behalf of a device's read(), sleeps in the kernel until the page is put in.
  *
- * The thread here never takes vm->lock: a device may hold it and wait for a page. And it never waits for the connection alone, because the
- * end of the VM has to let go all who sleep.
+ * The thread here never takes vm->lock: a device may hold it and wait for a page.
  */
 #include "lab5.h"
+#include "vm_life.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 #define LOOK_MS 50 /* so often it looks whether the VM has ended */
-#define WAITS \
-	64 /* that are measured at the same time: a guest with asynchronous page faults can have more, which go without */
+#define STUCK_NS 1000000000ull
+#define WAITS 64 /* that are measured at the same time: a guest with asynchronous page faults can have more */
 
 enum uffd_phase {
 	LOADING, /* the source sends no page that is asked for: there are zeros, and the VM will not run */
@@ -188,13 +188,36 @@ static void on_fault(struct uffd *u, uint64_t gfn)
 	}
 }
 
+/*
+ * The VM is to end, and somebody waits for a page that does not come. To go on with zeros would be worse than not at all: a device may be
+ * about to write that page to a disk. And when it is a device that waits, with the lock, the loop's thread does not even see the signal.
+ */
+static bool stuck(struct uffd *u)
+{
+	uint64_t oldest = UINT64_MAX;
+	sigset_t pending;
+
+	pthread_mutex_lock(&u->lock);
+	for (unsigned i = 0; i < u->waits; i++)
+		oldest = u->wait[i].since < oldest ? u->wait[i].since : oldest;
+	pthread_mutex_unlock(&u->lock);
+	if (oldest == UINT64_MAX || clock_ns() - oldest < STUCK_NS)
+		return false;
+	return u->m->vm->stopping ||
+	       (!sigpending(&pending) &&
+		(sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) || sigismember(&pending, SIGHUP)));
+}
+
 static void *watch_faults(void *opaque)
 {
 	struct uffd *u = opaque;
-	const struct vm *vm = u->m->vm;
+	struct vm *vm = u->m->vm;
 	struct uffd_msg msg;
 
-	while (!u->quit && !vm->stopping) {
+	while (!u->quit) {
+		if (stuck(u))
+			vm_abandon(vm, HV_INTERRUPTED,
+				   "the VM ends while it waits for memory that is still where it came from");
 		struct pollfd p = { .fd = u->phase == LOADED ? -1 : u->fd, .events = POLLIN };
 		if (poll(&p, 1, u->phase == LOADED ? 1 : LOOK_MS) <= 0)
 			continue;
@@ -202,8 +225,6 @@ static void *watch_faults(void *opaque)
 			if (msg.event == UFFD_EVENT_PAGEFAULT)
 				on_fault(u, (msg.arg.pagefault.address - (uintptr_t)vm->mem.hva) / PAGE);
 	}
-	if (vm->stopping)
-		unwatch(u); /* vCPUs and devices have to come to their end */
 	return NULL;
 }
 

@@ -74,6 +74,15 @@ static void report(struct vm *vm)
 	fflush(stderr);
 }
 
+void vm_abandon(struct vm *vm, int status, const char *why)
+{
+	console_restore_terminal();
+	fprintf(stderr, "hv: %s\n", why);
+	control_remove(vm);
+	report(vm);
+	_exit(vm->stopping ? vm->status : status);
+}
+
 /* The events that end a VM from outside. */
 struct ending {
 	struct vm *vm;
@@ -108,11 +117,7 @@ static void on_grace(void *opaque)
 {
 	struct ending *end = opaque;
 
-	console_restore_terminal();
-	fprintf(stderr, "hv: the code that handles an exit did not return\n");
-	control_remove(end->vm);
-	report(end->vm);
-	_exit(end->vm->status);
+	vm_abandon(end->vm, HV_STOPPED, "the code that handles an exit did not return");
 }
 
 static int watch_ending(struct ending *end, sigset_t *old)
