@@ -25,16 +25,15 @@ static int answer(struct stream_script *s, const char *name, int status)
 		return -ECANCELED;
 	printf("%u: %s ", s->line, name);
 	if (status < 0)
-		printf("-%s : %s\n", status == -ENOTSUP ? "ENOTSUP" : strerrorname_np(-status), s->stream.err);
+		printf("-%s : %s\n", status == -ENOTSUP ? "ENOTSUP" : strerrorname_np(-status), s->m.stream.err);
 	else
 		puts("0");
-	s->stream.err[0] = 0;
+	s->m.stream.err[0] = 0;
 	return 0;
 }
 
 /* --- memory ------------------------------------------------------------------------------------------------------------------- */
 
-/* SplitMix64, as grader/lib/splitmix.py has it. */
 static uint64_t random64(uint64_t *state)
 {
 	uint64_t z = *state += 0x9e3779b97f4a7c15;
@@ -44,9 +43,9 @@ static uint64_t random64(uint64_t *state)
 	return z ^ z >> 31;
 }
 
-static void fill(uint8_t *p, uint64_t bytes, uint64_t seed)
+void fill_from_seed(void *at, uint64_t bytes, uint64_t seed)
 {
-	for (; bytes; bytes -= bytes < 8 ? bytes : 8, p += 8) {
+	for (uint8_t *p = at; bytes; bytes -= bytes < 8 ? bytes : 8, p += 8) {
 		uint64_t word = random64(&seed);
 
 		memcpy(p, &word, bytes < 8 ? bytes : 8);
@@ -69,7 +68,7 @@ static int op_fill(struct stream_script *s, const uint64_t *a)
 
 	if (!p)
 		return -EINVAL;
-	fill(p, a[1] * PAGE, a[2]);
+	fill_from_seed(p, a[1] * PAGE, a[2]);
 	return answer(s, "fill", 0);
 }
 
@@ -81,7 +80,7 @@ static int op_text(struct stream_script *s, const uint64_t *a)
 	if (!p)
 		return -EINVAL;
 	for (uint64_t at = 0; at < a[1] * PAGE; at += 64)
-		fill(p + at, 64, a[2]);
+		fill_from_seed(p + at, 64, a[2]);
 	return answer(s, "text", 0);
 }
 
@@ -159,24 +158,24 @@ static int op_close(struct stream_script *s, const uint64_t *a)
 {
 	(void)a;
 	s->section.payload = NULL;
-	wire_close(&s->stream.wire);
+	wire_close(&s->m.stream.wire);
 	return answer(s, "close", 0);
 }
 
 static int open_wire(struct stream_script *s, const char *name, const uint64_t *a, int flags)
 {
-	wire_close(&s->stream.wire);
+	wire_close(&s->m.stream.wire);
 	s->section.payload = NULL;
-	s->stream.wire = (struct wire){ .fd = open((const char *)(uintptr_t)a[0], flags | O_CLOEXEC, 0666) };
-	if (s->stream.wire.fd < 0)
+	s->m.stream.wire = (struct wire){ .fd = open((const char *)(uintptr_t)a[0], flags | O_CLOEXEC, 0666) };
+	if (s->m.stream.wire.fd < 0)
 		return problem(s, strerror(errno));
 	return answer(s, name, 0);
 }
 
 static int op_out(struct stream_script *s, const uint64_t *a)
 {
-	s->stream.align = a[1];
-	s->stream.zstd = (int)a[2];
+	s->m.stream.align = a[1];
+	s->m.stream.zstd = (int)a[2];
 	return open_wire(s, "out", a, O_WRONLY | O_CREAT | O_TRUNC);
 }
 
@@ -187,7 +186,7 @@ static int op_in(struct stream_script *s, const uint64_t *a)
 
 static int op_begin(struct stream_script *s, const uint64_t *a)
 {
-	return answer(s, "begin", stream_begin(&s->stream, a[0], (uint32_t)a[1]));
+	return answer(s, "begin", stream_begin(&s->m.stream, a[0], (uint32_t)a[1]));
 }
 
 static int op_section(struct stream_script *s, const uint64_t *a)
@@ -200,37 +199,37 @@ static int op_section(struct stream_script *s, const uint64_t *a)
 	uint8_t *payload = malloc(length + 8);
 	if (!payload)
 		return problem(s, "there is no memory for that payload");
-	fill(payload, length, a[3]);
+	fill_from_seed(payload, length, a[3]);
 	for (unsigned i = 0; i < pieces; i++) { /* the first half, half of the rest, ...; the last one is what is left */
 		uint64_t n = i + 1 == pieces ? length - at : (length - at) / 2;
 
 		piece[i] = (struct iovec){ payload + at, n };
 		at += n;
 	}
-	int status = section_write(&s->stream, (uint16_t)a[0], (uint32_t)a[1], piece, (unsigned)pieces);
+	int status = section_write(&s->m.stream, (uint16_t)a[0], (uint32_t)a[1], piece, (unsigned)pieces);
 	free(payload);
 	return answer(s, "section", status);
 }
 
 static int op_pages(struct stream_script *s, const uint64_t *a)
 {
-	return pages_at(s, a[0], a[1]) ? answer(s, "pages", pages_write(&s->stream, &s->vm->mem, a[0], a[1])) : -EINVAL;
+	return pages_at(s, a[0], a[1]) ? answer(s, "pages", pages_write(&s->m.stream, &s->vm->mem, a[0], a[1])) : -EINVAL;
 }
 
 static int op_expect(struct stream_script *s, const uint64_t *a)
 {
 	(void)a;
-	int status = stream_expect(&s->stream);
+	int status = stream_expect(&s->m.stream);
 	if (!status && !s->vm->stopping)
-		printf("  header version %u flags %u id 0x%llx\n", s->stream.header.version, s->stream.header.flags,
-		       (unsigned long long)s->stream.header.id);
+		printf("  header version %u flags %u id 0x%llx\n", s->m.stream.header.version, s->m.stream.header.flags,
+		       (unsigned long long)s->m.stream.header.id);
 	return answer(s, "expect", status);
 }
 
 static int op_read(struct stream_script *s, const uint64_t *a)
 {
 	(void)a;
-	int status = section_read(&s->stream, &s->section);
+	int status = section_read(&s->m.stream, &s->section);
 	const struct section_header *h = &s->section.header;
 
 	if (!status && !s->vm->stopping)
@@ -251,14 +250,38 @@ static int put_page(void *opaque, uint64_t gfn, const void *page)
 		memcpy(p, page, PAGE);
 	else if (p)
 		memset(p, 0, PAGE);
-	return p ? 0 : stream_fail(&s->stream, EPROTO, "a page that there is not was given to the sink");
+	return p ? 0 : stream_fail(&s->m.stream, EPROTO, "a page that there is not was given to the sink");
 }
 
 static int op_take(struct stream_script *s, const uint64_t *a)
 {
 	if (!s->section.payload)
 		return problem(s, "no section was read");
-	return answer(s, "take", pages_read(&s->stream, &s->section, a[0], put_page, s));
+	return answer(s, "take", pages_read(&s->m.stream, &s->section, a[0], put_page, s));
+}
+
+/* --- pre-copy ------------------------------------------------------------------------------------------------------------------- */
+
+static int op_write(struct stream_script *s, const uint64_t *a)
+{
+	if (!pages_at(s, a[1], a[2]))
+		return -EINVAL;
+	if (s->made_up.writes == PLANNED_WRITES)
+		return problem(s, "there is no room for more writes");
+	s->made_up.write[s->made_up.writes++] = (struct planned_write){ a[0], a[1], a[2], a[3] };
+	return 0;
+}
+
+static int op_precopy(struct stream_script *s, const uint64_t *a)
+{
+	struct migration *m = &s->m;
+
+	m->bandwidth = a[0];
+	m->downtime = a[1];
+	m->postcopy = a[2];
+	int status = made_up_precopy(&s->made_up, m);
+	s->made_up.writes = 0;
+	return answer(s, "precopy", status);
 }
 
 /* --- rules -------------------------------------------------------------------------------------------------------------------- */
@@ -330,7 +353,7 @@ static int op_seen(struct stream_script *s, const uint64_t *a)
 static int op_covers(struct stream_script *s, const uint64_t *a)
 {
 	(void)a;
-	int status = cpuid_covers(&s->have, &s->seen, s->stream.err, sizeof s->stream.err);
+	int status = cpuid_covers(&s->have, &s->seen, s->m.stream.err, sizeof s->m.stream.err);
 
 	s->have.n = s->seen.n = 0;
 	return answer(s, "covers", status);
@@ -362,6 +385,9 @@ static const struct op {
 	{ "expect", "", op_expect, "stream_expect()" },
 	{ "read", "", op_read, "section_read(); payload: its CRC-32C" },
 	{ "take", "PAGES", op_take, "pages_read() of the section that was read last, for a guest with so many pages" },
+	{ "write", "FETCH GFN COUNT SEED", op_write,
+	  "precopy: when the log is fetched for the FETCH-th time, these pages were written (no answer)" },
+	{ "precopy", "BANDWIDTH DOWNTIME POSTCOPY", op_precopy, "precopy() of a machine that is made up: bytes/s, ns" },
 	{ "next", "SENT DIRTY BANDWIDTH DOWNTIME ELAPSED TIMEOUT SLOW THROTTLE", op_next, "precopy_next()" },
 	{ "fate", "STAGE NEWS", op_fate, "commit_fate(), of numbers of enum commit_stage and enum commit_news" },
 	{ "gap", "LIVE STOPPED NOW", op_gap, "clock_gap()" },
@@ -380,15 +406,18 @@ void stream_script_help(FILE *out)
 int stream_script_create(struct stream_script *s, struct vm *vm)
 {
 	*s = (struct stream_script){ .vm = vm };
-	int err = stream_init(&s->stream);
-	s->stream.vm = vm;
+	int err = stream_init(&s->m.stream);
+	s->m.vm = s->m.stream.vm = vm;
+	s->m.listening = -1;
+	pthread_mutex_init(&s->m.send_lock, NULL);
 	return err;
 }
 
 void stream_script_destroy(struct stream_script *s)
 {
 	s->restless.on ? (void)op_calm(s, NULL) : (void)0;
-	stream_free(&s->stream);
+	stream_free(&s->m.stream);
+	free(s->m.owed);
 }
 
 static int operand(struct stream_script *s, const char *name, size_t length, const char *word, uint64_t *value)

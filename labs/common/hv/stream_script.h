@@ -3,6 +3,7 @@
 #define HV_STREAM_SCRIPT_H
 
 #include "lab5.h"
+#include "stream_precopy.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -10,8 +11,9 @@
 #define STREAM_SCRIPT_WORDS 10 /* in a line, at most */
 
 struct stream_script {
-	struct vm *vm; /* of which only memory serves */
-	struct stream stream;
+	struct vm *vm;	    /* of which only memory serves */
+	struct migration m; /* whose stream all operations use */
+	struct made_up made_up;
 	struct section section; /* that was read last; its payload NULL: none was */
 	struct cpuid_table have, seen;
 	struct restless {
