@@ -18,7 +18,7 @@ enum precopy_choice precopy_next(const struct precopy_facts *f, unsigned *thrott
 	// nothing but f decides.
 	(void)f;
 	*throttle = 0;
-	return PRECOPY_GIVE_UP;
+	return PRECOPY_ROUND;
 }
 
 /* Everything is sent once. left: a bit for each page that has to be sent. */

@@ -32,7 +32,7 @@ enum precopy_choice precopy_next(const struct precopy_facts *f, unsigned *thrott
 	// each time, up to 99. Otherwise another round. Hint: it is a pure function, nothing but f decides.
 	//	(void)f;
 	//	*throttle = 0;
-	//	return PRECOPY_GIVE_UP;
+	//	return PRECOPY_ROUND;
 	// END
 }
 
