@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 
+#define FETCHES_MAX 60 /* one that never stops is cancelled */
+
 static struct made_up *present; /* whose precopy() runs */
 
 static void tell(const char *what)
@@ -28,7 +30,8 @@ static void log_stop(struct vm *vm)
 static int log_fetch(struct vm *vm, uint64_t *bitmap)
 {
 	tell("fetch");
-	present->fetches++;
+	if (++present->fetches == FETCHES_MAX)
+		present->m->cancel = true;
 	for (unsigned i = 0; i < present->writes; i++) {
 		const struct planned_write *w = &present->write[i];
 
