@@ -8,7 +8,8 @@
  *	start NAME PROGRAM ARG...  a program; its input is a pipe that stays open
  *	relay NAME ARG...          a relay (relay.h)
  *	type NAME TEXT             a line to its input
- *	await NAME TEXT            until its output, behind what was awaited before, has that text
+ *	await NAME TEXT [| TEXT]...
+ *	                           until its output, behind what was awaited before, has that text, or one of them
  *	ask SOCKET COMMAND         a command to a VM's control socket; the answer is told
  *	poll SOCKET COMMAND | TEXT [| TEXT]...
  *	                           again and again, until the answer has one of the texts, or there is none any more
@@ -45,6 +46,7 @@
 #define LINE 4096
 #define ANSWER 32768
 #define KEPT 49152 /* bytes of one output that are told, half of its beginning and half of its end */
+#define OR " | "   /* between texts */
 #define PAUSE_MS 5 /* between two looks */
 
 struct program {
@@ -155,16 +157,27 @@ static bool type(struct program *p, const char *text)
 	return write(p->in, buf, (size_t)n) == n || fail("%s does not read its input", p->name);
 }
 
-/* The text in the output from p->awaited on; goes on behind it. */
-static bool has(struct program *p, const char *text)
+/* One of the texts in the output from p->awaited on; goes on behind the one that comes first. */
+static bool has(struct program *p, const char *texts)
 {
 	static char buf[1 << 20];
 	ssize_t n = pread(p->out, buf, sizeof buf, p->awaited);
-	const char *at = n > 0 ? memmem(buf, (size_t)n, text, strlen(text)) : NULL;
+	const char *first = NULL;
+	size_t length = 0;
 
-	if (at)
-		p->awaited += at - buf + (off_t)strlen(text);
-	return at;
+	for (const char *text = texts, *next; text && n > 0; text = next ? next + strlen(OR) : NULL) {
+		next = strstr(text, OR);
+		size_t len = next ? (size_t)(next - text) : strlen(text);
+		const char *at = memmem(buf, (size_t)n, text, len);
+
+		if (at && (!first || at < first)) {
+			first = at;
+			length = len;
+		}
+	}
+	if (first)
+		p->awaited += first - buf + (off_t)length;
+	return first;
 }
 
 static bool await(struct program *p, const char *text)
@@ -230,13 +243,11 @@ static bool step_ask(const char *path, const char *command)
 	return true;
 }
 
-/* texts: " | " between them. */
 static bool has_one(const char *answer, const char *texts)
 {
-	for (const char *at = texts; at; at = strstr(at, " | ") ? strstr(at, " | ") + 3 : NULL) {
-		size_t n = strstr(at, " | ") ? (size_t)(strstr(at, " | ") - at) : strlen(at);
-
-		if (memmem(answer, strlen(answer), at, n))
+	for (const char *at = texts, *next; at; at = next ? next + strlen(OR) : NULL) {
+		next = strstr(at, OR);
+		if (memmem(answer, strlen(answer), at, next ? (size_t)(next - at) : strlen(at)))
 			return true;
 	}
 	return false;
@@ -245,13 +256,13 @@ static bool has_one(const char *answer, const char *texts)
 static bool step_poll(const char *path, char *command)
 {
 	static char answer[ANSWER];
-	char *texts = strstr(command, " | ");
+	char *texts = strstr(command, OR);
 	const char *reason;
 
 	if (!texts)
 		return fail("poll needs a text");
 	*texts = 0;
-	texts += 3;
+	texts += strlen(OR);
 	for (;; rest(PAUSE_MS)) {
 		if (!ask(path, command, answer, &reason)) {
 			printf("%u < gone: %s\n", line, reason);
