@@ -275,7 +275,10 @@ build/vmmrun: scripts/vmmrun.c Makefile
 # --- unit tests: one program each; the first line of the source, "// sources: a.c b.c", says what it links, of the frame or of a lab ---
 
 unit_tests := $(patsubst tests/unit/%.c,$(pre)unit/%,$(wildcard tests/unit/test_*.c))
-sources_of = $(shell sed -n '1s,^// sources:,,p' tests/unit/$(1).c)
+# One process reads all first lines, as test_elf:elf.c test_elf:mem.c ..., because every make would wait for one process for each.
+unit_sources := $(shell awk 'FNR == 1 && sub("^// sources:", "") { split(FILENAME, path, /[\/.]/); for (i = 1; i <= NF; i++) print path[3] ":" $$i }' \
+	/dev/null $(wildcard tests/unit/test_*.c))
+sources_of = $(patsubst $(1):%,%,$(filter $(1):%,$(unit_sources)))
 
 unit: tools $(unit_tests) ## build and run the unit tests (SAN=1: with sanitizers)
 	@failed=0; for t in $(unit_tests); do $$t || failed=1; done; exit $$failed

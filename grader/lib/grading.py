@@ -72,7 +72,7 @@ class Grading:
         targets = {"build/guests/" + guest for c in self.checkpoints for run in c.runs for guest in (run.guest, *run.others) if guest}
         # The frame on its own first: if that does not compile, it is not the student's fault.
         targets |= {"build/frame/%s.o" % os.path.basename(name)[:-2] for name in glob(os.path.join(self.root, "labs/common/hv/*.c"))}
-        targets |= needed_targets(self.root, self.hosts.names)
+        targets |= {"tools"} | needed_targets(self.root, self.hosts.names)
         make_parts(self.root, sorted(targets))
         hv, output = compile_hv(self.root, self.solution, self.work)
         self._write_log("build", output.splitlines())

@@ -42,10 +42,10 @@ class TempDir(unittest.TestCase):
 
 # A tree with one lab whose "hv" is fixtures/standin.c compiled with the macros that the "lab file" defines.
 MAKEFILE = """\
-testhost:
-hv:
+tools testhost:
+$(OUT)/hv:
 \t@mkdir -p $(OUT)
-\t@%(gcc)s -O1 -static -include $(LABFILES)/main.c -o $(OUT)/hv %(standin)s
+\t@%(gcc)s -O1 -static -include $(LABFILES)/main.c -o $@ %(standin)s
 """
 
 CHECKPOINTS = '''\
