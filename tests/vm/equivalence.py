@@ -36,7 +36,9 @@ GUEST_MODE_OPTIONS = {HVM: HV_OPTIONS[HVM], HVM_CACHED: HV_OPTIONS[HVM_CACHED], 
 KERNEL_OPTIONS = (("", b"", b""), ("quiet procs=4", b"", b""), ("procs=0", b"", b""), ("procs=8", b"", b""),
                   ("echo procs=1", b"backwards\r", b"type a line:"))
 SECONDS = 20  # for hv and for QEMU; more than any guest needs that ever ends, on a machine with other work too
-ENDLESS = {"spin": 2}  # and for those that never do
+ENDLESS = {"spin": 1}  # and for those that never do
+# On bare QEMU one computes for ever behind a probe that TCG cannot go on from (differences.py): its transcript is complete long before.
+ENDLESS_BARE = {"1.12-cr-manual": 8}
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def run(the_cases, options=(), engines=None):
                     ["hv", "run", *how, *options, *case.options, "--stats", "json", "--timeout", str(case.seconds), "--append", case.append,
                      images[name].name], stdin=case.stdin)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            bare = {name: pool.submit(host.qemu, images[name], case.append, case.stdin, case.prompt, seconds=case.seconds)
+            bare = {name: pool.submit(host.qemu, images[name], case.append, case.stdin, case.prompt,
+                                      seconds=ENDLESS_BARE.get(name, case.seconds))
                     for name, case in the_cases.items()}
             results = host.run(commands, files)
             results.update({(name, QEMU): future.result() for name, future in bare.items()})
