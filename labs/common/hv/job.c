@@ -279,6 +279,18 @@ void job_cancel(struct vm *vm, const char *argument, FILE *out)
 	fputs("{\"cancelled\":true}\n", out);
 }
 
+void job_again(struct vm *vm, const char *argument, FILE *out)
+{
+	char err[300];
+
+	if (!vm->job || vm->job->state != JOB_RUNNING || !vm->job->m.postcopy)
+		refuse(out, "no post-copy is under way");
+	else if (postcopy_again(&vm->job->m, argument, err, sizeof err))
+		refuse(out, err);
+	else
+		fputs("{\"resumed\":true}\n", out);
+}
+
 bool job_release(struct vm *vm)
 {
 	if (!vm->job || vm->job->state != JOB_STANDING)

@@ -6,6 +6,3 @@ W void virtio_state(struct virtio_dev *d, struct state_io *io) { (void)d; (void)
 W int virtio_settle(struct vm *vm) { (void)vm; return 0; }
 W void virtio_unsettle(struct vm *vm) { (void)vm; }
 W void virtio_loaded(struct vm *vm) { (void)vm; }
-W void cpuid_table_io(struct cpuid_table *t, struct state_io *io) { (void)t; (void)io; }
-W int kvm_piece_take(struct kvm_cpu *c, enum kvm_piece p, struct kvm_cpu_state *s) { (void)c; (void)p; (void)s; return 0; }
-W int kvm_piece_put(struct kvm_cpu *c, enum kvm_piece p, const struct kvm_cpu_state *s) { (void)c; (void)p; (void)s; return 0; }
