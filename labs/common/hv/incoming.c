@@ -2,6 +2,7 @@
 #include "engine.h"
 #include "lab5.h"
 #include "record.h"
+#include "virtio_state.h"
 #include "vm_pause.h"
 
 #include <fcntl.h>
@@ -319,7 +320,12 @@ int incoming_take(struct vm *vm)
 	in->m.stream.wire.cancelled = vm_ends;
 	in->m.stream.wire.opaque = vm;
 	pthread_mutex_init(&in->m.send_lock, NULL);
-	return vm->opt.restore ? restore(in) : arrive(in);
+	if (vm->opt.restore ? restore(in) : arrive(in))
+		return -ECANCELED;
+	pthread_mutex_lock(&vm->lock);
+	virtio_unsettle(vm); /* disks and networks are this process's from now on */
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
 }
 
 void incoming_destroy(struct vm *vm)
