@@ -6,6 +6,7 @@
  */
 #include "disk.h"
 #include "lab4.h"
+#include "state_io.h"
 
 #include <stddef.h>
 
@@ -249,6 +250,35 @@ static void blk_config_write(struct virtio_dev *d, unsigned offset, unsigned siz
 	choose_cache(b);
 }
 
+static bool blk_busy(struct virtio_dev *d)
+{
+	return !disk_settled(((struct blk *)d->state)->disk);
+}
+
+static void blk_resume(struct virtio_dev *d)
+{
+	disk_resume(((struct blk *)d->state)->disk);
+}
+
+/* The image is the same or a copy: as large, and its blocks too. Who it says that it is moves along. */
+static void blk_state(struct virtio_dev *d, struct state_io *io)
+{
+	struct blk *b = d->state;
+	uint64_t capacity = b->config.capacity;
+	uint32_t block = b->config.blk_size;
+
+	STATE(io, capacity);
+	STATE(io, block);
+	STATE(io, b->config.writeback);
+	state_bytes(io, b->id, sizeof b->id);
+	state_check(io, capacity == b->config.capacity, "the disk had %llu sectors, and here it has %llu", (unsigned long long)capacity,
+		    (unsigned long long)b->config.capacity);
+	state_check(io, block == b->config.blk_size, "the disk had blocks of %u bytes, and here they have %u", block, b->config.blk_size);
+	state_check(io, b->config.writeback == 1 || (!b->config.writeback && virtio_has(d, BLK_F_CONFIG_WCE)), "it has no such cache");
+	if (io->loading && d->status & STATUS_FEATURES_OK)
+		choose_cache(b);
+}
+
 static void blk_destroy(struct virtio_dev *d)
 {
 	struct blk *b = d->state;
@@ -277,6 +307,9 @@ static const struct virtio_ops blk_ops = {
 	.config_write = blk_config_write,
 	.destroy = blk_destroy,
 	.stats = blk_stats,
+	.busy = blk_busy,
+	.resume = blk_resume,
+	.state = blk_state,
 };
 
 /* The option of --disk: what disk_parse() takes. */
@@ -289,8 +322,11 @@ int blk_create(struct vm *vm, const char *arg)
 
 	if (!b)
 		return -ENOMEM;
-	if (disk_parse(arg, &options, err, sizeof err) ||
-	    !(b->disk = disk_open(&options, &vm->loop, blk_reaped, b, err, sizeof err))) {
+	if (!disk_parse(arg, &options, err, sizeof err)) {
+		options.moving = vm->opt.incoming;
+		b->disk = disk_open(&options, &vm->loop, blk_reaped, b, err, sizeof err);
+	}
+	if (!b->disk) {
 		sparse_free(b, sizeof *b);
 		return vm_stop(vm, HV_USAGE, "%s", err);
 	}

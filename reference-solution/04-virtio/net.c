@@ -8,6 +8,7 @@
  */
 #include "lab4.h"
 #include "netback.h"
+#include "state_io.h"
 
 #include <sys/random.h>
 
@@ -229,6 +230,35 @@ static void net_reset(struct virtio_dev *d)
 	netback_forget(n->back);
 }
 
+static void net_settle(struct virtio_dev *d)
+{
+	struct net *n = d->state;
+
+	while (n->nheld)
+		virtqueue_unpop(&d->queue[RX], &n->held[--n->nheld]);
+	n->room = 0;
+}
+
+static void net_resume(struct virtio_dev *d)
+{
+	netback_resume(((struct net *)d->state)->back);
+}
+
+/* The address moves along, and so does what the driver knows of the cable: the network has to make it true. */
+static void net_state(struct virtio_dev *d, struct state_io *io)
+{
+	struct net *n = d->state;
+	uint16_t mtu = n->config.mtu;
+
+	state_bytes(io, n->config.mac, sizeof n->config.mac);
+	STATE(io, n->config.status);
+	STATE(io, mtu);
+	state_check(io, !(n->config.status & ~NET_S_LINK_UP), "bits are set that do not exist");
+	state_check(io, mtu == n->config.mtu, "its MTU was %u, and here it is %u", mtu, n->config.mtu);
+	if (!state_failed(io))
+		netback_state(n->back, io, n->config.status);
+}
+
 static void net_destroy(struct virtio_dev *d)
 {
 	struct net *n = d->state;
@@ -256,6 +286,9 @@ static const struct virtio_ops net_ops = {
 	.reset = net_reset,
 	.destroy = net_destroy,
 	.stats = net_stats,
+	.settle = net_settle,
+	.resume = net_resume,
+	.state = net_state,
 };
 
 int net_create(struct vm *vm, const char *arg)
@@ -285,6 +318,7 @@ int net_create(struct vm *vm, const char *arg)
 		return -ECANCELED;
 	}
 	n->dev = d;
+	o.moving = vm->opt.incoming;
 	n->back = netback_open(&vm->loop, &o, &net_user, n, &error, err, sizeof err);
 	if (!n->back)
 		return vm_stop(vm, error == -EINVAL ? HV_USAGE : HV_HOST, "%s", err);

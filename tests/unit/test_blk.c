@@ -1,4 +1,4 @@
-// sources: blk.c disk.c disk_uring.c disk_threads.c mmio.c virtqueue.c packed.c virtio.c json.c ring_order.c written.c bus.c mem.c loop.c clock.c
+// sources: blk.c disk.c disk_uring.c disk_threads.c mmio.c virtqueue.c packed.c virtio.c json.c ring_order.c written.c bus.c mem.c loop.c clock.c state_io.c
 /* The block device behind its registers and its ring: which requests it takes, and how they are answered. */
 #define _GNU_SOURCE
 #include "blk_driver.h"

@@ -1,4 +1,4 @@
-// sources: blk.c disk.c disk_uring.c disk_threads.c mmio.c virtqueue.c packed.c virtio.c json.c ring_order.c written.c bus.c mem.c loop.c clock.c
+// sources: blk.c disk.c disk_uring.c disk_threads.c mmio.c virtqueue.c packed.c virtio.c json.c ring_order.c written.c bus.c mem.c loop.c clock.c state_io.c
 /* What the block device does to the disk itself: discard, write-zeroes, and when a write is on stable storage. */
 #define _GNU_SOURCE
 #include "blk_driver.h"

@@ -1,4 +1,4 @@
-// sources: blk.c disk.c disk_uring.c disk_threads.c mmio.c virtqueue.c packed.c virtio.c json.c ring_order.c written.c bus.c mem.c loop.c clock.c
+// sources: blk.c disk.c disk_uring.c disk_threads.c mmio.c virtqueue.c packed.c virtio.c json.c ring_order.c written.c bus.c mem.c loop.c clock.c state_io.c
 /* Requests of the block device that the host has not answered yet: a reset waits for them, and there is a limit to their number. */
 #define _GNU_SOURCE
 #include "blk_driver.h"

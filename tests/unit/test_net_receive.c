@@ -1,4 +1,4 @@
-// sources: net.c netback.c net_options.c virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c written.c
+// sources: net.c netback.c net_options.c virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c mem.c bus.c clock.c written.c state_io.c
 /* The network device: frames for the driver, in the buffers that it gave. */
 #include "net_driver.h"
 

@@ -1,4 +1,4 @@
-// sources: netback.c net_options.c net_socket.c control_path.c net_tap.c net_user.c loop.c clock.c
+// sources: netback.c net_options.c net_socket.c control_path.c net_tap.c net_user.c loop.c clock.c state_io.c
 /* The socket between two VMs: who comes first and who comes back, and peers that mean harm. */
 #define _GNU_SOURCE
 #include "control_path.h"
@@ -46,13 +46,15 @@ static void socket_comes_and_goes(void **state)
 	assert_non_null(nb);
 	assert_false(nb->link);
 	for (unsigned i = 0; i < 3; i++) {
-		int fd = peer(false), third;
+		int fd = peer(false), third, fourth;
 		char byte;
 
 		wait_for("the link", link_is, true);
 		third = peer(false);
-		assert_int_equal(recv(third, &byte, 1, 0), 0); /* turned away */
+		fourth = peer(false);
+		assert_int_equal(recv(third, &byte, 1, 0), 0); /* one waits at most: turned away */
 		close(third);
+		close(fourth);
 		assert_true(seen.link);
 		close(fd);
 		wait_for("the end of the link", link_is, false);
@@ -63,6 +65,87 @@ static void socket_comes_and_goes(void **state)
 	assert_int_equal(nb->dropped, 1);
 	closed(nb);
 	assert_int_equal(access(path, F_OK), -1);
+}
+
+/* The other VM moves to another process, which joins before the one that it came from ends. The guest notices nothing. */
+static void socket_peer_moves(void **state)
+{
+	struct netback *nb = cable();
+	uint8_t frame[60] = { 7 };
+	int from = peer(false), to;
+
+	(void)state;
+	wait_for("the link", link_is, true);
+	for (unsigned i = 1; i < 4; i++) {
+		to = peer(false);
+		assert_int_equal(send(to, frame, sizeof frame, 0), sizeof frame);
+		usleep(20000);
+		assert_int_equal(seen.frames, i - 1);
+		close(from);
+		wait_for("a frame", frames_are, i);
+		assert_int_equal(seen.links, 1);
+		send_frame(nb, frame, sizeof frame);
+		assert_int_equal(recv(to, frame, sizeof frame, 0), sizeof frame);
+		from = to;
+	}
+	close(from);
+	wait_for("the end of the link", link_is, false);
+	closed(nb);
+}
+
+/* The same when the other side listened: now this one does, and the cable stays plugged in meanwhile. */
+static void socket_listener_moves(void **state)
+{
+	int listening = peer(true), from, to;
+	struct netback *nb = cable();
+
+	(void)state;
+	assert_true(nb->link);
+	from = accept(listening, NULL, NULL);
+	unlink(path);
+	close(from);
+	close(listening);
+	to = peer(false);
+	usleep(700000); /* longer than one that is alone is believed to have a peer */
+	assert_true(nb->link);
+	assert_int_equal(seen.links, 1);
+	close(to);
+	wait_for("the end of the link", link_is, false);
+	closed(nb);
+}
+
+/* And this VM moves: nothing is touched before it runs here. */
+static void socket_moves_here(void **state)
+{
+	int listening = peer(true), fd;
+	struct net_options o;
+	struct netback *nb;
+	char text[100];
+	int error;
+
+	(void)state;
+	snprintf(text, sizeof text, "socket=%s", path);
+	assert_int_equal(net_parse(text, &o, err, sizeof err), 0);
+	o.moving = true;
+	pthread_mutex_lock(&lock);
+	nb = netback_open(&loop, &o, &device, NULL, &error, err, sizeof err);
+	nb->link = true; /* as netback_state() found it */
+	pthread_mutex_unlock(&lock);
+	usleep(50000);
+	fcntl(listening, F_SETFL, O_NONBLOCK);
+	assert_int_equal(accept(listening, NULL, NULL), -1);
+	fcntl(listening, F_SETFL, 0);
+	pthread_mutex_lock(&lock);
+	netback_resume(nb);
+	pthread_mutex_unlock(&lock);
+	fd = accept(listening, NULL, NULL);
+	assert_true(fd >= 0);
+	usleep(700000);
+	assert_int_equal(seen.links, 0);
+	close(fd);
+	close(listening);
+	wait_for("the end of the link", link_is, false);
+	closed(nb);
 }
 
 /* The other side listened and goes: the one that is left listens. A socket that nobody listens on does not disturb it. */
@@ -347,6 +430,9 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(socket_comes_and_goes),
+		TEST(socket_peer_moves),
+		TEST(socket_listener_moves),
+		TEST(socket_moves_here),
 		TEST(socket_takes_over),
 		TEST(socket_with_a_hostile_peer),
 		TEST(socket_with_descriptors),

@@ -1,4 +1,4 @@
-// sources: netback.c net_options.c net_socket.c control_path.c net_tap.c net_user.c loop.c clock.c
+// sources: netback.c net_options.c net_socket.c control_path.c net_tap.c net_user.c loop.c clock.c state_io.c
 /* The networks behind a device: what --net takes, the queue, libslirp, a tap interface. The socket is in test_net_socket.c. */
 #define _GNU_SOURCE /* unshare */
 #include "netback_fixture.h"

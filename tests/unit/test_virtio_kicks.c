@@ -1,4 +1,4 @@
-// sources: rng.c blk.c disk.c disk_uring.c disk_threads.c net.c netback.c net_options.c virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c bus.c loop.c clock.c mem.c
+// sources: rng.c blk.c disk.c disk_uring.c disk_threads.c net.c netback.c net_options.c virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c bus.c loop.c clock.c mem.c state_io.c
 /* A driver that notifies without end: of a queue with nothing in it, and of a broken one. */
 #define _GNU_SOURCE
 #include "honest_driver.h"

@@ -1,4 +1,4 @@
-// sources: rng.c blk.c disk.c disk_uring.c disk_threads.c net.c netback.c net_options.c virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c bus.c loop.c clock.c mem.c
+// sources: rng.c blk.c disk.c disk_uring.c disk_threads.c net.c netback.c net_options.c virtio.c json.c ring_order.c mmio.c virtqueue.c packed.c bus.c loop.c clock.c mem.c state_io.c
 /*
  * Guest memory that changes under the device's feet. A guest with two CPUs: one gives honest chains and kicks, the other flips words of the
  * descriptors, tables, rings and requests between what is right and what is not, as fast as it can, with seeded values. A device that reads

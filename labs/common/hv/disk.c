@@ -14,6 +14,7 @@
 
 /* Of a file system that cannot zero a range so much is written at a time. */
 static const uint8_t zero_bytes[64 * KiB];
+#define LOCK_RETRY_NS 20000000u
 #define ZEROS (sizeof((struct disk_request *)0)->zeros / sizeof(struct iovec))
 
 /* --- the option and the image ------------------------------------------------------------------------------------------------- */
@@ -108,6 +109,15 @@ static const char *lock_image(struct disk *d)
 	return strerror(errno);
 }
 
+/* The process that the VM came from ends when it hears that the VM runs here. Until then it does nothing, and nobody else can have the lock. */
+static void lock_again(void *opaque)
+{
+	struct disk *d = opaque;
+
+	if (lock_image(d))
+		loop_timer_set(d->loop, &d->retry, clock_ns() + LOCK_RETRY_NS);
+}
+
 static int choose_aio(struct disk *d, const struct disk_options *o)
 {
 	static const struct disk_aio *const ways[] = { &disk_uring, &disk_threads };
@@ -134,6 +144,8 @@ struct disk *disk_open(const struct disk_options *o, struct loop *loop, void (*r
 		return NULL;
 	}
 	d->read_only = o->read_only;
+	d->moving = o->moving;
+	d->retry = (struct loop_timer){ .fn = lock_again, .opaque = d };
 	d->slow = o->slow;
 	d->loop = loop;
 	d->reaped = reaped;
@@ -147,7 +159,7 @@ struct disk *disk_open(const struct disk_options *o, struct loop *loop, void (*r
 	/* io_uring would not wait for a request of such a file either. */
 	if (!why && fcntl(d->fd, F_SETFL, 0))
 		why = strerror(errno);
-	if (!why)
+	if (!why && !d->moving)
 		why = lock_image(d);
 	if (!why && (failed = choose_aio(d, o)))
 		why = strerror(-failed);
@@ -165,6 +177,7 @@ struct disk *disk_open(const struct disk_options *o, struct loop *loop, void (*r
 
 void disk_close(struct disk *d)
 {
+	loop_timer_set(d->loop, &d->retry, 0);
 	d->aio->destroy(d);
 	close(d->fd);
 	free(d);
@@ -208,6 +221,7 @@ void disk_submit(struct disk *d, struct disk_request *r)
 	r->left = r->len;
 	r->piece = r->iov;
 	r->npieces = r->niov;
+	d->unflushed |= r->op != DISK_READ && r->op != DISK_FLUSH;
 	switch (r->op) {
 	case DISK_READ:
 		r->call = CALL_READ;
@@ -334,4 +348,41 @@ void disk_drain(struct disk *d)
 		complete(d, d->aio->reap(d, true));
 		begin(d);
 	}
+}
+
+/* --- to another process ------------------------------------------------------------------------------------------------------------ */
+
+/* Should it fail, the guest's flushes have failed before, or will: there is nobody else to tell. */
+static void flushed(struct disk_request *r, int err)
+{
+	(void)r;
+	(void)err;
+}
+
+bool disk_settled(struct disk *d)
+{
+	if (!d->in_flight && d->unflushed) {
+		d->unflushed = false;
+		d->last = (struct disk_request){ .op = DISK_FLUSH, .done = flushed };
+		disk_submit(d, &d->last);
+		disk_start(d);
+	}
+	return !d->in_flight;
+}
+
+void disk_resume(struct disk *d)
+{
+	char path[32];
+
+	if (!d->moving)
+		return;
+	d->moving = false;
+	/* A network file system looks at the server again when a file is opened. The descriptor keeps its number. */
+	snprintf(path, sizeof path, "/proc/self/fd/%d", d->fd);
+	int fd = open(path, (d->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+	if (fd >= 0) {
+		dup3(fd, d->fd, O_CLOEXEC);
+		close(fd);
+	}
+	lock_again(d);
 }

@@ -26,6 +26,7 @@ struct disk_options {
 	const char *aio; /* name of the way, or NULL: the best there is */
 	unsigned slow;	 /* milliseconds that each system call waits before it is made: what a disk with a moving arm was like */
 	char id[DISK_ID_MAX + 1];
+	bool moving; /* another process has the image until disk_resume() */
 };
 
 enum disk_op {
@@ -75,6 +76,10 @@ struct disk {
 	uint64_t size;	/* bytes */
 	uint32_t block; /* bytes: what the host's device transfers at once; an image file: SECTOR */
 	bool read_only, block_device;
+	bool moving;	/* it is not locked yet */
+	bool unflushed; /* something was written since disk_settled() made everything durable last */
+	struct disk_request last;
+	struct loop_timer retry; /* of the lock */
 	unsigned slow; /* of the options */
 	struct loop *loop;
 	void (*reaped)(void *opaque); /* behind the done() of one or several requests */
@@ -99,6 +104,10 @@ void disk_submit(struct disk *d, struct disk_request *r);
 void disk_start(struct disk *d);
 /* Returns when all requests are complete, also those that done() submitted. */
 void disk_drain(struct disk *d);
+/* Is no request in flight, and everything that was written there for another host to see? If not, it sees to it; ask again soon. */
+bool disk_settled(struct disk *d);
+/* The image is this process's from now on: nothing of it is remembered from before, and the lock is taken as soon as the other one is gone. */
+void disk_resume(struct disk *d);
 
 /* For the two ways: makes r->call now, and sets r->result. Any thread, without the lock. */
 void disk_call(int fd, struct disk_request *r);

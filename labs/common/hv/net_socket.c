@@ -1,6 +1,11 @@
 /*
  * A cable between two VMs: a Unix socket that keeps frames apart (SOCK_SEQPACKET). Who comes first listens on the path, the
- * other one connects. Each may go and come again; whoever is left takes the role that is free. A third one is turned away.
+ * other one connects. Each may go and come again; whoever is left takes the role that is free. A third one waits, and gets a place when one of
+ * the two goes; a fourth takes the third one's place.
+ *
+ * So a VM can move to another process: there it joins when it runs, and waits, if the other VM listens, for the end of the process that it
+ * came from, a moment later. If that one listened, it is who comes first of the two others. For the guests the cable is plugged in all the
+ * time: that it is not is believed only after GRACE_NS.
  *
  * The peer is not trusted more than the guest: a message is a frame, with bounds, and nothing else in it is looked at. A peer
  * that does not read stops the guest's sending, not hv.
@@ -18,13 +23,14 @@
 #include <unistd.h>
 
 #define RETRY_NS 200000000ull
+#define GRACE_NS 500000000ull
 
 struct net_socket {
 	struct netback *nb;
 	struct sockaddr_un addr;
-	int listen_fd, fd; /* fd: the peer, or -1 */
+	int listen_fd, fd, next_fd; /* fd: the peer, or -1; next_fd: who waits for its place, or -1 */
 	bool paused;
-	struct loop_timer retry;
+	struct loop_timer retry, grace;
 	size_t kept;	 /* length of the frame that the peer had no room for, or 0 */
 	uint8_t *out;	 /* that frame */
 	uint8_t frame[]; /* the one that is received */
@@ -37,15 +43,44 @@ static void watch(struct net_socket *s)
 	loop_fd_events(s->nb->loop, s->fd, (short)((s->paused ? 0 : POLLIN) | (s->kept ? POLLOUT : 0)));
 }
 
+static void try_again(struct net_socket *s)
+{
+	loop_timer_set(s->nb->loop, &s->retry, clock_ns() + (s->grace.deadline_ns ? NETBACK_RETRY_NS : RETRY_NS));
+}
+
+/* There is no peer now, and perhaps there will be one soon. */
+static void be_alone(struct net_socket *s)
+{
+	loop_timer_set(s->nb->loop, &s->grace, clock_ns() + GRACE_NS);
+}
+
+static void on_grace(void *opaque)
+{
+	struct net_socket *s = opaque;
+
+	if (s->fd < 0)
+		netback_set_link(s->nb, false);
+}
+
+static int take_peer(struct net_socket *s, int fd);
+
 static void lose_peer(struct net_socket *s)
 {
 	loop_fd_remove(s->nb->loop, s->fd);
 	close(s->fd);
 	s->fd = -1;
 	s->kept = 0;
-	if (s->listen_fd < 0)
-		loop_timer_set(s->nb->loop, &s->retry, clock_ns() + RETRY_NS);
-	netback_set_link(s->nb, false);
+	if (s->next_fd >= 0) {
+		int fd = s->next_fd;
+
+		s->next_fd = -1;
+		take_peer(s, fd);
+	}
+	if (s->fd < 0) {
+		be_alone(s);
+		if (s->listen_fd < 0)
+			try_again(s);
+	}
 	netback_set_blocked(s->nb, false); /* what comes now is dropped, as on a cable that is not plugged in */
 }
 
@@ -56,6 +91,7 @@ static int take_peer(struct net_socket *s, int fd)
 		return -ENOSPC;
 	}
 	s->fd = fd;
+	loop_timer_set(s->nb->loop, &s->grace, 0);
 	watch(s);
 	netback_set_link(s->nb, true);
 	return 0;
@@ -75,10 +111,13 @@ static void on_connection(void *opaque, short revents)
 		loop_timer_set(s->nb->loop, &s->retry, clock_ns() + RETRY_NS);
 		return;
 	}
-	if (s->fd >= 0)
-		close(fd); /* a cable has two ends */
-	else
+	if (s->fd < 0) {
 		take_peer(s, fd);
+		return;
+	}
+	if (s->next_fd >= 0)
+		close(s->next_fd);
+	s->next_fd = fd;
 }
 
 /* --- frames ------------------------------------------------------------------------------------------------------------ */
@@ -218,7 +257,15 @@ static void on_retry(void *opaque)
 	if (s->listen_fd >= 0)
 		loop_fd_events(s->nb->loop, s->listen_fd, POLLIN);
 	else if (join(s))
-		loop_timer_set(s->nb->loop, &s->retry, clock_ns() + RETRY_NS);
+		try_again(s);
+}
+
+static void net_socket_resume(struct netback *nb)
+{
+	struct net_socket *s = nb->state;
+
+	be_alone(s);
+	on_retry(s);
 }
 
 static void net_socket_close(struct netback *nb)
@@ -228,6 +275,9 @@ static void net_socket_close(struct netback *nb)
 	if (!s)
 		return;
 	loop_timer_set(nb->loop, &s->retry, 0);
+	loop_timer_set(nb->loop, &s->grace, 0);
+	if (s->next_fd >= 0)
+		close(s->next_fd);
 	if (s->fd >= 0) {
 		loop_fd_remove(nb->loop, s->fd);
 		close(s->fd);
@@ -250,15 +300,16 @@ static int net_socket_open(struct netback *nb, const struct net_options *o, char
 		return snprintf(err, size, "no memory for a network device"), -ENOMEM;
 	nb->state = s;
 	s->nb = nb;
-	s->listen_fd = s->fd = -1;
+	s->listen_fd = s->fd = s->next_fd = -1;
 	s->retry = (struct loop_timer){ .fn = on_retry, .opaque = s };
+	s->grace = (struct loop_timer){ .fn = on_grace, .opaque = s };
 	s->addr.sun_family = AF_UNIX;
 	strcpy(s->addr.sun_path, o->name); /* net_parse() looked at the length */
 	s->out = malloc(nb->frame_max);
 	if (!s->out)
 		return snprintf(err, size, "no memory for a network device"), -ENOMEM;
 
-	int error = join(s);
+	int error = o->moving ? 0 : join(s);
 
 	if (error) {
 		snprintf(err, size, "--net socket=%s cannot be used: %s", o->name,
@@ -273,4 +324,5 @@ const struct netback_ops net_socket_ops = {
 	.send = net_socket_send,
 	.pause = net_socket_pause,
 	.close = net_socket_close,
+	.resume = net_socket_resume,
 };

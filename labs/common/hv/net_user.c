@@ -3,6 +3,9 @@
  * connections into this process's own sockets, so nothing on the host has to be set up and nobody has to be root.
  *
  * The guest is 10.0.2.15 by DHCP, this machine 10.0.2.2, the name server 10.0.2.3. IPv4 only.
+ *
+ * A guest that moves keeps its address, but not its connections: their other ends are sockets of the process that it came from, which end with
+ * it. It learns of that by a reset when it sends. Forwarded ports are taken over.
  */
 #include "netback.h"
 
@@ -26,6 +29,10 @@ static struct {
 	__typeof__(slirp_pollfds_fill) *pollfds_fill;
 	__typeof__(slirp_pollfds_poll) *pollfds_poll;
 	__typeof__(slirp_add_hostfwd) *add_hostfwd;
+	/* NULL in old libraries. */
+	__typeof__(slirp_state_save) *state_save;
+	__typeof__(slirp_state_load) *state_load;
+	__typeof__(slirp_state_version) *state_version;
 } slirp;
 
 struct net_user {
@@ -34,6 +41,10 @@ struct net_user {
 	struct loop_source source;
 	bool paused;
 	uint64_t guest_errors;
+	struct net_forward forward[NET_FORWARDS]; /* those that are still another process's */
+	unsigned nforwards;
+	struct loop_timer retry;
+	uint64_t give_up_ns;
 	struct pollfd *pfd; /* of the round, while slirp looks through it or fills it */
 	unsigned room, used;
 	uint8_t frame[];
@@ -189,6 +200,7 @@ static void net_user_close(struct netback *nb)
 	if (!u)
 		return;
 	loop_source_remove(nb->loop, &u->source);
+	loop_timer_set(nb->loop, &u->retry, 0);
 	if (u->slirp)
 		slirp.cleanup(u->slirp);
 	free(u);
@@ -211,7 +223,111 @@ static int load_library(char *err, size_t size)
 	for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
 		if (!handle || !(*names[i].function = dlsym(handle, names[i].name)))
 			return snprintf(err, size, "--net user needs libslirp: %s", dlerror()), -ENOENT;
+	*(void **)&slirp.state_save = dlsym(handle, "slirp_state_save");
+	*(void **)&slirp.state_load = dlsym(handle, "slirp_state_load");
+	*(void **)&slirp.state_version = dlsym(handle, "slirp_state_version");
 	return 0;
+}
+
+/* 0 or -errno. */
+static int forward(struct net_user *u, const struct net_forward *f)
+{
+	if (slirp.add_hostfwd(u->slirp, f->udp, f->host, f->host_port, f->guest, f->guest_port) >= 0)
+		return 0;
+	return errno ? -errno : -EIO;
+}
+
+static void describe(const struct net_forward *f, int error, char *err, size_t size)
+{
+	snprintf(err, size, "--net: %s port %u of this machine cannot be forwarded: %s", f->udp ? "UDP" : "TCP", f->host_port,
+		 strerror(-error));
+}
+
+/* --- to another process ------------------------------------------------------------------------------------------------ */
+
+static void on_retry(void *opaque)
+{
+	struct net_user *u = opaque;
+	unsigned left = 0;
+	char err[200];
+
+	for (unsigned i = 0; i < u->nforwards; i++) {
+		int error = forward(u, &u->forward[i]);
+
+		if (error == -EADDRINUSE && clock_ns() < u->give_up_ns) {
+			u->forward[left++] = u->forward[i];
+		} else if (error) {
+			describe(&u->forward[i], error, err, sizeof err);
+			fprintf(stderr, "hv: %s\n", err);
+		}
+	}
+	u->nforwards = left;
+	loop_source_changed(u->nb->loop);
+	if (left)
+		loop_timer_set(u->nb->loop, &u->retry, clock_ns() + NETBACK_RETRY_NS);
+}
+
+static void net_user_resume(struct netback *nb)
+{
+	struct net_user *u = nb->state;
+
+	u->give_up_ns = clock_ns() + NETBACK_PATIENCE_NS;
+	on_retry(u);
+}
+
+/* What slirp writes or reads: the version, then its bytes. */
+struct piece {
+	uint8_t *data;
+	size_t len, room;
+};
+
+static ssize_t put_bytes(const void *buf, size_t len, void *opaque)
+{
+	struct piece *p = opaque;
+
+	if (len > p->room - p->len)
+		return -1;
+	memcpy(p->data + p->len, buf, len);
+	p->len += len;
+	return (ssize_t)len;
+}
+
+static ssize_t get_bytes(void *buf, size_t len, void *opaque)
+{
+	struct piece *p = opaque;
+
+	if (len > p->room - p->len)
+		return -1;
+	memcpy(buf, p->data + p->len, len);
+	p->len += len;
+	return (ssize_t)len;
+}
+
+static size_t net_user_save(struct netback *nb, uint8_t *data)
+{
+	struct net_user *u = nb->state;
+	struct piece p = { data, sizeof(uint32_t), NETBACK_STATE_MAX };
+
+	if (!slirp.state_save || !slirp.state_load || !slirp.state_version)
+		return 0;
+	memcpy(data, &(uint32_t){ (uint32_t)slirp.state_version() }, sizeof(uint32_t));
+	slirp.state_save(u->slirp, put_bytes, &p);
+	return p.len;
+}
+
+/* Addresses that DHCP has given out. Slirp's format would also have sockets of programs on the host in it (a byte in front of each that is not
+ * 0); there are none here, so none is let in: a library need not see what it does not expect. */
+static void net_user_load(struct netback *nb, const uint8_t *data, size_t len)
+{
+	struct net_user *u = nb->state;
+	struct piece p = { (uint8_t *)data, sizeof(uint32_t), len };
+	uint32_t version;
+
+	if (len <= sizeof version || data[sizeof version] || !slirp.state_load || !slirp.state_version)
+		return;
+	memcpy(&version, data, sizeof version);
+	if (version && version <= (uint32_t)slirp.state_version())
+		slirp.state_load(u->slirp, (int)version, get_bytes, &p);
 }
 
 static int net_user_open(struct netback *nb, const struct net_options *o, char *err, size_t size)
@@ -242,15 +358,13 @@ static int net_user_open(struct netback *nb, const struct net_options *o, char *
 	if (!u->slirp)
 		return snprintf(err, size, "libslirp could not start"), -EIO;
 	for (unsigned i = 0; i < o->nforwards; i++) {
-		const struct net_forward *f = &o->forward[i];
-
-		if (slirp.add_hostfwd(u->slirp, f->udp, f->host, f->host_port, f->guest, f->guest_port) < 0) {
-			error = errno;
-			snprintf(err, size, "--net: %s port %u of this machine cannot be forwarded: %s",
-				 f->udp ? "UDP" : "TCP", f->host_port, strerror(error));
-			return error ? -error : -EIO;
-		}
+		error = forward(u, &o->forward[i]);
+		if (error == -EADDRINUSE && o->moving)
+			u->forward[u->nforwards++] = o->forward[i];
+		else if (error)
+			return describe(&o->forward[i], error, err, size), error;
 	}
+	u->retry = (struct loop_timer){ .fn = on_retry, .opaque = u };
 	u->source = (struct loop_source){ .fill = fill, .polled = polled, .opaque = u };
 	loop_source_add(nb->loop, &u->source);
 	nb->link = true;
@@ -263,4 +377,7 @@ const struct netback_ops net_user_ops = {
 	.sent = net_user_sent,
 	.pause = net_user_pause,
 	.close = net_user_close,
+	.resume = net_user_resume,
+	.save = net_user_save,
+	.load = net_user_load,
 };

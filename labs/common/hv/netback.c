@@ -1,4 +1,5 @@
 #include "netback.h"
+#include "state_io.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -19,9 +20,11 @@ struct netback *netback_open(struct loop *loop, const struct net_options *o, con
 		return NULL;
 	}
 	*nb = (struct netback){ .ops = kinds[o->kind],
+				.kind = o->kind,
 				.loop = loop,
 				.user = user,
 				.opaque = opaque,
+				.moving = o->moving,
 				.frame_max = o->mtu + ETH_HEADER + ETH_VLAN_TAG };
 	nb->tail = &nb->head;
 	*error = nb->ops->open(nb, o, err, size);
@@ -110,6 +113,66 @@ void netback_forget(struct netback *nb)
 		drop_first(nb);
 	if (waited)
 		nb->ops->pause(nb, false);
+}
+
+/* --- to another process ------------------------------------------------------------------------------------------------- */
+
+/* Frames that came and wait for buffers. */
+static void frames_state(struct netback *nb, struct state_io *io)
+{
+	struct net_frame *f = nb->head;
+	uint32_t frames = nb->frames, len = 0;
+
+	STATE(io, frames);
+	if (!state_check(io, frames <= NET_QUEUE_FRAMES, "%u frames wait, and there is room for %u", frames, NET_QUEUE_FRAMES))
+		return;
+	if (io->loading)
+		netback_forget(nb); /* those came before the guest was here */
+	for (uint32_t i = 0; i < frames && !state_failed(io); i++) {
+		if (!io->loading) {
+			len = (uint32_t)f->len;
+			STATE(io, len);
+			state_bytes(io, f->bytes, f->len);
+			f = f->next;
+			continue;
+		}
+		STATE(io, len);
+		if (!state_check(io, len >= ETH_HEADER && len <= nb->frame_max && len <= io->len - io->at,
+				 "a frame of %u bytes waits", len))
+			return;
+		if (state_check(io, nb->bytes + len <= NET_QUEUE_BYTES, "more frames wait than there is room for"))
+			enqueue(nb, io->data + io->at, len);
+		io->at += len;
+	}
+}
+
+void netback_state(struct netback *nb, struct state_io *io, bool link)
+{
+	uint8_t data[NETBACK_STATE_MAX], kind = nb->kind;
+	uint32_t len = !io->loading && nb->ops->save ? (uint32_t)nb->ops->save(nb, data) : 0;
+
+	frames_state(nb, io);
+	STATE(io, kind);
+	STATE(io, len);
+	state_check(io, kind <= NET_SOCKET, "its network is of a kind that is unknown");
+	if (!state_check(io, len <= sizeof data, "its network remembers too much"))
+		return;
+	state_bytes(io, data, len);
+	if (!io->loading || state_failed(io))
+		return;
+	if (kind == nb->kind && len && nb->ops->load)
+		nb->ops->load(nb, data, len);
+	if (nb->moving) /* a network that is here already says itself whether the cable is plugged in */
+		nb->link = link;
+	else if (nb->link != link)
+		nb->user->link(nb->opaque, nb->link);
+}
+
+void netback_resume(struct netback *nb)
+{
+	if (nb->moving && nb->ops->resume)
+		nb->ops->resume(nb);
+	nb->moving = false;
 }
 
 /* --- news of the network ----------------------------------------------------------------------------------------------- */

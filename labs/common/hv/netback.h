@@ -41,6 +41,7 @@ struct net_options {
 	char name[sizeof((struct sockaddr_un *)0)->sun_path]; /* of the tap interface, or the socket's path */
 	uint8_t mac[6];
 	bool has_mac, restricted;
+	bool moving; /* another process has this network until netback_resume() */
 	unsigned mtu;
 	struct net_forward forward[NET_FORWARDS];
 	unsigned nforwards;
@@ -50,6 +51,7 @@ struct net_options {
 int net_parse(const char *text, struct net_options *o, char *err, size_t size);
 
 struct netback;
+struct state_io;
 
 /* One kind of network. */
 struct netback_ops {
@@ -62,7 +64,14 @@ struct netback_ops {
 	/* Stops reading from the network, or goes on. */
 	void (*pause)(struct netback *nb, bool paused);
 	void (*close)(struct netback *nb); /* also what open left half done */
+	/* The VM runs here from now on, and the process that it came from ends soon: takes what only one of them can have, as soon as that is
+	 * free. Called once, if the network was opened with o->moving. May be NULL. */
+	void (*resume)(struct netback *nb);
+	/* What the network itself remembers of the guest, NETBACK_STATE_MAX bytes at most: how many, or 0. May be NULL, as the other one. */
+	size_t (*save)(struct netback *nb, uint8_t *data);
+	void (*load)(struct netback *nb, const uint8_t *data, size_t len); /* checked like anything that comes from outside */
 };
+#define NETBACK_STATE_MAX 4096u
 extern const struct netback_ops net_user_ops, net_tap_ops, net_socket_ops;
 
 /* What the device does when there is news. */
@@ -76,12 +85,13 @@ struct netback_user {
 
 struct netback {
 	const struct netback_ops *ops;
+	uint8_t kind; /* of the options */
 	void *state;
 	struct loop *loop;
 	const struct netback_user *user;
 	void *opaque;
 	size_t frame_max;
-	bool link, blocked;
+	bool link, blocked, moving;
 	uint64_t dropped; /* frames to the guest, or from it, that the network or the queue had no room for */
 	struct net_frame {
 		struct net_frame *next;
@@ -101,11 +111,20 @@ void netback_close(struct netback *nb); /* NULL is allowed */
 void netback_ready(struct netback *nb);
 void netback_forget(struct netback *nb);
 
+/* To be saved, and to move (virtio_state.h): frames that wait for the guest, and what the network remembers. It may be another kind of network here
+ * than there. link: what the guest knows of the cable. */
+void netback_state(struct netback *nb, struct state_io *io, bool link);
+/* The VM runs here from now on. */
+void netback_resume(struct netback *nb);
+
 /* For the networks: a frame for the guest; it is copied if it has to wait. true when the network may go on reading. */
 bool netback_deliver(struct netback *nb, const uint8_t *frame, size_t len);
 void netback_set_link(struct netback *nb, bool up);
 void netback_set_blocked(struct netback *nb, bool blocked);
 /* Puts the pieces of a frame together in buf, which has room for frame_max bytes. */
 void netback_gather(const struct iovec *iov, unsigned n, uint8_t *buf);
+/* What another process still has is tried again and again for a while. */
+#define NETBACK_RETRY_NS 20000000u
+#define NETBACK_PATIENCE_NS 5000000000ull
 
 #endif

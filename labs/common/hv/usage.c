@@ -65,7 +65,7 @@ void hv_usage(FILE *out)
 		"  --disk FILE[,ro]    a virtio block device: a raw image or a block device of the host; also\n"
 		"                      ,aio=io_uring|threads ,id=TEXT ,slow=MILLISECONDS\n"
 		"  --net NETWORK       a virtio network device. NETWORK: user (this machine, without root), tap=NAME (an interface of it)\n"
-		"                      or socket=PATH (another VM with the same PATH). Behind it ,mac=ADDRESS ,mtu=BYTES and for user\n"
+		"                      or socket=PATH (another VM with the same PATH, also when one of them moves). Behind it ,mac=ADDRESS ,mtu=BYTES and for user\n"
 		"                      ,hostfwd=tcp|udp:[ADDR]:PORT-[GUEST]:PORT ,restrict=on|off\n"
 		"  --rng               a virtio entropy device\n"
 		"  --console           a virtio console (hvc0 of Linux), on the same terminal as the UART\n"

@@ -40,6 +40,8 @@ static bool runs(const struct virtio_dev *d)
 
 static void kick_now(struct virtio_dev *d, struct virtqueue *q)
 {
+	if (d->vm->virtio_stands) /* when it does no more, all queues are kicked */
+		return;
 	q->in_kick = true;
 	q->budget = q->size;
 	d->ops->kick(d, q);
@@ -310,7 +312,7 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c)
 {
 	const struct ring_ops *rings = virtio_rings(q->dev);
 
-	if (!q->ready || !runs(q->dev))
+	if (!q->ready || !runs(q->dev) || q->dev->vm->virtio_stands)
 		return 0;
 	for (;;) {
 		if (q->in_kick && !q->budget) {
@@ -337,6 +339,23 @@ int virtqueue_pop(struct virtqueue *q, struct vq_chain *c)
 		ring_written(q);
 		q->armed = true;
 	}
+}
+
+void virtqueue_unpop(struct virtqueue *q, const struct vq_chain *c)
+{
+	if (!q->ready || !runs(q->dev))
+		return;
+	if (!virtio_has(q->dev, F_RING_PACKED)) {
+		q->next_avail--;
+	} else {
+		if (q->next_avail < c->slots) { /* back over the end of the ring, into the lap before */
+			q->next_avail += q->size;
+			q->avail_wrap = !q->avail_wrap;
+		}
+		q->next_avail -= c->slots;
+	}
+	q->in_flight--;
+	q->chains--;
 }
 
 void virtqueue_push(struct virtqueue *q, const struct vq_chain *c, uint32_t written)

@@ -23,6 +23,7 @@
 #include <sys/uio.h>
 
 struct vm;
+struct state_io;
 struct virtio_dev;
 struct virtqueue;
 
@@ -130,6 +131,8 @@ void virtqueue_push_more(struct virtqueue *q, const struct vq_chain *c, uint32_t
 void virtqueue_notify(struct virtqueue *q);
 /* There is more to do than one kick may: the kick comes again by itself, behind the other events that wait. */
 void virtqueue_again(struct virtqueue *q);
+/* Puts back the chain that was taken last and not given back yet: it will be taken again. The driver has seen nothing. */
+void virtqueue_unpop(struct virtqueue *q, const struct vq_chain *c);
 
 /* Copies len bytes from the device-readable part, beginning `offset` bytes into it, or to the device-writable part. They return how
  * many there were to copy, less than len when the part ends before. */
@@ -161,6 +164,17 @@ struct virtio_ops {
 	void (*destroy)(struct virtio_dev *d); /* frees the device's own state; no request is in flight. May be NULL */
 	/* Items for --stats json, each with a comma before it. May be NULL. */
 	void (*stats)(struct virtio_dev *d, FILE *out);
+
+	/* To be saved, and to move (virtio_state.h). NULL: nothing is to be done. */
+	/* Is something of what it has begun still going on in another thread, or in the host's kernel? Asked again and again. */
+	bool (*busy)(struct virtio_dev *d);
+	/* It is not busy: puts back all chains that it has taken (virtqueue_unpop(), the last one first), and remembers how far it had come. */
+	void (*settle)(struct virtio_dev *d);
+	/* The VM runs here from now on, again or for the first time. Kicks for all its queues follow. */
+	void (*resume)(struct virtio_dev *d);
+	/* Saves or loads what is the device's own; the queues and registers are loaded before. Touches no guest memory. */
+	void (*state)(struct virtio_dev *d, struct state_io *io);
+	uint64_t adopts; /* features that need nothing of the host: loaded, they are offered as they were there */
 };
 
 struct virtio_dev {

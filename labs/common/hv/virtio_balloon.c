@@ -11,6 +11,7 @@
  * zeroed it: written_add().
  */
 #include "virtio_balloon.h"
+#include "state_io.h"
 #include "vm.h"
 #include "written.h"
 
@@ -45,6 +46,7 @@ struct balloon {
 	struct vq_chain held[STATSQ];
 	bool holding[STATSQ];
 	uint64_t offset[STATSQ];
+	uint64_t resume_at[STATSQ]; /* of a chain that was put back: so much of it is done, and it is taken again */
 	/* A run of pages that are next to each other, to unmap in one call. */
 	uint64_t run_gpa, run_len;
 	uint64_t inflated, deflated; /* pages, ever */
@@ -127,7 +129,8 @@ static void kick_pages(struct balloon *b, struct virtqueue *q)
 				return;
 			}
 			b->holding[i] = true;
-			b->offset[i] = 0;
+			b->offset[i] = b->resume_at[i];
+			b->resume_at[i] = 0;
 		}
 		budget = handle_pages(b, i, budget);
 		discard_run(b); /* before the driver hears that it was done */
@@ -209,10 +212,41 @@ static void drain(struct virtio_dev *d)
 		if (b->holding[i])
 			virtqueue_push(b->held[i].q, &b->held[i], 0);
 		b->holding[i] = false;
+		b->resume_at[i] = 0;
 	}
 	if (b->stats_held)
 		virtqueue_push(b->stats.q, &b->stats, 0);
 	b->stats_held = false;
+}
+
+static void settle(struct virtio_dev *d)
+{
+	struct balloon *b = d->state;
+
+	for (unsigned i = 0; i < STATSQ; i++) {
+		if (!b->holding[i])
+			continue;
+		virtqueue_unpop(b->held[i].q, &b->held[i]);
+		b->holding[i] = false;
+		b->resume_at[i] = b->offset[i];
+	}
+	if (b->stats_held)
+		virtqueue_unpop(b->stats.q, &b->stats);
+	b->stats_held = false;
+}
+
+static void balloon_state(struct virtio_dev *d, struct state_io *io)
+{
+	struct balloon *b = d->state;
+
+	STATE(io, b->config.num_pages);
+	STATE(io, b->config.actual);
+	STATE(io, b->resume_at[INFLATEQ]);
+	STATE(io, b->resume_at[DEFLATEQ]);
+	STATE(io, b->stat_known);
+	state_bytes(io, b->stat, sizeof b->stat);
+	state_check(io, b->config.num_pages <= d->vm->mem.size / PAGE, "the host wants more pages than there are");
+	state_check(io, !(b->stat_known >> STATS), "it knows numbers that do not exist");
 }
 
 /* A driver that begins anew has no balloon (5.5.5): what the last one gave is the guest's again. */
@@ -267,6 +301,8 @@ static const struct virtio_ops balloon_ops = {
 	.config_write = config_write,
 	.destroy = destroy,
 	.stats = stats,
+	.settle = settle,
+	.state = balloon_state,
 };
 
 static void set_target(struct vm *vm, uint64_t mib)

@@ -30,6 +30,7 @@
  * goes to this device from DRIVER_OK to reset, else to the UART, so that a guest without the driver can be typed at too.
  */
 #include "virtio_console.h"
+#include "state_io.h"
 #include "vm.h"
 
 #include <errno.h>
@@ -59,6 +60,7 @@ struct virtio_console {
 	struct vq_chain held;
 	bool holding;
 	uint64_t offset;
+	uint64_t resume_at; /* of a chain that was put back: so much of it was written, and it is taken again */
 	/* Who had the input before the driver came. */
 	size_t (*uart_receive)(void *opaque, const uint8_t *data, size_t len);
 	void *uart;
@@ -102,7 +104,8 @@ static void transmit(struct virtio_console *vc)
 				return;
 			}
 			vc->holding = true;
-			vc->offset = 0;
+			vc->offset = vc->resume_at;
+			vc->resume_at = 0;
 		}
 		budget = write_out(vc, budget);
 		if (vc->offset < vc->held.out_len) {
@@ -180,6 +183,18 @@ static void drain(struct virtio_dev *d)
 	if (vc->holding)
 		virtqueue_push(vc->held.q, &vc->held, 0);
 	vc->holding = false;
+	vc->resume_at = 0;
+}
+
+static void settle(struct virtio_dev *d)
+{
+	struct virtio_console *vc = d->state;
+
+	if (!vc->holding)
+		return;
+	virtqueue_unpop(vc->held.q, &vc->held);
+	vc->holding = false;
+	vc->resume_at = vc->offset;
 }
 
 static void reset(struct virtio_dev *d)
@@ -227,6 +242,19 @@ static void on_winch(void *opaque, short revents)
 		virtio_config_changed(vc->dev);
 }
 
+/* The size that the driver knows. If the terminal here has another one, it hears of that. */
+static void console_device_state(struct virtio_dev *d, struct state_io *io)
+{
+	struct virtio_console *vc = d->state;
+
+	STATE(io, vc->config.cols);
+	STATE(io, vc->config.rows);
+	STATE(io, vc->resume_at);
+	state_check(io, vc->resume_at <= d->vm->mem.size * VQ_IOV_MAX, "it has written more than a guest has memory");
+	if (io->loading && vc->winch_fd >= 0 && read_size(vc))
+		virtio_config_changed(d);
+}
+
 /* SIGWINCH as something that the loop can wait for. Blocked here, before there are other threads, it is blocked in all of them. */
 static int watch_size(struct virtio_console *vc)
 {
@@ -271,6 +299,9 @@ static const struct virtio_ops console_ops = {
 	.config_write = config_write,
 	.destroy = destroy,
 	.stats = stats,
+	.settle = settle,
+	.state = console_device_state,
+	.adopts = F_SIZE,
 };
 
 int virtio_console_create(struct vm *vm, const char *arg)

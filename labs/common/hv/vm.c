@@ -92,6 +92,7 @@ int vm_create_devices(struct vm *vm)
 	vm->con.quit = console_quit;
 	vm->con.quit_opaque = vm;
 	vm->con.cancel = &vm->stopping;
+	vm->con.held = vm->virtio_stands = vm->opt.incoming || vm->opt.restore;
 	uart_init(&vm->uart, uart_irq, &vm->con);
 	cmos_init(&vm->cmos, vm->mem.size);
 	debugdev_init(&vm->debug, &vm->con, guest_exit, vm);

@@ -121,6 +121,7 @@ struct vm {
 	struct written written; /* by devices, the engine has yet to hear of it */
 	struct ring_order ring_order; /* with --watch-used */
 	struct loop_timer virtio_rest; /* for the kicks that had to stop in between */
+	bool virtio_stands; /* no device takes anything from its queues (virtio_state.h) */
 
 	struct vcpu vcpu;
 	const struct engine_ops *engine;
