@@ -101,12 +101,15 @@ int postcopy_again(struct migration *m, const char *uri, char *err, size_t errle
 /* Waits for the user and connects: 0, or -ECANCELED when the VM ends. */
 static int go_on(struct migration *m)
 {
-	char uri[sizeof m->post.again];
+	char uri[sizeof m->post.again] = "";
 
-	for (;;) {
+	/* It broke at the commit already, over which the source had to ask: nobody has seen that yet. */
+	if (!m->post.breaks && !m->post.urgent && !m->post.background)
+		snprintf(uri, sizeof uri, "%s", m->uri);
+	for (;; uri[0] = 0) {
 		wire_close(&m->stream.wire);
 		tell(m, true);
-		for (uri[0] = 0; !uri[0]; nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL)) {
+		for (; !uri[0]; nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL)) {
 			if (m->vm->stopping)
 				return -ECANCELED;
 			pthread_mutex_lock(&m->vm->lock);
@@ -123,9 +126,11 @@ static int go_on(struct migration *m)
 void postcopy_follow(struct migration *m)
 {
 	/* It is too late to cancel: what is here is of no use without what is there. */
+	m->following = true;
 	m->cancel = false;
 	m->stream.wire.cancelled = vm_ends;
 	m->stream.wire.opaque = m->vm;
+	m->stream.wire.rate = m->bandwidth;
 	while (postcopy_send(m) && !m->vm->stopping)
 		if (go_on(m))
 			return;

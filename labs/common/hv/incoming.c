@@ -194,6 +194,8 @@ static int load(struct incoming *in)
 		err = machine_load(m->vm, s, &sec);
 	if (!err)
 		vm_parts_loaded(m->vm);
+	if (!err && m->uffd)
+		err = uffd_loaded(m);
 	/* It was paused by its user, and stays it until a user says resume here. */
 	pthread_mutex_lock(&m->vm->lock);
 	if (!err && m->vm->paused)

@@ -253,6 +253,12 @@ void job_status(struct vm *vm, const char *argument, FILE *out)
 		ms(m->parts.send), ms(m->parts.commit),
 		ms(m->parts.final_round + m->parts.state + m->parts.send + m->parts.commit));
 	json_string(out, m->reason);
+	if (m->postcopy)
+		fprintf(out,
+			",\"postcopy\":{\"urgent\":%llu,\"background\":%llu,\"breaks\":%u,\"broken\":%s,\"waits\":%llu,\"wait_ms\":%.3f,\"longest_wait_ms\":%.3f}",
+			(unsigned long long)m->post.urgent, (unsigned long long)m->post.background, m->post.breaks,
+			m->post.broken ? "true" : "false", (unsigned long long)m->post.waits.faults, ms(m->post.waits.total_ns),
+			ms(m->post.waits.longest_ns));
 	fputs("}\n", out);
 	job->seen = job->state != JOB_RUNNING;
 }
@@ -271,8 +277,9 @@ void job_step(struct vm *vm, const char *argument, FILE *out)
 void job_cancel(struct vm *vm, const char *argument, FILE *out)
 {
 	(void)argument;
-	if (!vm->job || vm->job->state != JOB_RUNNING) {
-		refuse(out, "nothing is under way that could be cancelled");
+	if (!vm->job || vm->job->state != JOB_RUNNING || vm->job->m.following) {
+		refuse(out, vm->job && vm->job->m.following ? "the VM runs at the other side, and needs what is here" :
+							      "nothing is under way that could be cancelled");
 		return;
 	}
 	vm->job->m.cancel = true;
@@ -281,14 +288,12 @@ void job_cancel(struct vm *vm, const char *argument, FILE *out)
 
 void job_again(struct vm *vm, const char *argument, FILE *out)
 {
-	char err[300];
+	char err[300] = "no post-copy migration waits for its destination";
 
-	if (!vm->job || vm->job->state != JOB_RUNNING || !vm->job->m.postcopy)
-		refuse(out, "no post-copy is under way");
-	else if (postcopy_again(&vm->job->m, argument, err, sizeof err))
+	if (!vm->job || vm->job->state != JOB_RUNNING || postcopy_again(&vm->job->m, argument, err, sizeof err))
 		refuse(out, err);
 	else
-		fputs("{\"resumed\":true}\n", out);
+		fputs("{\"again\":true}\n", out);
 }
 
 bool job_release(struct vm *vm)

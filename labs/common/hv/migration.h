@@ -138,6 +138,7 @@ struct migration {
 	bool awaited;          /* destination: migration_await() was called before the commit */
 	int listening;         /* destination: still open, for a source that asks; else -1 */
 	struct uffd *uffd;     /* destination, post-copy */
+	volatile bool following; /* source: the VM is at the other side, its memory not yet */
 	pthread_mutex_t send_lock; /* postcopy_say()'s: two threads write messages */
 	struct postcopy {
 		uint64_t *asked;   /* destination: a bit for each page that was asked for */
