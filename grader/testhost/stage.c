@@ -17,6 +17,7 @@
  *	end NAME                   until that program has ended
  *	kill NAME                  SIGKILL
  *	rest MS
+ *	sections NAME PATH         what a saved VM's file has, as the output of a program of that name
  *
  * A step that cannot be done, or is not done after so many SECONDS since the beginning, ends the play; then all programs are killed. Told on
  * standard output: when a step was done ("LINE @ MS"), answers ("LINE < ANSWER"), a step that failed ("LINE ! WHY"), and for each program "NAME status|signal|killed N LENGTH
@@ -137,8 +138,13 @@ static bool start(const char *name, char **argv, int argc, bool relay)
 		dup2(in[0], 0);
 		dup2(p->out, 1);
 		dup2(p->err, 2);
-		if (relay)
-			exit(relay_main(argc, argv));
+		if (relay) {
+			int status = !strcmp(argv[0], "sections") ? !relay_tell(argv[1]) : relay_main(argc, argv);
+
+			/* Not exit(): that would put back what was read of the script in advance, and it would be read again. */
+			fflush(stdout);
+			_exit(status);
+		}
 		execv(argv[0], argv);
 		perror(argv[0]);
 		_exit(125);
@@ -322,6 +328,14 @@ static bool there(const char *path)
 	return true;
 }
 
+/* A child does it: its output is a file then, as any program's. */
+static bool sections(const char *name, char *path)
+{
+	char *words[] = { "sections", path, NULL };
+
+	return start(name, words, 2, true) && await_end(&programs[nprograms - 1]);
+}
+
 static bool step(char *text)
 {
 	char *word[WORDS + 1], *rest_of = strchr(text, ' ');
@@ -349,6 +363,8 @@ static bool step(char *text)
 		return step_ask(second, behind);
 	if (!strcmp(text, "poll"))
 		return step_poll(second, behind);
+	if (!strcmp(text, "sections"))
+		return sections(second, behind);
 	if (!strcmp(text, "there"))
 		return there(second);
 	if (!strcmp(text, "rest")) {

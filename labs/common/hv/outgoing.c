@@ -67,6 +67,7 @@ static void fail(struct job *job, const char *what)
 	snprintf(m->reason, sizeof m->reason, "the VM goes on here: %s%.250s", what, m->stream.err);
 	m->ended = clock_ns();
 	migration_resume(m);
+	wire_close(&m->stream.wire); /* the other side need not find out by waiting */
 	job_end(job, JOB_FAILED);
 }
 
