@@ -1,26 +1,29 @@
 """Pre-copy of the machine that `hv stream` makes up (`precopy`, `write`): what its guest writes between two looks at the dirty log is drawn here,
 so each page of each round is known, and what it holds."""
 
+import functools
 import random
 import re
 
+import staging
 import streamfile
 import streamscript
 from model import Failure
-from signatures import describe_end
-from streamfile import PAGE, PAGES, ROUND
-from streamscript import Script, filling
+from streamfile import PAGE
+from streamscript import OUT, Script, filling
 
 MEMORY = (16 << 20) // PAGE  # pages of `hv stream`
-OUT = "out"
-ROOM = 4 << 20  # bytes of the stream, at most
 RUNS = 8        # of pages that are written between two looks
 
 _EVENT = re.compile(r"^  (log on|log off|fetch) stands ([01]) bytes (\d+)$", re.M)
 _ROUND = re.compile(r"^  round (\d+) pages (\d+) dirty (\d+) throttle (\d+)$", re.M)
 _THEN = re.compile(r"^  then stands ([01]) throttle (\d+)$", re.M)
 _OWED = re.compile(r"^  owed (\d+)$", re.M)
-_STATUS = re.compile(r"^\d+: precopy (\S+)", re.M)
+
+
+@functools.lru_cache(maxsize=None)
+def _sum(data):
+    return streamfile.crc32c(data)
 
 
 class Plan:
@@ -31,7 +34,7 @@ class Plan:
         self.rng, self.script, self.fetches = random.Random(seed), Script(), []
         self.versions = {}  # gfn -> [(look at the log before which it was written, its bytes)], in this order
         for _ in range(4):
-            self._write(0, self.rng.randrange(MEMORY - 30), self.rng.randrange(1, 30))
+            self._write(0, self.rng.randrange(MEMORY - 16), self.rng.randrange(1, 16))
         for look, size in enumerate(sizes, 1):
             self.fetches.append(self._look(look, size))
         self.script.does("out %s 0 0" % OUT)
@@ -62,31 +65,30 @@ class Plan:
         """Its bytes behind that look, None for zeros."""
         return next((data for when, data in reversed(self.versions.get(gfn, ())) if when <= look), None)
 
+    def sum(self, gfn, look):
+        """The CRC-32C of that."""
+        data = self.page(gfn, look)
+        return data and _sum(data)
+
 
 class Seen:
     """What a run of a plan showed."""
 
     def __init__(self, result):
-        text = result.output.decode("ascii", "replace")
+        self.hv, messages, self.wrong = streamscript.seen_written(result)
+        text = self.hv.output.decode("ascii", "replace")
         self.events = [(what, stands == "1", int(at)) for what, stands, at in _EVENT.findall(text)]
         self.rounds = [(int(pages), int(dirty), int(throttle)) for _, pages, dirty, throttle in _ROUND.findall(text)]
         self.owed = {int(gfn) for gfn in _OWED.findall(text)}
-        self.then, self.status = _THEN.search(text), _STATUS.search(text)
-        self.pages, self.said, self.wrong = [[]], [], ""  # of each round: (gfn, its bytes or None); (number, pages, dirty) of ROUND
-        try:
-            streamfile.parse_header(result.back)
-            for section in streamfile.parse(result.back):
-                if section.type == PAGES:
-                    gfn, count, _, _, data = streamfile.parse_pages(section)
-                    self.pages[-1] += [(gfn + i, data[i * PAGE : (i + 1) * PAGE] if data else None) for i in range(count)]
-                elif section.type == ROUND and len(section.payload) == 16:
-                    self.said.append((section.instance, int.from_bytes(section.payload[:8], "little"),
-                                      int.from_bytes(section.payload[8:], "little")))
-                    self.pages.append([])
-                else:
-                    self.wrong = self.wrong or "section %d is neither pages nor the end of a round" % section.sequence
-        except streamfile.Damaged as damage:
-            self.wrong = str(damage)
+        self.then = _THEN.search(text)
+        self.pages, self.said = staging.rounds(messages)  # of each round: (gfn, its CRC-32C or None); (number, pages, dirty) of ROUND
+        if not self.wrong and len(messages) <= 1:
+            self.wrong = "an empty one"
+
+    def end(self):
+        """How hv ended, if not well, behind a semicolon."""
+        failure = streamscript.ended(self.hv)
+        return "; " + failure.seen if failure else ""
 
     @property
     def looks(self):
@@ -103,7 +105,7 @@ def judge_round(plan, seen, number, expected, look, result, hint):
     """Round `number` (from 1) has exactly these pages, each once, with what they held behind that look at the log."""
     what = "round %d: " % number
     if number > len(seen.pages) or (number > len(seen.said) + 1):
-        return Failure(what + "%d pages" % len(expected), "there is no such round; " + describe_end(result), hint, result.name)
+        return Failure(what + "%d pages" % len(expected), "there is no such round" + seen.end(), hint, result.name)
     sent = [gfn for gfn, _ in seen.pages[number - 1]]
     if len(set(sent)) != len(sent):
         twice = {gfn for gfn in sent if sent.count(gfn) > 1} if len(sent) < 5000 else set()
@@ -113,12 +115,12 @@ def judge_round(plan, seen, number, expected, look, result, hint):
         return Failure(what + "exactly the %d pages that were written since the last look at the log" % len(expected) if number > 1 else
                        what + "all %d pages" % len(expected),
                        "missing: gfn %s" % some(missing) if missing else "not written since: gfn %s" % some(more), hint, result.name)
-    for gfn, data in seen.pages[number - 1]:
-        if data != plan.page(gfn, look):
-            return Failure(what + "gfn %d with what it holds then" % gfn, "zeros" if data is None else "other bytes", hint, result.name)
+    for gfn, crc in seen.pages[number - 1]:
+        if crc != plan.sum(gfn, look):
+            return Failure(what + "gfn %d with what it holds then" % gfn, "zeros" if crc is None else "other bytes", hint, result.name)
     return None
 
 
 def run(name, plan):
     """plan(seed) gives the Plan."""
-    return streamscript.stream(name, lambda seed: plan(seed).script, back=OUT, room=ROOM)
+    return streamscript.written(name, lambda seed: plan(seed).script)

@@ -6,10 +6,9 @@ import streamfile
 import streamscript
 from model import Checkpoint, Failure
 from streamfile import PAGE, PAGES_MAX, RAW, RUN, ZERO, ZSTD
-from streamscript import Script, filling
+from streamscript import OUT, Script, filling
 
 MEMORY = (16 << 20) // PAGE  # pages of `hv stream`
-OUT = "out"
 
 # --- 5.3 --------------------------------------------------------------------------------------------------------------------
 
@@ -62,6 +61,7 @@ def _layout(seed, packed):
         memory.poke(at, offset, rng.randrange(1, 256))
         at += rng.randrange(1, 3)
     if packed:
+        at += 1  # a run that gets smaller is short enough to be told whole
         memory.fill(at, 4, rng.getrandbits(40))  # it does not get smaller
         at += 5
         memory.text(at, PAGES_MAX + 200, rng.getrandbits(40))
@@ -79,38 +79,47 @@ def _layout(seed, packed):
 
 def _judge_pages(result, packed):
     script, memory, calls = _layout(result.params[0], packed)
-    failure = script.judge(result) or streamscript.ended(result)
-    if failure:
-        return failure
+    hv, messages, wrong = streamscript.seen_written(result)
+    failure = script.judge(hv) or streamscript.ended(hv)
+    if failure or wrong:
+        return failure or Failure("a whole stream", wrong, script.hint, result.name)
     expected = [run for call in calls for run in memory.runs(*call)]
-    try:
-        streamfile.parse_header(result.back)
-        # The file has been as long as its place from the beginning: what hv wrote ends where its sections do.
-        sections = streamfile.parse(result.back)
-        found = [(s, streamfile.parse_pages(s)) for s in sections if s.type == streamfile.PAGES]
-    except streamfile.Damaged as damage:
-        return Failure("a whole stream", str(damage), script.hint, result.name)
-    for (gfn, count, zero), (s, (have, number, kind, data, content)) in zip(expected, found):
+    begin = streamfile.HEADER.size  # of the section
+    for (gfn, count, zero), m in zip(expected, messages[1:]):
         what = "a run of %d %s from gfn %d on" % (count, "zero pages" if zero else "pages that are not zero", gfn)
-        if (have, number, kind == ZERO) != (gfn, count, zero):
-            return Failure(what, "one of %d %s from gfn %d on (section %d)" % (number, "zero pages" if kind == ZERO else "others", have,
-                                                                                s.sequence), script.hint, result.name)
-        pages = b"".join(memory.pages[gfn + i] for i in range(count)) if not zero else None
-        smaller = packed and pages and len(streamfile.compress(pages) or pages) < len(pages)
-        if not zero and (kind == ZSTD) != bool(smaller):
-            return Failure("%s: kind %d%s" % (what, ZSTD if smaller else RAW, " (it gets smaller)" if smaller else ""), "kind %d" % kind,
-                           "PAGES_ZSTD when s->zstd is set and pages_compress() says that it gets smaller.", result.name)
-        if content != pages and not (kind == ZSTD and not streamfile.compress(b"")):
-            at = next(i for i in range(len(pages)) if pages[i] != content[i])
-            return Failure("%s: byte %d of page %d is %#x" % (what, at % PAGE, gfn + at // PAGE, pages[at]), "%#x" % content[at],
-                           script.hint, result.name)
-        if kind == RAW and (data - RUN.size >= PAGE or (not packed and (s.at + streamfile.SECTION.size + data) % PAGE)):
+        if (m.type, m.gfn, m.count, m.kind == ZERO) != (streamfile.PAGES, gfn, count, zero):
+            return Failure(what, "one of %d %s from gfn %d on (section %d, type %d)" %
+                           (m.count, "zero pages" if m.kind == ZERO else "others", m.gfn, m.sequence, m.type), script.hint, result.name)
+        failure = None if zero else _judge_content(what, [memory.pages[gfn + i] for i in range(count)], m, packed, result)
+        if failure:
+            return failure
+        if m.kind == RAW and (m.data - RUN.size >= PAGE or (not packed and (begin + streamfile.SECTION.size + m.data) % PAGE)):
             return Failure("%s: in a file its bytes lie at the next multiple of 4096 behind struct pages_header" % what,
-                           "they lie at byte %d of the file" % (s.at + streamfile.SECTION.size + data),
+                           "they lie at byte %d of the file" % (begin + streamfile.SECTION.size + m.data),
                            "s->wire.written says where the section begins; the zeros in between count as payload, and for its CRC.", result.name)
-    if len(found) != len(expected) or len(sections) != len(found):
-        return Failure("%d sections, all of pages" % len(expected), "%d, %d of them of pages" % (len(sections), len(found)), script.hint,
+        begin += streamfile.SECTION.size + m.length
+    if len(messages) - 1 != len(expected):
+        return Failure("%d sections, all of pages" % len(expected), "%d" % (len(messages) - 1), script.hint, result.name)
+    return None
+
+
+def _judge_content(what, pages, m, packed, result):
+    """A run of pages that are not zero."""
+    whole = b"".join(pages)
+    frame = streamfile.compress(whole) if packed else None
+    smaller = frame and len(frame) < len(whole)
+    if (m.kind == ZSTD) != bool(smaller):
+        return Failure("%s: kind %d%s" % (what, ZSTD if smaller else RAW, " (it gets smaller)" if smaller else ""), "kind %d" % m.kind,
+                       "PAGES_ZSTD when s->zstd is set and pages_compress() says that it gets smaller.", result.name)
+    if smaller:
+        same = streamfile.uncompress(m.payload[m.data :], len(whole)) == whole
+        return None if same else Failure("%s, packed" % what, "a frame that does not hold them", None, result.name)
+    if m.length != m.data + len(whole):
+        return Failure("%s: %d bytes" % (what, len(whole)), "a section of %d bytes, whose data begins at byte %d" % (m.length, m.data), None,
                        result.name)
+    for i, page in enumerate(pages):
+        if m.sums[i] != streamfile.crc32c(page):
+            return Failure("%s: page %d with what it holds" % (what, m.gfn + i), "other bytes", None, result.name)
     return None
 
 
@@ -245,8 +254,8 @@ CHECKPOINTS = [
         "pages_write() writes memory as runs of zero pages and of others, in as few sections as it takes; in a file, raw pages lie at multiples "
         "of 4096; runs that get smaller are packed; and a page that changes meanwhile tears no checksum.",
         "pages_write() in stream.c.",
-        runs=[streamscript.stream("pages", lambda seed: _layout(seed, False)[0], back=OUT, room=1 << 20),
-              streamscript.stream("packed", lambda seed: _layout(seed, True)[0], back=OUT, room=1 << 20),
+        runs=[streamscript.written("pages", lambda seed: _layout(seed, False)[0]),
+              streamscript.written("packed", lambda seed: _layout(seed, True)[0]),
               streamscript.stream("restless", _restless_script, lambda seed: {"mine": b""})],
         verify=_out_verify, depends=["5.1", "5.2"]),
     Checkpoint(

@@ -7,10 +7,9 @@ import streamfile
 import streamscript
 from model import Checkpoint, Failure
 from streamfile import HEADER, SECTION, SECTION_MAX
-from streamscript import Script, filling
+from streamscript import OUT, Script, filling
 
-OUT = "out"
-LENGTHS = (0, 1, 3, 24, 4096, 70000)
+LENGTHS = (0, 1, 3, 24, 4096, 9000)
 
 # --- 5.1 --------------------------------------------------------------------------------------------------------------------
 
@@ -30,7 +29,7 @@ def _written(seed):
             if number == refused:
                 script.refuses("section 5 0 %d 1 2" % (SECTION_MAX + 1), ("EINVAL",), "a section of more than SECTION_MAX bytes")
             type_, instance = rng.randrange(1, 75), rng.choice((0, 1, 7, 0xFFFFFFFF))
-            length = LENGTHS[number] if number < len(LENGTHS) else rng.randrange(9000)
+            length = LENGTHS[number] if number < len(LENGTHS) else rng.randrange(1500)
             seed, pieces = rng.getrandbits(40), rng.randrange(1, 8) if length or rng.randrange(2) else 0
             script.does("section %d %d %d %d %d" % (type_, instance, length, seed, pieces))
             data += streamfile.section(type_, filling(seed, length), instance, number)
@@ -225,7 +224,7 @@ CHECKPOINTS = [
         "stream_begin() and section_write() write a header and sections with their lengths, numbers and checksums; the file is the same "
         "byte by byte as one that was made elsewhere.",
         "stream_begin() and section_write() in stream.c.",
-        runs=[streamscript.stream("write", lambda seed: _written(seed)[0], back=OUT, room=400_000)],
+        runs=[streamscript.stream("write", lambda seed: _written(seed)[0], back=OUT, room=100_000)],
         verify=_write_verify),
     Checkpoint(
         "5.2", "sections in", 6,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from dataclasses import dataclass, field
 
 import streamfile
@@ -12,7 +13,7 @@ from writer import GUEST
 _STEP = re.compile(rb"^(\d+) ([@<!]) (.*)$")
 _PROGRAM = re.compile(rb"^([A-Za-z0-9]+) (status|signal|killed) (\d+) (\d+) (\d+)$")
 _RELAYED = re.compile(r"^(\d+) ([SD]) (\d+) (?:header version (\d+) flags (\d+) id ([0-9a-f]+)|type (\d+) instance (\d+) length (\d+) "
-                      r"sequence (\d+)) crc (ok|wrong)(?: gfn (\d+) count (\d+) kind (\d+))?(?: :((?: [0-9a-f]+)+))?(?: = ?([0-9a-f]*))?$")
+                      r"sequence (\d+)) crc (ok|wrong)(?: gfn (\d+) count (\d+) kind (\d+) data (\d+))?(?: :((?: [0-9a-f]+)+))?(?: = ?([0-9a-f]*))?$")
 
 
 class Play:
@@ -65,6 +66,7 @@ class Message:
     gfn: int = 0
     count: int = 0
     kind: int = -1
+    data: int = 0
     sums: tuple = ()
     payload: bytes = b""
 
@@ -124,11 +126,25 @@ class Told:
             m = _RELAYED.match(line)
             if not m:
                 continue
-            number = [int(n) if n is not None else 0 for n in m.group(1, 3, 7, 8, 9, 10, 12, 13)]
+            number = [int(n) if n is not None else 0 for n in m.group(1, 3, 7, 8, 9, 10, 12, 13, 15)]
             found.append(Message(number[0], m[2] == "S", number[1], number[2], number[3], number[4], number[5], m[11] == "ok",
                                  int(m[6], 16) if m[6] else 0, int(m[5] or 0), number[6], number[7], int(m[14]) if m[14] else -1,
-                                 tuple(int(s, 16) for s in (m[15] or "").split()), bytes.fromhex(m[16]) if m[16] else b""))
+                                 number[8], tuple(int(s, 16) for s in (m[16] or "").split()), bytes.fromhex(m[17]) if m[17] else b""))
         return found
+
+    def file(self, name):
+        """(the messages of a file that the step `sections` told of, what is wrong with it or "")."""
+        messages, wrong = self.messages(name), ""
+        if not messages or messages[0].type or not messages[0].good:
+            wrong = "it does not begin with a whole header"
+        elif not self[name].out.rstrip().endswith(b"S end 0"):
+            wrong = "its end is no whole section"
+        for number, m in enumerate(messages[1:]):
+            if not wrong and not m.good:
+                wrong = "section %d (%s) has a wrong CRC" % (number, m.name)
+            if not wrong and m.sequence != number:
+                wrong = "section %d (%s) has the sequence number %d" % (number, m.name, m.sequence)
+        return messages, wrong
 
     def explain(self):
         """How the programs ended that did not end well, in a clause."""
@@ -149,6 +165,19 @@ class Told:
     def fail(self, expected, seen, hint=None):
         said = self.explain()
         return Failure(expected, seen + ("; " + said if said else ""), hint, self.result.name)
+
+
+def rounds(messages):
+    """[[(gfn, CRC-32C or None for zeros)]] of each round, the last of them what came behind the last ROUND; and of each ROUND its number,
+    pages sent, pages dirty since."""
+    found, said = [[]], []
+    for m in messages:
+        if m.source and m.type == streamfile.PAGES:
+            found[-1] += [(m.gfn + i, m.sums[i] if i < len(m.sums) else None) for i in range(m.count)]
+        elif m.source and m.type == streamfile.ROUND and len(m.payload) == 16:
+            said.append((m.instance, *struct.unpack("<2Q", m.payload)))
+            found.append([])
+    return found, said
 
 
 def told(result, play):
@@ -173,13 +202,13 @@ def told(result, play):
     return t
 
 
-def staged(name, make, params=None, timeout=15.0, guest=GUEST, files=None, others=()):
+def staged(name, make, params=None, timeout=15.0, guest=GUEST, files=None, others=(), vm=True):
     """A run of a play. make(params) gives it."""
     def all_files(p):
         return {"script": make(p).text(), **(files(p) if files else {})}
 
     return Run(name, guest=guest, params=params or numbers, command=("/bin/stage", "@SECONDS@", "@DIR@", "/bin/hv"), files=all_files,
-               timeout=timeout, ends=None, others=others)
+               timeout=timeout, ends=None, others=others, vm=vm)
 
 
 def numbers(rng, pages=512):

@@ -6,6 +6,7 @@ import struct
 from model import HV_OK, Failure, Run
 from signatures import describe_end
 from splitmix import SplitMix64
+from staging import Play, staged, told
 
 _ANSWER = re.compile(r"^(\d+): (.*)$")
 
@@ -94,6 +95,28 @@ class Script:
                 expected, seen = wrong[:2]
                 return Failure(expected, "%s (line %d of the script: %s)" % (seen, number, self._lines[number - 1]), hint, result.name)
         return None
+
+
+OUT = "out"  # the file that a script writes
+
+
+def written(name, make):
+    """A run of `hv stream` whose script writes a stream to OUT; seen_written() has what that is."""
+    return staged(name, lambda params: _PLAY, lambda rng: one_seed(rng), guest="", vm=False,
+                  files=lambda params: {"operations": make(params[0]).text(), OUT: b""})
+
+
+_PLAY = Play()
+_PLAY.step("start H @HV@ stream @DIR@/operations")
+_PLAY.step("end H")
+_PLAY.step("sections F @DIR@/" + OUT)
+
+
+def seen_written(result):
+    """(hv's end and output as a RunResult, the messages in its file, what is wrong with the file or "")."""
+    t = told(result, _PLAY)
+    messages, wrong = t.file("F")
+    return t["H"].result(result), messages, wrong
 
 
 def stream(name, make, files=None, back="", room=0, timeout=6.0):
