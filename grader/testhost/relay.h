@@ -9,12 +9,14 @@
  *	CONNECTION S|D NUMBER header version V flags F id I crc ok|wrong
  *	CONNECTION S|D NUMBER type T instance I length L sequence N crc ok|wrong [...]
  *
- * S is what the side that connected sends, D what the other one sends. Behind that of a run of pages: gfn G count C kind K, and of raw pages
- * " :" and the CRC-32C of each; else, if it is not long, " =" and the payload in hexadecimal. At a fault: CONNECTION fault WHAT. At the end
+ * S is what the side that connected sends, D what the other one sends. Behind that of a run of pages: gfn G count C kind K data D, and of raw
+ * pages " :" and the CRC-32C of each; else, if it is not long, " =" and the payload in hexadecimal. At a fault: CONNECTION fault WHAT. At the end
  * of a direction: CONNECTION S|D end, with the number of bytes that belonged to no whole message.
  */
 #ifndef GRADER_RELAY_H
 #define GRADER_RELAY_H
+
+#include <stdbool.h>
 
 /*
  * relay FROM TO [--times N] [--fault WHERE WHAT]...
@@ -37,5 +39,8 @@
  * Ends with status 0 when all connections are served, 2 for wrong arguments, 1 when the system fails it.
  */
 int relay_main(int argc, char **argv);
+
+/* Tells what a file has, in lines as above, as if a source had sent it. false: it cannot be read. */
+bool relay_tell(const char *path);
 
 #endif
