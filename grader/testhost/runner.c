@@ -100,6 +100,7 @@ static void make_jail(void)
 	setting("/proc/sys/kernel/dmesg_restrict", "1");
 	setting("/proc/sys/kernel/kptr_restrict", "2");
 	setting("/proc/sys/user/max_user_namespaces", "0");
+	setting("/proc/sys/vm/unprivileged_userfaultfd", "1"); /* post-copy (Lab 5): KVM's accesses to missing pages are told, too */
 	setting("/proc/sys/kernel/panic_on_oops", "1"); /* a damaged kernel must not go on judging */
 }
 
