@@ -231,6 +231,9 @@ static void *serve(void *opaque)
 		postcopy_serve(m);
 	else
 		migration_await(m, true);
+	/* Nobody is waited for any more. Who connects must not wait for an answer. */
+	wire_unlisten(m->listening);
+	m->listening = -1;
 	return NULL;
 }
 
