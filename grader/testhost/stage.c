@@ -13,7 +13,9 @@
  *	ask SOCKET COMMAND         a command to a VM's control socket; the answer is told
  *	poll SOCKET COMMAND | TEXT [| TEXT]...
  *	                           again and again, until the answer has one of the texts, or there is none any more
+ *	silent NAME MS             so long its output must not grow beyond what was awaited
  *	there PATH                 until there is such a file
+ *	remove PATH                removes a file
  *	end NAME                   until that program has ended
  *	kill NAME                  SIGKILL
  *	rest MS
@@ -199,6 +201,14 @@ static bool await(struct program *p, const char *text)
 	}
 }
 
+static bool silent(struct program *p, const char *ms)
+{
+	struct stat st;
+
+	rest(strtoull(ms, NULL, 10));
+	return fstat(p->out, &st) || st.st_size <= p->awaited + 1 || fail("%s says something", p->name); /* + 1: a line's end */
+}
+
 static bool await_end(struct program *p)
 {
 	for (; look(p), !p->ended; rest(PAUSE_MS))
@@ -367,6 +377,8 @@ static bool step(char *text)
 		return sections(second, behind);
 	if (!strcmp(text, "there"))
 		return there(second);
+	if (!strcmp(text, "remove"))
+		return !unlink(second) || fail("%s cannot be removed: %s", second, strerror(errno));
 	if (!strcmp(text, "rest")) {
 		rest(strtoull(second, NULL, 10));
 		return true;
@@ -376,6 +388,8 @@ static bool step(char *text)
 		return false;
 	if (!strcmp(text, "type"))
 		return type(p, behind);
+	if (!strcmp(text, "silent"))
+		return silent(p, behind);
 	if (!strcmp(text, "await"))
 		return await(p, behind);
 	if (!strcmp(text, "end"))
