@@ -11,6 +11,12 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+/* Registers of a local APIC (SDM vol. 3, table 11-1). */
+#define LAPIC_LVT_TIMER 0x320
+#define LAPIC_TIMER_COUNT 0x380
+#define LAPIC_TIMER_NOW 0x390
+#define LAPIC_TIMER_DIVIDE 0x3e0
+
 /*
  * A guest may be a hypervisor, if the host's KVM allows that. While its own guest runs, what KVM calls the vCPU's registers are that
  * guest's, and behind them stands a second set that hv does not know. 0, or -errno with a sentence in c->err.
@@ -31,6 +37,32 @@ static int check_nested(struct kvm_cpu *c)
 	return -ENOTSUP;
 }
 
+static uint32_t *lapic_register(struct kvm_lapic_state *l, unsigned reg)
+{
+	return (uint32_t *)(l->regs + reg);
+}
+
+/*
+ * The local APIC's timer as it is `ns` later (or earlier, if that is negative). KVM gives and takes what is left of its count at the moment
+ * of the call; the TSC goes on from when the VM was stopped, and a guest sees both. KVM's timer counts ns, after its divider (SDM vol. 3,
+ * 11.5.4). In TSC-deadline mode there is no count. A count of 0 stays: KVM fires such a timer when it is put back, because one that ran
+ * out while its vCPU stood still looks like this too; so one that has fired long ago may fire once more.
+ */
+static void turn_timer(struct kvm_lapic_state *l, int64_t ns)
+{
+	uint32_t mode = *lapic_register(l, LAPIC_LVT_TIMER) >> 17 & 3, divide = *lapic_register(l, LAPIC_TIMER_DIVIDE);
+	unsigned shift = ((divide & 3) + (divide >> 1 & 4) + 1) & 7;
+	uint32_t *count = lapic_register(l, LAPIC_TIMER_NOW);
+	int64_t period = (int64_t)*lapic_register(l, LAPIC_TIMER_COUNT) << shift;
+	int64_t left = ((int64_t)*count << shift) - ns;
+
+	if (mode > 1 || !period || !*count)
+		return;
+	if (mode == 1) /* it begins again and again */
+		left = ((left - 1) % period + period) % period + 1;
+	*count = (uint32_t)((left < 0 ? 0 : left > period ? period : left) >> shift);
+}
+
 void kvm_cpu_io(struct vm *vm, unsigned cpu, struct state_io *io)
 {
 	struct kvm_engine *e = vm->engine_state;
@@ -41,8 +73,12 @@ void kvm_cpu_io(struct vm *vm, unsigned cpu, struct state_io *io)
 	c->err[0] = 0;
 	if (!err && !io->loading && !(err = check_nested(c)))
 		err = kvm_cpu_take(c, state);
+	if (!err && !io->loading)
+		turn_timer(&state->lapic, (int64_t)(io->now_ns - state->lapic_at));
 	if (!err)
 		kvm_cpu_state_io(state, io);
+	if (!err && io->loading)
+		turn_timer(&state->lapic, (int64_t)(clock_ns() - io->now_ns));
 	if (!err && io->loading && !state_failed(io) && !(err = kvm_cpu_put(c, state)))
 		/* The guest's watchdogs shall not take the time on the way for one in which it hung. EINVAL: it has no kvmclock. */
 		ioctl(c->m.vcpu_fd, KVM_KVMCLOCK_CTRL, 0);

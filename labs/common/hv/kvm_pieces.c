@@ -193,7 +193,7 @@ int kvm_piece_take(struct kvm_cpu *cpu, enum kvm_piece piece, struct kvm_cpu_sta
 	case PIECE_XCRS: return CALL(cpu, KVM_GET_XCRS, &s->xcrs);
 	case PIECE_XSAVE: return take_xsave(cpu, s);
 	case PIECE_DEBUGREGS: return CALL(cpu, KVM_GET_DEBUGREGS, &s->debugregs);
-	case PIECE_LAPIC: return CALL(cpu, KVM_GET_LAPIC, &s->lapic);
+	case PIECE_LAPIC: s->lapic_at = clock_ns(); return CALL(cpu, KVM_GET_LAPIC, &s->lapic);
 	case PIECE_MSRS: return take_msrs(cpu, s);
 	case PIECE_EVENTS: return CALL(cpu, KVM_GET_VCPU_EVENTS, &s->events);
 	case PIECES: break;

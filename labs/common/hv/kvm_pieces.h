@@ -38,6 +38,7 @@ struct kvm_cpu_state {
 	uint8_t xsave[KVM_XSAVE_MAX];
 	struct kvm_debugregs debugregs;
 	struct kvm_lapic_state lapic;
+	uint64_t lapic_at; /* clock_ns() when it was taken: its timer runs on */
 	uint32_t nmsrs;
 	struct kvm_msr_entry msr[KVM_MSRS_MAX];
 	struct kvm_vcpu_events events;
