@@ -52,7 +52,7 @@ static unsigned wrong(const uint64_t *page, uint64_t number, uint32_t version)
 int main(int argc, char **argv)
 {
 	uint64_t pages = argc > 3 ? strtoull(argv[1], NULL, 10) << 8 : 0, rate = argc > 3 ? strtoull(argv[2], NULL, 10) : 0;
-	uint64_t end = argc > 4 ? strtoull(argv[4], NULL, 10) * 1000000u : UINT64_MAX, written = 0, bad = 0, gap = 0, said = 0;
+	uint64_t end = argc > 4 ? strtoull(argv[4], NULL, 10) * 1000000u : UINT64_MAX, written = 0, bad = 0, gap = 0;
 	uint32_t *version = calloc(pages + 1, sizeof *version);
 	uint64_t *memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -64,7 +64,7 @@ int main(int argc, char **argv)
 	puts("churn ready");
 	fflush(stdout);
 
-	uint64_t start = now_us(), last = start;
+	uint64_t start = now_us(), last = start, line = start + 1000000u;
 	for (;;) {
 		uint64_t now = now_us();
 
@@ -82,9 +82,8 @@ int main(int argc, char **argv)
 			bad += wrong(memory + p * WORDS, p, version[p]);
 			put(memory + p * WORDS, p, ++version[p]);
 		}
-		said += 1;
-		if (now / 1000000u != (now - 2000) / 1000000u && said > 5) {
-			said = 0;
+		if (now >= line) {
+			line = now + 1000000u;
 			printf("churn %llu %llu %llu\n", (unsigned long long)written, (unsigned long long)bad, (unsigned long long)gap);
 			fflush(stdout);
 			gap = 0;

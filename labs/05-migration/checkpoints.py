@@ -6,12 +6,13 @@ import sys
 # "checks" itself is the name of one of the grader's modules, so this is not a package.
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "checks"))
 
+import linuxmove  # noqa: E402
 import moves  # noqa: E402
 import rounds  # noqa: E402
 import runs  # noqa: E402
 import sections  # noqa: E402
 
 TITLE = "a VM is a file, and a file can move while it runs"
-TOPICS = (sections, runs, rounds, moves)
+TOPICS = (sections, runs, rounds, moves, linuxmove)
 
 CHECKPOINTS = sorted((c for topic in TOPICS for c in topic.CHECKPOINTS), key=lambda c: [int(n) for n in c.id.split(".")])
