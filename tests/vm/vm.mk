@@ -12,10 +12,10 @@ teaching := build/vm/teaching.elf build/vm/teaching64.elf build/vm/teaching.bin
 vmguests: tools $(vm_guests:%=build/vm/%.elf) build/vm/real.bin $(teaching) build/vm/usage ## the guests of the tests in tests/vm
 	@:
 
-build/vm/usage build/vm/nameserver: build/vm/%: tests/vm/%.c Makefile
+build/vm/usage build/vm/nameserver build/vm/keeper: build/vm/%: tests/vm/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
-	@$(CC) -std=gnu17 -O2 $(WARN) -Werror -static -o $@ $<
+	@$(CC) -std=gnu17 -O2 $(WARN) -Werror -static -pthread -o $@ $<
 
 build/vm/obj/%.o: tests/vm/guests/%.c Makefile
 	$(build_guest_object)
