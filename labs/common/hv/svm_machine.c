@@ -259,6 +259,20 @@ static int svm_enter(struct hvm *h)
 	return 0;
 }
 
+/*
+ * The machine stands in the NMI's stub, where NMIs are blocked until IRET (SDM vol. 3, 6.7.1). Who then makes it go on somewhere else
+ * (hvm_replay(), at_start) skips that IRET, and the next NMI would never be taken: it would end the guest at each entry, for ever.
+ */
+static int leave_stub(struct hvm *h)
+{
+	struct kvm_vcpu_events events;
+
+	if (ioctl(h->m.vcpu_fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+		return machine_error(&h->m, "KVM_GET_VCPU_EVENTS");
+	events.nmi.masked = 0;
+	return ioctl(h->m.vcpu_fd, KVM_SET_VCPU_EVENTS, &events) < 0 ? machine_error(&h->m, "KVM_SET_VCPU_EVENTS") : 0;
+}
+
 static bool svm_left(struct hvm *h, const struct machine_exit *m, struct hvm_exit *x)
 {
 	struct svm *s = h->state;
@@ -281,7 +295,7 @@ static bool svm_left(struct hvm *h, const struct machine_exit *m, struct hvm_exi
 		return false;
 	/* The NMI. If it ended the guest, that is still to be reported; else it came before the entry, and what was to go in still is. */
 	x->interrupted = h->inject;
-	return s->vmcb->exitcode == NOT_LEFT;
+	return s->vmcb->exitcode == NOT_LEFT && !leave_stub(h);
 }
 
 static int svm_fetch(struct hvm *h)
