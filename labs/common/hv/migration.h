@@ -224,7 +224,8 @@ int postcopy_poll(struct migration *m, struct section *sec, uint64_t ns);
 
 /* Pages of m->owed are missing from now on; whoever touches one waits. 0, or -errno with a sentence in m->reason (no userfaultfd here). */
 int uffd_start(struct migration *m);
-/* All state is loaded. 0, or -EPROTO with a sentence in m->stream.err: a missing page was needed for it, which nobody could send yet. */
+/* All state is loaded. 0, or -EPROTO with a sentence in m->stream.err: what a missing page holds was needed for it, and nobody could send it
+ * yet. On vCPU 0's thread. */
 int uffd_loaded(struct migration *m);
 /* From now on whoever waits is told to postcopy_fault(), on a thread of its own. */
 void uffd_serve(struct migration *m);

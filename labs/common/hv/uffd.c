@@ -4,7 +4,9 @@
  *
  * The thread here never takes vm->lock: a device may hold it and wait for a page.
  */
+#include "engine.h"
 #include "lab5.h"
+#include "legacy_walk.h"
 #include "vm_life.h"
 
 #include <fcntl.h>
@@ -22,7 +24,7 @@
 #define WAITS 64 /* that are measured at the same time: a guest with asynchronous page faults can have more */
 
 enum uffd_phase {
-	LOADING, /* the source sends no page that is asked for: there are zeros, and the VM will not run */
+	LOADING, /* the source sends no page that is asked for yet: see uffd_loaded() */
 	LOADED,	 /* as before, but only a vCPU or a device that runs too early could ask: they wait */
 	SERVING
 };
@@ -177,8 +179,8 @@ static void on_fault(struct uffd *u, uint64_t gfn)
 	if (!page_bit(m->owed, gfn)) {
 		fill(u, gfn, NULL);
 	} else if (u->phase == LOADING) {
-		if (!u->early)
-			u->early = gfn + 1;
+		u->early++;
+		page_bit_set(m->post.asked, gfn);
 		fill(u, gfn, NULL);
 	} else {
 		wait_begins(u, gfn);
@@ -275,15 +277,29 @@ int uffd_start(struct migration *m)
 	return err;
 }
 
+/*
+ * While state is loaded, zeros stand for pages that the source has. hv needs none of them then. KVM looks some up only to know where they
+ * are, when a vCPU gets its registers (the page of MSR_KVM_SYSTEM_TIME), or writes to them what the source has written better (that of
+ * MSR_KVM_WALL_CLOCK). So they may go again, and are missing when the vCPU runs. But for a guest in PAE mode it has read a page table's
+ * four uppermost entries for good (KVM_SET_SREGS; Intel SDM volume 3, 4.4.1).
+ */
 int uffd_loaded(struct migration *m)
 {
 	struct uffd *u = m->uffd;
+	struct vm *vm = m->vm;
+	struct vcpu v = { .vm = vm };
+	int err = 0;
 
+	if (u->early && (strcmp(vm->engine->state_kind, "kvm") || vm->engine->get_state(vm, &v) ||
+			 ((v.cr4 & CR4_PAE) && legacy_paging(&v))))
+		return stream_fail(&m->stream, EPROTO,
+				   "post-copy is not for a machine whose state needs memory (%llu pages) to be loaded",
+				   (unsigned long long)u->early);
+	for (uint64_t gfn = 0; u->early && gfn < vm->mem.size / PAGE && !err; gfn++)
+		if (page_bit_clear(m->post.asked, gfn) && madvise(vm->mem.hva + gfn * PAGE, PAGE, MADV_DONTNEED))
+			err = stream_fail(&m->stream, errno, "a page could not be thrown away: %s", strerror(errno));
 	u->phase = LOADED;
-	if (!u->early)
-		return 0;
-	return stream_fail(&m->stream, EPROTO, "its devices need the page at 0x%llx, which is not there yet",
-			   (unsigned long long)(u->early - 1) * PAGE);
+	return err;
 }
 
 void uffd_serve(struct migration *m)
