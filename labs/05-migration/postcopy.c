@@ -9,9 +9,18 @@
 /*
  * Pages that go in one piece while nobody waits. A page that is asked for waits behind the piece that is just being sent, 64 KiB: half a
  * millisecond at 1 Gbit/s, about as long as the question and its answer take themselves. Smaller pieces would gain little there, and cost:
- * each one is a system call, a header and a look for questions, a few microseconds beside the 30 or so that its pages take.
+ * each one is a system call, a header and a look for questions, a few microseconds beside the 30 or so that its pages take. With a limit
+ * of bandwidth it is as many as go in that half millisecond, but a page at least.
  */
 #define BATCH 16
+#define BATCHES 2000 /* a second */
+
+static uint64_t batch(const struct migration *m)
+{
+	uint64_t pages = m->stream.wire.rate / (BATCHES * PAGE);
+
+	return !m->stream.wire.rate || pages > BATCH ? BATCH : pages ? pages : 1;
+}
 
 /* So long the destination may be silent when it has all pages. */
 #define DONE_NS 10000000000ull
@@ -43,10 +52,11 @@ static int serve(struct migration *m, const struct section *sec)
 /* Nobody waits: some of the others. 1; 0 when the other side has all; -EPIPE. */
 static int background(struct migration *m)
 {
-	// TODO 5.20: send the next pages of m->owed, from m->post.next on and around the end of memory, BATCH at most,
-	// and take them out. When there are none, say MSG_DONE and wait for the other side's. Hint: what is taken out
-	// before it is sent cannot go twice. Count in m->post.background. Behind MSG_DONE a MSG_NEED may still come:
-	// its answer is on the way. Until this is written, only what is asked for moves.
+	// TODO 5.20: send the next pages of m->owed, from m->post.next on and around the end of memory, batch() at
+	// most, and take them out. When there are none, say MSG_DONE and wait for the other side's. Hint: what is taken
+	// out before it is sent cannot go twice. Count in m->post.background. Behind MSG_DONE a MSG_NEED may still
+	// come: its answer is on the way. Until this is written, only what is asked for moves.
+	(void)batch;
 	if (wire_wait(&m->stream.wire, 2000000000) == 1)
 		return 1;
 	return postcopy_todo(m, "5.20", "background() in postcopy.c: pages that nobody has asked for yet");
