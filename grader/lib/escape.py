@@ -1,6 +1,8 @@
 """Text that students' programs wrote, made safe and readable for terminals, logs and continuous-integration services."""
 
-TAB, NEWLINE = 9, 10
+# What stands for a byte that is not shown as it is. Logs have hundreds of thousands of bytes, so a table does the work.
+_SHOWN = {byte: "\\x%02x" % byte for byte in (*range(32), *range(127, 256))}
+_SHOWN.update({ord(byte): shown for byte, shown in (("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"), ("\\", "\\\\"))})
 
 
 def _bytes(text):
@@ -9,21 +11,7 @@ def _bytes(text):
 
 def visible(text, limit=400):
     """One line of printable ASCII. Newlines, escapes and bytes above 126 are written as in C; too long: the middle goes."""
-    out = []
-    for b in _bytes(text):
-        if b == NEWLINE:
-            out.append("\\n")
-        elif b == 13:
-            out.append("\\r")
-        elif b == TAB:
-            out.append("\\t")
-        elif b == 0x5C:
-            out.append("\\\\")
-        elif 32 <= b < 127:
-            out.append(chr(b))
-        else:
-            out.append("\\x%02x" % b)
-    return _cap("".join(out), limit)
+    return _cap(_bytes(text).decode("latin-1").translate(_SHOWN), limit)
 
 
 def _cap(text, limit):
