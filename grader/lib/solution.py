@@ -211,7 +211,8 @@ def compile_hv(root, solution, work):
             f.write(data)
     if os.path.lexists(hv):
         os.unlink(hv)
-    args = [os.path.relpath(hv, root), "LAB=%d" % solution.lab, "LABFILES=" + os.path.relpath(source, root), "OUT=" + os.path.relpath(out, root)]
+    args = [os.path.relpath(hv, root), "LAB=%d" % solution.lab, "LABFILES=" + os.path.relpath(source, root),
+            "OUT=" + os.path.relpath(out, root)]
     with build_lock(root):
         status, output = make(root, *args)
     output = output.replace(os.path.relpath(source, root) + os.sep, "")  # students know their files by name
