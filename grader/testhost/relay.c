@@ -28,6 +28,7 @@
 
 #define FAULTS 16
 #define CONNECT_TRIES 200 /* of 25 ms: the other side may not listen yet */
+#define REFUSED_TRIES 4   /* its socket is there: it is about to listen, or it is gone */
 
 enum { SOURCE, DESTINATION };
 
@@ -321,14 +322,14 @@ static int connect_to(const char *path)
 
 	if (address(path, &a))
 		return -1;
-	for (int i = 0; i < CONNECT_TRIES; i++) {
+	for (int i = 0, refused = 0; i < CONNECT_TRIES; i++) {
 		int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 		if (fd < 0 || !connect(fd, (struct sockaddr *)&a, sizeof a))
 			return fd;
 		close(fd);
-		if (errno == ECONNREFUSED)
-			return -1; /* who listened there is gone */
+		if (errno == ECONNREFUSED && ++refused == REFUSED_TRIES)
+			return -1;
 		rest(25);
 	}
 	return -1;
