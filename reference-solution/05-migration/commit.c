@@ -70,6 +70,15 @@ static int hear(struct migration *m, uint16_t wanted)
 	return NEWS_BROKEN;
 }
 
+/* Says a message, which may arrive or not, and waits for the answer to it. */
+static int say(struct migration *m, uint16_t message, uint16_t answer)
+{
+	if (!section_write(&m->stream, message, 0, NULL, 0))
+		return hear(m, answer);
+	snprintf(m->reason, sizeof m->reason, "the connection broke: %s", m->stream.err);
+	return NEWS_BROKEN;
+}
+
 /* What the record says or, without one, whoever answers. */
 static enum commit_news inquire(struct migration *m)
 {
@@ -101,7 +110,7 @@ int commit_source(struct migration *m, enum commit_fate *fate)
 		if (*fate == FATE_COMMIT) {
 			/* Now, and not behind the write: a part of it may arrive even when that fails. */
 			stage = SRC_COMMITTING;
-			news = section_write(&m->stream, MSG_COMMIT, 0, NULL, 0) ? NEWS_BROKEN : hear(m, MSG_COMMITTED);
+			news = say(m, MSG_COMMIT, MSG_COMMITTED);
 			if (news == HEARD) {
 				stage = SRC_COMMITTED;
 				*fate = FATE_END;
@@ -115,10 +124,10 @@ int commit_source(struct migration *m, enum commit_fate *fate)
 	if (*fate == FATE_RUN && news == NEWS_CANCEL)
 		section_write(&m->stream, MSG_CANCEL, 0, NULL, 0); /* if it does not arrive, the end of the connection will */
 	return 0;
-	// STARTER 5.14: wait for MSG_READY, send MSG_COMMIT, wait for MSG_COMMITTED, and find out who has the VM then. Hint: hear() and
+	// STARTER 5.14: wait for MSG_READY, send MSG_COMMIT, wait for MSG_COMMITTED, and find out who has the VM then. Hint: hear(), say() and
 	// commit_fate() with the stage that you are in. From the moment at which MSG_COMMIT *may* have left, it is SRC_COMMITTING.
 	// FATE_COMMIT: send it (again); FATE_ASK: inquire(), until it is one of the others. A user who cancels is told to the other side.
-	//	(void)hear;
+	//	(void)say;
 	//	(void)inquire;
 	//	*fate = FATE_RUN;
 	//	lab_todo(m->vm, "5.14", "commit_source() in commit.c: the source gives the VM away");
@@ -129,7 +138,7 @@ int commit_source(struct migration *m, enum commit_fate *fate)
 int commit_destination(struct migration *m, enum commit_fate *fate)
 {
 	// SOLUTION 5.14
-	int news = section_write(&m->stream, MSG_READY, 0, NULL, 0) ? NEWS_BROKEN : hear(m, MSG_COMMIT);
+	int news = say(m, MSG_READY, MSG_COMMIT);
 
 	for (;;) {
 		if (news == HEARD) {
@@ -151,7 +160,7 @@ int commit_destination(struct migration *m, enum commit_fate *fate)
 	// STARTER 5.14: say MSG_READY, wait for MSG_COMMIT, enter it in the record, say MSG_COMMITTED: FATE_RUN. Hint: record_commit()
 	// returns 0 when the source was faster: then the VM is not yours (NEWS_LOST). FATE_WAIT: migration_await() waits for a source
 	// that asks, behind which MSG_COMMIT may come again; when nobody asks, that is NEWS_SILENCE.
-	//	(void)hear;
+	//	(void)say;
 	//	*fate = FATE_END;
 	//	lab_todo(m->vm, "5.14", "commit_destination() in commit.c: the destination takes the VM over");
 	//	return -ENOSYS;

@@ -13,6 +13,7 @@
 
 #define CONNECT_NS 5000000000ull /* a destination that was started a moment ago may not listen yet */
 #define PATIENCE_NS 10000000000ull
+#define REFUSAL_NS 500000000ull
 
 static uint64_t random_id(void)
 {
@@ -178,6 +179,22 @@ static int send_owed(struct migration *m)
 	return section_write(&m->stream, SECTION_OWED, 0, &iov, 1);
 }
 
+/* A destination that hangs up may have said why before: then that is what happened, and not that nothing could be written any more. */
+static void hear_refusal(struct migration *m)
+{
+	struct stream *s = &m->stream;
+	struct section sec;
+	char first[sizeof s->err];
+
+	memcpy(first, s->err, sizeof first);
+	s->wire.patience = REFUSAL_NS;
+	bool greeted = s->header.id == m->id || !stream_expect(s);
+	if (greeted && !section_read(s, &sec) && sec.header.type == MSG_REFUSE)
+		stream_fail(s, EPROTO, "the destination refused: %.*s", (int)sec.header.length, (const char *)sec.payload);
+	else
+		memcpy(s->err, first, sizeof first);
+}
+
 /* The VM runs at the other side. Post-copy: its memory follows. */
 static void leave(struct job *job)
 {
@@ -219,6 +236,8 @@ void migrate_away(struct job *job)
 		err = machine_save(m->vm, s);
 	t1 = clock_ns();
 	m->parts.state = t1 - t0;
+	if (err == -EPIPE)
+		hear_refusal(m);
 	if (err) {
 		fail(job, err == -ETIMEDOUT && !m->stands ? "it could not be moved in the time that it has: " : "");
 		record_close(m);
