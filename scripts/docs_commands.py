@@ -45,7 +45,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 TREE = TOP / "build/docs/tree"
 LABS = {path.name[:2].lstrip("0"): path.name for path in (TOP / "labs").glob("[0-9][0-9]-*")}
 # What need not be compiled again.
-BUILT = ("frame", "san-frame", "reference", "san-reference", "lab1", "lab2", "lab3", "lab4", "guests", "vm", "probe")
+BUILT = ("frame", "san-frame", "reference", "san-reference", "lab1", "lab2", "lab3", "lab4", "lab5", "guests", "vm", "probe")
 MISTAKES = {"mutant": "reference-solution/mutants", "mistake": "reference-solution/mistakes"}
 LIMIT = 90
 SETTLE = 2  # seconds between the sentence of a background command and the next block
