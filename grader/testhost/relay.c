@@ -37,7 +37,7 @@ struct fault {
 	int direction;
 	enum { AT_MESSAGE, AT_TYPE, AT_BYTE } by;
 	uint64_t where;
-	enum { CUT, CUT_AFTER, MUTE, FLIP, DROP, SWAP, TWICE, KILL, WAIT } what;
+	enum { CUT, CUT_AFTER, MUTE, FLIP, DROP, SWAP, TWICE, EMPTY, KILL, WAIT } what;
 	uint64_t value;
 	const char *text;
 	bool done;
@@ -92,6 +92,12 @@ static uint16_t get16(const uint8_t *p)
 static uint32_t get32(const uint8_t *p)
 {
 	return get16(p) | (uint32_t)get16(p + 2) << 16;
+}
+
+static void put32(uint8_t *p, uint32_t v)
+{
+	for (int i = 0; i < 4; i++, v >>= 8)
+		p[i] = (uint8_t)v;
 }
 
 static uint64_t get64(const uint8_t *p)
@@ -250,6 +256,11 @@ static bool harm(struct flow *f, struct fault *t)
 			f->message[bit / 8] ^= (uint8_t)(1 << bit % 8);
 		return true;
 	case TWICE: return pass(f, f->message, f->length);
+	case EMPTY:
+		f->length = SECTION;
+		put32(f->message + 8, 0);
+		put32(f->message + SECTION - 4, crc32c(0, f->message, SECTION - 4));
+		return true;
 	case KILL:
 		kill((pid_t)t->value, SIGKILL);
 		rest(500);
@@ -415,8 +426,8 @@ static bool parse_where(struct fault *t, const char *s)
 static bool parse_what(struct fault *t, const char *s)
 {
 	static const char *const names[] = {
-		[CUT] = "cut",	 [CUT_AFTER] = "cut-after", [MUTE] = "mute", [FLIP] = "flip", [DROP] = "drop",
-		[SWAP] = "swap", [TWICE] = "twice",	    [KILL] = "kill", [WAIT] = "wait"
+		[CUT] = "cut",	 [CUT_AFTER] = "cut-after", [MUTE] = "mute",   [FLIP] = "flip", [DROP] = "drop",
+		[SWAP] = "swap", [TWICE] = "twice",	    [EMPTY] = "empty", [KILL] = "kill", [WAIT] = "wait"
 	};
 	size_t n = strcspn(s, "=");
 

@@ -34,6 +34,7 @@
  *	drop      it is left out
  *	swap      the next message of its direction comes before it
  *	twice     it is passed on twice
+ *	empty     the section comes without its payload, and whole
  *	kill=PID  the process gets SIGKILL, and half a second goes by before the message is passed on
  *	wait=MS   that long goes by before it is passed on
  * Ends with status 0 when all connections are served, 2 for wrong arguments, 1 when the system fails it.

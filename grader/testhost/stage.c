@@ -13,7 +13,8 @@
  *	ask SOCKET COMMAND         a command to a VM's control socket; the answer is told
  *	poll SOCKET COMMAND | TEXT [| TEXT]...
  *	                           again and again, until the answer has one of the texts, or there is none any more
- *	silent NAME MS             so long its output must not grow beyond what was awaited
+ *	answer NAME TEXT           the same, and until the end of that line
+ *	silent NAME MS             so long its output must not grow
  *	there PATH                 until there is such a file
  *	remove PATH                removes a file
  *	end NAME                   until that program has ended
@@ -44,7 +45,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PROGRAMS 12
+#define PROGRAMS 32
 #define WORDS 64
 #define LINE 4096
 #define ANSWER 32768
@@ -188,12 +189,12 @@ static bool has(struct program *p, const char *texts)
 	return first;
 }
 
-static bool await(struct program *p, const char *text)
+static bool await(struct program *p, const char *text, bool line_too)
 {
 	for (;; rest(PAUSE_MS)) {
 		look(p);
 		if (has(p, text))
-			return true;
+			return !line_too || await(p, "\n", false);
 		if (p->ended)
 			return fail("%s has ended without \"%s\"", p->name, text);
 		if (late())
@@ -203,10 +204,12 @@ static bool await(struct program *p, const char *text)
 
 static bool silent(struct program *p, const char *ms)
 {
-	struct stat st;
+	struct stat before, then;
 
+	if (fstat(p->out, &before))
+		return fail("%s has no output", p->name);
 	rest(strtoull(ms, NULL, 10));
-	return fstat(p->out, &st) || st.st_size <= p->awaited + 1 || fail("%s says something", p->name); /* + 1: a line's end */
+	return (!fstat(p->out, &then) && then.st_size == before.st_size) || fail("%s says something", p->name);
 }
 
 static bool await_end(struct program *p)
@@ -391,7 +394,9 @@ static bool step(char *text)
 	if (!strcmp(text, "silent"))
 		return silent(p, behind);
 	if (!strcmp(text, "await"))
-		return await(p, behind);
+		return await(p, behind, false);
+	if (!strcmp(text, "answer"))
+		return await(p, behind, true);
 	if (!strcmp(text, "end"))
 		return await_end(p);
 	if (!strcmp(text, "kill")) {

@@ -120,7 +120,6 @@ def moving_play(p):
     play.step("ask S.ctl migrate-cancel")
     play.step('poll S.ctl job | "state":"failed"')
     play.type("S", "h", "hash=")
-    play.step("rest 20")
     return play
 
 
@@ -255,7 +254,6 @@ def storm_play(p):
     play.step("poll D.ctl status | pid")
     play.step("end S")
     play.type("D", "", "wrong=")
-    play.step("rest 20")
     return play
 
 

@@ -40,7 +40,7 @@ class Play:
     def type(self, name, text, answer=None):
         """A line for the guest, and its answer."""
         self.step("type %s %s" % (name, text))
-        return self.step("await %s %s" % (name, answer)) if answer else None
+        return self.step("answer %s %s" % (name, answer)) if answer else None
 
     def text(self):
         return "\n".join(self._lines) + "\n"
