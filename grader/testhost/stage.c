@@ -5,7 +5,7 @@
  * somebody who types and gives commands. A line of the script is one step; in it @DIR@ is the directory, @HV@ the program HV, and $NAME the
  * process number of a program of that name. Steps:
  *
- *	start NAME PROGRAM ARG...  a program; its input is a pipe that stays open
+ *	start NAME PROGRAM ARG...  a program; its input is a pipe that stays open; \\_ in an ARG is a blank
  *	relay NAME ARG...          a relay (relay.h)
  *	type NAME TEXT             a line to its input
  *	await NAME TEXT [| TEXT]...
@@ -349,6 +349,15 @@ static bool sections(const char *name, char *path)
 	return start(name, words, 2, true) && await_end(&programs[nprograms - 1]);
 }
 
+static char *with_blanks(char *word)
+{
+	for (char *p; (p = strstr(word, "\\_"));) {
+		*p = ' ';
+		memmove(p + 1, p + 2, strlen(p + 2) + 1);
+	}
+	return word;
+}
+
 static bool step(char *text)
 {
 	char *word[WORDS + 1], *rest_of = strchr(text, ' ');
@@ -368,7 +377,7 @@ static bool step(char *text)
 		if (relay)
 			word[n++] = text;
 		for (char *w = strtok(behind, " "); w && n < WORDS; w = strtok(NULL, " "))
-			word[n++] = w;
+			word[n++] = with_blanks(w);
 		word[n] = NULL;
 		return start(second, word, n, relay);
 	}

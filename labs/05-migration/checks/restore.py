@@ -2,6 +2,7 @@
 has; its clocks neither jump nor stall; and what does not fit is refused before anything runs."""
 
 import random
+import re
 import struct
 
 import rules
@@ -9,7 +10,6 @@ import staging
 import streamfile
 import streamscript
 from model import Checkpoint, Failure
-from splitmix import SplitMix64
 from staging import Play, told
 from streamfile import CPU, END, PART
 
@@ -102,71 +102,76 @@ def save_verify(results, params):
 
 PIECES_HINT = ("kvm_cpu_take() and kvm_cpu_put(): all pieces, and put back in an order in which each finds what it needs: special registers, then "
                "XCR0, then the XSAVE area; the local APIC before the MSR of its deadline; events at the end.")
-MSRS = (("star", ~0), ("lstar", 0x7FFFFFFFFFFF), ("cstar", 0x7FFFFFFFFFFF), ("sfmask", 0xFFFFFFFF), ("fsbase", 0x7FFFFFFFFFFF),
-        ("gsbase", 0x7FFFFFFFFFFF), ("kgsbase", 0x7FFFFFFFFFFF), ("syscs", 0xFFFF), ("sysesp", 0x7FFFFFFFFFFF), ("syseip", 0x7FFFFFFFFFFF))
-ONE, LOG2E, PI = (0x8000000000000000, 0x3FFF), (0xB8AA3B295C17F0BC, 0x3FFF), (0xC90FDAA22168C235, 0x4000)
-
-
-def pieces_numbers(rng):
-    return [rng.getrandbits(63), rng.getrandbits(63)]
+MODES = ("deadline", "halt", "nmi", "step")  # guests/cpustate.c
+TIMER_MS = 900
+TIMES = ("tsc", "kvmclock", "kvmclock.flags", "ipis", "nmis")  # not the same before and behind
+_SAID = re.compile(rb"(?m)^([ab])\.([A-Za-z0-9_.]+)=([0-9a-f]{1,16})\r?$")
+MUST = {
+    "fires": (1, "the local APIC's timer, armed before the VM was saved, fires once"),
+    "early": (0, "the timer fires when it is due (cycles too early)"),
+    "wakes": (1, "a HLT during which the VM was saved ends once, by the timer"),
+    "ipis": (1, "the interrupt that was pending in the local APIC comes once"),
+    "nmis": (2, "an NMI that came while one was handled comes behind it"),
+    "nested": (0, "no NMI within an NMI: the vCPU was in one when it was saved (KVM_GET_VCPU_EVENTS)"),
+    "silent": (0, "each #DB of a single step says BS in DR6"),
+}
 
 
 def pieces_play(p):
     play = Play()
-    play.vm("A", "--engine kvm --mem 4M")
-    play.step("await A ready")
-    play.step("ask A.ctl save one --quit --detach")
-    play.step("end A")
-    play.restore("B", "one")
-    play.type("B", "x")
-    play.step("end B")
+    for number, mode in enumerate(MODES):
+        a, b = "A%s" % mode, "B%s" % mode
+        play.vm(a, "--engine kvm --mem 4M --append seed=%x\\_mode=%s\\_ms=%d" % (p[0] + number, mode, TIMER_MS))
+        play.step("await %s ready" % a)
+        play.step("ask %s.ctl save %s.vm --quit --detach" % (a, mode))
+        play.step("end %s" % a)
+        play.restore(b, mode + ".vm")
+        if mode != "halt":
+            play.type(b, "x")
+    for mode in MODES:
+        play.step("end B%s" % mode)
     return play
 
 
-def pieces_expected(p, avx):
-    """key -> values, in the order of the guest's report."""
-    rng, values = SplitMix64(p[0]), {}
-    xmm = [rng.next() for _ in range(32)]
-    high = [rng.next() for _ in range(32)]
-    x87 = [word for value in (LOG2E, PI, ONE) for word in value] + [0] * 10
-    values["fx"] = x87 + xmm
-    values["mxcsr"] = [0x1F80 | p[1] & 0x6000]
-    if avx:
-        values["ymm"], values["xcr0"] = high, [7]
-    for name, mask in MSRS:
-        values[name] = [rng.next() & mask & (1 << 64) - 1]
-    d0, d1 = rng.next() & 0x7FFFFFFFFFFF, rng.next() & 0x7FFFFFFFFFFF
-    values["dr"] = [d0, d1, d0 ^ d1, d0 ^ 1]
-    values["cr2"] = [rng.next()]
-    values["cr8"], values["svr"], values["divide"] = [7], [0x1FF], [0xB]
-    values["ldr"] = [rng.next() & 0xFF000000]
-    values["error"] = [1 << 16 | 0x80 + (rng.next() & 0x3F)]
-    return values
+def _said(program, side):
+    found = {}
+    for which, key, value in _SAID.findall(program.out):
+        if which == side:
+            found.setdefault(key.decode(), []).append(int(value, 16))
+    return found
 
 
-MEANS = {"fx": "x87 and XMM registers", "ymm": "the upper halves of YMM registers", "mxcsr": "MXCSR", "xcr0": "XCR0", "dr": "DR0 to DR3",
-         "ldr": "the local APIC's LDR", "svr": "its SVR", "error": "its LVT error register", "divide": "its divider"}
+def judge_mode(t, mode):
+    """What a guest found when it went on, against what it had before."""
+    before, then = _said(t["A" + mode], b"a"), _said(t["B" + mode], b"b")
+    if not before:
+        return t.fail("the guest to say what it has (mode %s)" % mode, "nothing", PIECES_HINT)
+    if not then:
+        return t.fail("the guest to go on from the file (mode %s)" % mode, "it says nothing", PIECES_HINT)
+    for key, values in before.items():
+        if key not in TIMES and then.get(key) != values:
+            seen = then.get(key, [])
+            at = next((i for i, (a, b) in enumerate(zip(values, seen)) if a != b), 0)
+            return t.fail("%s as before: %#x (mode %s)" % (key, values[at], mode), "%#x" % seen[at] if at < len(seen) else "nothing", PIECES_HINT)
+    late = b"fired=" in t["A" + mode].out  # the timer came before the VM was saved: nothing can be said of it
+    for key, (value, what) in MUST.items():
+        if key in then and then[key] != [value] and not (late and key in ("fires", "early", "wakes")):
+            return t.fail("%s: %d (mode %s)" % (what, value, mode), "%d" % then[key][0], PIECES_HINT)
+    if mode == "step" and then.get("traps") != [19 * then.get("loops", [0])[0] + 3]:
+        return t.fail("one #DB for each instruction while TF is set", "%s in %s loops" % (then.get("traps"), then.get("loops")), PIECES_HINT)
+    return None
 
 
 def pieces_verify(results, params):
-    result, p = results["pieces"], params["pieces"]
-    t = told(result, pieces_play(p))
-    failure, b = t.failure(PIECES_HINT), t["B"]
-    for key, expected in pieces_expected(p, bool(b.values("ymm"))).items():
-        seen = b.values(key)
-        if seen != expected and (seen or not failure):
-            at = next((i for i, (e, s) in enumerate(zip(expected, seen)) if e != s), len(seen))
-            return t.fail("%s: %s" % (MEANS.get(key, key), "%#x" % expected[at] if at < len(expected) else "%d values" % len(expected)),
-                          "%#x" % seen[at] if at < len(seen) else "nothing", PIECES_HINT)
-    for key, expected, what in (("nested", 0, "no NMI within an NMI: the vCPU was in one when it was saved (KVM_GET_VCPU_EVENTS)"),
-                                ("nmis", 2, "the NMI that was held back, behind the first"),
-                                ("early", 0, "the pending interrupt, not before it is let in"),
-                                ("pending", 1, "the interrupt that was pending in the local APIC"),
-                                ("ticks", 1, "the local APIC's timer, armed before the VM was saved")):
-        seen = b.values(key)
-        if seen != [expected] and (seen or not failure):
-            return t.fail("%s: %d" % (what, expected), ", ".join(map(str, seen)) or "nothing", PIECES_HINT)
-    return failure
+    t = told(results["pieces"], pieces_play(params["pieces"]))
+    stopped = t.failure(PIECES_HINT)
+    for mode in MODES:
+        if stopped and "B" + mode not in t.programs:
+            return stopped
+        failure = judge_mode(t, mode)
+        if failure:
+            return failure
+    return stopped
 
 
 # --- 5.7: time --------------------------------------------------------------------------------------------------------------
@@ -315,14 +320,14 @@ CHECKPOINTS = [
         "machine_save() and machine_load(): the course kernel, saved while it computes and while it waits, goes on from the file, on the trap engine and "
         "the hvm engine by turns, and its transcript is that of an undisturbed run.",
         "machine_save() and machine_load() in state.c.",
-        runs=[staging.staged("kernel", save_play, lambda rng: [rng.getrandbits(30), rng.getrandbits(30)], guest=KERNEL, timeout=20.0)],
+        runs=[staging.staged("kernel", save_play, lambda rng: [rng.getrandbits(30), rng.getrandbits(30)], guest=KERNEL, timeout=20.0, patched=False)],
         verify=save_verify, depends=["5.4"]),
     Checkpoint(
         "5.6", "the pieces of a vCPU", 7,
         "A vCPU of the kvm engine is saved and restored with all that it has: x87, SSE and AVX, MSRs, debug registers, local APIC, a timer that is armed, "
         "an interrupt that is pending, an NMI that is being handled.",
         "kvm_cpu_take() and kvm_cpu_put() in state.c.",
-        runs=[staging.staged("pieces", pieces_play, pieces_numbers, guest="lab5/pieces.elf")], verify=pieces_verify, depends=["5.5"]),
+        runs=[staging.staged("pieces", pieces_play, lambda rng: [rng.getrandbits(60)], guest="lab5/cpustate.elf", patched=False)], verify=pieces_verify, depends=["5.5"]),
     Checkpoint(
         "5.7", "time", 5,
         "The guest's clocks neither jump nor stall: from a file they go on where they stopped, and of a VM that moved they have counted the time on its way.",

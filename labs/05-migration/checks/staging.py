@@ -35,7 +35,7 @@ class Play:
         self.step("start %s @HV@ run --stats json --control %s.ctl --incoming %s %s" % (name, name, uri, options))
 
     def restore(self, name, file, options=""):
-        self.step("start %s @HV@ restore --stats json --control %s.ctl %s %s" % (name, name, options, file))
+        self.step("start %s @HV@ restore %s --stats json --control %s.ctl %s" % (name, file, name, options))
 
     def type(self, name, text, answer=None):
         """A line for the guest, and its answer."""
@@ -202,12 +202,12 @@ def told(result, play):
     return t
 
 
-def staged(name, make, params=None, timeout=15.0, guest=GUEST, files=None, others=(), vm=True):
-    """A run of a play. make(params) gives it."""
+def staged(name, make, params=None, timeout=15.0, guest=GUEST, files=None, others=(), vm=True, patched=True):
+    """A run of a play. make(params) gives it. patched: its guest has `params`."""
     def all_files(p):
         return {"script": make(p).text(), **(files(p) if files else {})}
 
-    return Run(name, guest=guest, params=params or numbers, command=("/bin/stage", "@SECONDS@", "@DIR@", "/bin/hv"), files=all_files,
+    return Run(name, guest=guest, params=params or numbers, args=() if patched else lambda p: (), command=("/bin/stage", "@SECONDS@", "@DIR@", "/bin/hv"), files=all_files,
                timeout=timeout, ends=None, others=others, vm=vm)
 
 
