@@ -38,11 +38,11 @@ def save_play(p):
     """An undisturbed run, and one that is saved while it computes and again while it waits for input, and goes on each time."""
     first, second = engines(p)
     play = Play()
-    play.step("start U @HV@ run --stats json --timeout 60 --engine %s --mem 8M --append procs=3\\_echo @DIR@/guest.elf" % first)
+    play.step("start U @HV@ run --stats json --timeout 60 --engine %s --mem 8M --append procs=1\\_echo @DIR@/guest.elf" % first)
     play.step("await U type a line: ")
     play.type("U", LINE)
     play.step("end U")
-    play.step("start A @HV@ run --stats json --control A.ctl --timeout 60 --engine %s --mem 8M --append procs=3\\_echo @DIR@/guest.elf" % first)
+    play.step("start A @HV@ run --stats json --control A.ctl --timeout 60 --engine %s --mem 8M --append procs=1\\_echo @DIR@/guest.elf" % first)
     play.step("await A course kernel")
     play.step("rest %d" % (p[1] % 250))
     play.step("ask A.ctl save one --quit --detach")

@@ -197,7 +197,7 @@ static uint64_t count_at(uint32_t *count)
 	do {
 		*count = *lapic(TIMER_NOW);
 		tsc = rdtsc();
-	} while (*count - *lapic(TIMER_NOW) > 20000);
+	} while (*count - *lapic(TIMER_NOW) > 1000000);
 	return tsc;
 }
 
@@ -212,7 +212,7 @@ static uint64_t cycles_per_ms(void)
 	before = count_at(&first);
 	do
 		after = count_at(&last);
-	while (first - last < 20000000);
+	while (first - last < 50000000);
 	*lapic(TIMER_COUNT) = 0;
 	return (after - before) * 1000000 / (first - last);
 }
