@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """guest_writer.py PAGES FILE [SEED]
 
-Makes Lab 5's guest (labs/05-migration/guests/writer.c) with so many pages to write to, and memory from that seed. What it is told to do comes by
-its serial port, hv's standard input: see the comment at its head."""
+Makes Lab 5's guest (labs/05-migration/guests/writer.c) with so many pages to write to, and memory from that seed. What it is told to do
+comes by its serial port, hv's standard input: see the comment at its head."""
 
 import argparse
 import pathlib

@@ -57,7 +57,8 @@ def storm(engine, seed):
 
 
 def stepped(play, bandwidth, dirty):
-    """It moves with that many writes between the beginning of the log and the stop, and runs at the destination with most of its pages missing."""
+    """It moves with that many writes between the beginning of the log and the stop, and runs at the destination with most of its pages
+    missing."""
     play.step("ask S.ctl migrate %s --mode postcopy --bandwidth %s --step" % (FROM, bandwidth))
     play.step('poll S.ctl job | "waits_for_step":true')
     play.step("type S w %d %d" % dirty)
@@ -232,7 +233,8 @@ class TestPostcopy(unittest.TestCase):
                 self.assertEqual(messages[-1].type, streamfile.DONE)
 
     def test_urgent_first(self):
-        """Between a question and its answer there is at most what was on its way: a piece of the background, and answers to other questions."""
+        """Between a question and its answer there is at most what was on its way: a piece of the background, and answers to other
+        questions."""
         for engine in ENGINES:
             with self.subTest(engine=engine):
                 play, told, seed = self.played(urgent, engine)

@@ -73,13 +73,14 @@ int restore_options(const char *file, struct vm_options *o, struct config *confi
 
 static int check_cpuid(struct vm *vm, struct stream *s, const struct section *sec)
 {
-	struct cpuid_table *seen = calloc(2, sizeof *seen), *have = seen + 1;
+	struct cpuid_table *seen = calloc(2, sizeof *seen), *have;
 	struct state_io io;
 	char why[200];
 	int err = 0;
 
 	if (!seen)
 		return stream_fail(s, ENOMEM, "there is not enough memory");
+	have = seen + 1;
 	state_load_begin(&io, "CPUID", 0, sec->payload, sec->header.length);
 	cpuid_table_io(seen, &io);
 	if (state_end(&io))
