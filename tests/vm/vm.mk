@@ -2,7 +2,7 @@
 # `make -f Makefile -f tests/vm/vm.mk vmguests` does the same. A guest is NAME.c, and NAME-*.S and NAME-*.c belong to it.
 
 ifndef vm_guests
-vm_guests := apic beat diff hostile held
+vm_guests := apic beat diff hostile held writes
 vm_sources = $(wildcard tests/vm/guests/$(1).c tests/vm/guests/$(1)-*.c tests/vm/guests/$(1)-*.S)
 
 # One 32-bit kernel in three containers: ELF32, the same in an ELF64 file, and a flat binary with the addresses in its header.
