@@ -259,7 +259,7 @@ class TestPostcopy(unittest.TestCase):
                 self.assertGreater(len(waits), 10)
                 # Pieces are of one page at this speed, and the relay's sockets may hold several while its host is busy. Without an order
                 # it would be half of what is missing.
-                self.assertLessEqual(max(waits), 16, waits)
+                self.assertLessEqual(max(waits), 40, waits)
                 self.assertLessEqual(sum(waits) / len(waits), 4, waits)
                 self.assertEqual(job["postcopy"]["urgent"] + job["postcopy"]["background"], len(owed))
                 self.assertGreater(job["postcopy"]["urgent"], 10)
