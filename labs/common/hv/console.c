@@ -95,6 +95,27 @@ static void update_events(struct console *con)
 		loop_fd_events(con->loop, con->in_fd, con->npending < sizeof(con->pending) ? POLLIN : 0);
 }
 
+void console_state(struct console *con, struct state_io *io)
+{
+	uint8_t before[sizeof con->pending];
+	size_t nbefore = con->npending, room;
+
+	memcpy(before, con->pending, nbefore);
+	STATE(io, con->npending);
+	if (!state_check(io, con->npending <= sizeof con->pending, "more input waits than there is room for"))
+		con->npending = 0;
+	state_bytes(io, con->pending, con->npending);
+	if (!io->loading)
+		return;
+	/* What was typed here while the VM was on its way comes behind what was typed there. */
+	room = sizeof con->pending - con->npending;
+	nbefore = nbefore < room ? nbefore : room;
+	memcpy(con->pending + con->npending, before, nbefore);
+	con->npending += nbefore;
+	if (con->loop)
+		update_events(con);
+}
+
 /* What is left of typed bytes once the escapes are taken out; in place. */
 static size_t filter_escapes(struct console *con, uint8_t *data, size_t len)
 {
@@ -152,25 +173,6 @@ void console_kick(struct console *con)
 		return;
 	hand_over(con);
 	update_events(con);
-}
-
-void console_state(struct console *con, struct state_io *io)
-{
-	uint8_t before[sizeof con->pending];
-	size_t nbefore = con->npending, room;
-
-	memcpy(before, con->pending, nbefore);
-	STATE(io, con->npending);
-	if (!state_check(io, con->npending <= sizeof con->pending, "more input waits than there is room for"))
-		con->npending = 0;
-	state_bytes(io, con->pending, con->npending);
-	if (!io->loading)
-		return;
-	/* What was typed here while the VM was on its way comes behind what was typed there. */
-	room = sizeof con->pending - con->npending;
-	nbefore = nbefore < room ? nbefore : room;
-	memcpy(con->pending + con->npending, before, nbefore);
-	con->npending += nbefore;
 }
 
 static void flush_timer(void *opaque) { console_flush(opaque); }

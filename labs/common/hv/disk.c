@@ -361,6 +361,7 @@ static void flushed(struct disk_request *r, int err)
 
 bool disk_settled(struct disk *d)
 {
+	disk_reap(d); /* the loop may be busy with something else */
 	if (!d->in_flight && d->unflushed) {
 		d->unflushed = false;
 		d->last = (struct disk_request){ .op = DISK_FLUSH, .done = flushed };
