@@ -13,12 +13,13 @@ VM = "--engine kvm --mem 4M"
 COUNT = 250  # pages of the guest
 ENDED = '"state":"failed" | "state":"done" | "state":"standing"'
 SLOW = "1M"
-ON_THE_WAY = 4  # messages between a question and its answer: the relay and the sockets hold some
+ON_THE_WAY = 64  # pages between a question and its answer: the relay and the sockets hold some pieces
 STORM = 100
 
 
 def numbers(rng):
-    return staging.numbers(rng, COUNT)
+    """Without KVM's clock: KVM looks at its page as soon as it knows where it is, when the page may still be owed."""
+    return staging.numbers(rng, COUNT) + [1]
 
 
 def begin(options, seed=None):
@@ -105,9 +106,9 @@ def urgent_verify(results, params):
                     waits.append(asked[gfn])
                     asked[gfn] = None
                 else:
-                    asked[gfn] += 1
+                    asked[gfn] += m.count
     if waits and max(waits) > ON_THE_WAY:
-        return t.fail("a page that is asked for to come at once, behind at most %d messages that were on their way" % ON_THE_WAY,
+        return t.fail("a page that is asked for to come at once, behind at most %d others that were on their way" % ON_THE_WAY,
                       "behind %d" % max(waits), URGENT_HINT)
     failure = t.failure(URGENT_HINT)
     if failure:
