@@ -91,7 +91,7 @@ int main(int argc, char **argv)
 		}
 		if (end != UINT64_MAX && now >= end + start)
 			break;
-		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		nanosleep(&(struct timespec){ .tv_nsec = rate && rate < 200 ? 10000000 : 1000000 }, NULL);
 	}
 	for (uint64_t p = 0; p < pages; p++)
 		bad += wrong(memory + p * WORDS, p, version[p]);
