@@ -315,5 +315,61 @@ class TestPostcopy(unittest.TestCase):
         self.assertEqual(told["S"].values("hash"), [model.hash()])
 
 
+LINUX = ("--mem 96M --engine kvm --cpus 2", 96 << 20)
+LINUX_SCRIPT = """#!/bin/sh
+exec /work/hv run %s --control S.ctl --initrd /work/initrd.cpio --append "console=ttyS0 quiet shell" /work/vmlinuz
+""" % LINUX[0]
+
+
+def linux():
+    """Two processors that read and write 8 MiB again and again, and look whether it is what it was, while their memory follows them."""
+    play = staging.Play()
+    play.step("start S @DIR@/linux.sh")
+    play.step("await S # ")
+    play.step("type S dd if=/dev/urandom of=/a bs=1M count=8 2>/dev/null; md5sum /a >/s; echo made $((1+1))")
+    play.step("await S made 2")
+    play.step("type S for i in 1 2; do (while md5sum -cs /s; do :; done; echo BROKEN) & done; "
+              "(while true; do dd if=/a of=/b bs=1M 2>/dev/null; cmp /a /b || echo DIFFERS; done) & echo going $((1+1))")
+    play.step("await S going 2")
+    play.incoming("D", "unix:" + TO, LINUX[0])
+    play.step("there " + TO)
+    play.step("ask S.ctl migrate unix:%s --mode postcopy" % TO)
+    play.job = play.step("poll S.ctl job | " + ENDED)
+    play.step("rest 2000")
+    play.step("type D kill $(jobs -p); sleep 1; md5sum -c /s; cmp /a /b; dmesg | grep -c -i -e stall -e lockup -e bug:; echo alive $((6*7))")
+    play.step("await D alive 42")
+    play.step("type D poweroff -f")
+    play.step("end D")
+    play.step("end S")
+    return play
+
+
+class TestLinux(unittest.TestCase):
+    def test_two_processors(self):
+        host.build("hv", "guests", "testhost", "build/vm/usage")
+        stage = build_program(str(host.TOP), *TOOLS["/bin/stage"])
+        play = linux()
+        with tempfile.TemporaryDirectory() as directory:
+            script, start = Path(directory) / "script", Path(directory) / "linux.sh"
+            script.write_text(play.text())
+            start.write_text(LINUX_SCRIPT)
+            start.chmod(0o755)
+            files = [host.HV, f"{stage}:/bin/stage", script, start, host.TOP / "build/testhost/vmlinuz", host.GUESTS / "initrd.cpio"]
+            command = host.Command(["sh", "-c", "mkdir /tmp/linux; cp script linux.sh /tmp/linux; cd /tmp/linux; exec stage 200 $PWD /work/hv"],
+                                   limit=220)
+            result = host.run({"linux": command}, files, mem=768, timeout=400)["linux"]
+        told = staging.told(RunResult("linux", result.status, stdout=Capture(head=result.stdout, total=len(result.stdout))), play)
+        if told.failed:
+            self.fail(f"{play.line(told.failed[0])}: {told.failed[1]} {told.explain()}")
+        job, said = told.job(play.job), told["D"].out.decode(errors="replace")
+        self.assertEqual(job["state"], "done", job["reason"])
+        self.assertTrue(told["S"].ended_well and told["D"].ended_well, told.programs)
+        self.assertRegex(said, r"(?m)^/a: OK\r?$")
+        self.assertRegex(said, r"(?m)^0\r?$")
+        self.assertNotRegex(said, r"(?m)^(BROKEN|DIFFERS)|differ:")
+        self.assertGreater(job["postcopy"]["waits"], 0)
+        print(f"Linux: downtime {job['downtime']['total_ms']:.0f} ms, {job['postcopy']}")
+
+
 if __name__ == "__main__":
     unittest.main()
