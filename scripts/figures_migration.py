@@ -9,6 +9,7 @@ docs/img/migration-modes.svg: pre-copy and post-copy of the same guest: pages se
 The times are those of one machine, whose processor is one in software; what the figures show are the shapes. --from is as in figures.py.
 """
 
+import math
 import pathlib
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from testhost import build_program
 
 WHERE = "Linux, 128 MiB, kvm engine, two hv in one test host; one run each, from the answers of hv ctl."
 RATES, BANDWIDTH, DOWNTIME = (0, 1000, 2000), 32, 50
-BLUE, RED, GREEN, GREY, DARK = "#1d4ed8", "#b3261e", "#15803d", "#9ca3af", "#374151"
+BLUE, RED, GREEN, DARK = "#1d4ed8", "#b3261e", "#15803d", "#374151"
 ATTEMPTS = 3
 
 
@@ -66,28 +67,20 @@ def said(run):
 
 def draw_rounds(runs):
     words = "; ".join(f"{rate} pages/s: {said(run)}, standing still for {run['downtime_ms']} ms" for rate, run in runs.items())
-    d = Drawing(1152, 540, "Pages of each round", f"A group of bars for each rate, one bar for each round. {words}. {WHERE}", runs)
-    bottom, top, x = 400, 40, 60
-    most = max(r[0] for run in runs.values() for r in run["rounds"])
-    width = min(70, (1080 - 60 * len(runs)) / sum(len(run["rounds"]) for run in runs.values()))
-    for rate, run in runs.items():
-        left = x
-        for pages, zero, _, _ in run["rounds"]:
-            height = pages * (bottom - top) / most
-            d.rect(x, bottom - height, width - 6, height, fill=BLUE)
-            zeros = zero * (bottom - top) / most
-            d.rect(x, bottom - zeros, width - 6, zeros, fill=GREY)
+    d = Drawing(1152, 560, "Pages of each round", f"A row of bars for each rate, one bar for each round, by the logarithm of its pages. {words}. {WHERE}", runs)
+    most = math.log10(max(r[0] for run in runs.values() for r in run["rounds"]) + 1)
+    width = min(80, 900 / max(len(run["rounds"]) for run in runs.values()))
+    for i, (rate, run) in enumerate(runs.items()):
+        bottom = 150 + i * 160
+        d.text(20, bottom - 40, f"{rate} pages/s", font_weight="bold")
+        d.text(20, bottom - 12, f"stood {run['downtime_ms']} ms", font_size=20, fill=DARK)
+        for n, (pages, _, _, throttle) in enumerate(run["rounds"]):
+            x, height = 220 + n * width, 100 * math.log10(pages + 1) / most
+            d.rect(x, bottom - height, width - 6, height, fill=RED if throttle else BLUE)
             d.text(x + width / 2 - 3, bottom - height - 8, str(pages), text_anchor="middle", font_size=20)
-            x += width
-        d.path([(left - 8, bottom), (x + 2, bottom)], stroke=DARK, stroke_width=2)
-        d.text(left, bottom + 30, f"{rate} pages/s", font_weight="bold")
-        d.text(left, bottom + 58, f"stood for {run['downtime_ms']} ms", font_size=20, fill=DARK)
-        x += 60
-    d.rect(60, 474, 22, 22, fill=BLUE)
-    d.text(92, 492, "sent with their bytes")
-    d.rect(400, 474, 22, 22, fill=GREY)
-    d.text(432, 492, f"zero: a few bytes.  Limits: {BANDWIDTH} MiB/s, {DOWNTIME} ms")
-    d.note(528, WHERE)
+        d.path([(212, bottom), (220 + width * len(run["rounds"]), bottom)], stroke=DARK, stroke_width=2)
+    d.text(220, 508, f"Red: vCPUs are slowed down. Heights are logarithms. Limits: {BANDWIDTH} MiB/s, {DOWNTIME} ms.", font_size=20, fill=DARK)
+    d.text(220, 536, WHERE, font_size=20, fill=DARK)
     return d
 
 
@@ -104,11 +97,11 @@ def draw_never(run):
         height = dirty * 210 / most
         d.rect(x, 270 - height, width - 6, height, fill=BLUE)
         if width > 52:
-            d.text(x + width / 2 - 3, 262 - height, str(dirty), text_anchor="middle", font_size=18)
+            d.text(x + width / 2 - 3, 262 - height, str(dirty), text_anchor="middle", font_size=20)
         height = throttle * 120 / 100
         d.rect(x, 450 - height, width - 6, height, fill=RED)
         if width > 30:
-            d.text(x + width / 2 - 3, 442 - height, str(throttle), text_anchor="middle", font_size=18)
+            d.text(x + width / 2 - 3, 442 - height, str(throttle), text_anchor="middle", font_size=20)
     for y in (270, 450):
         d.path([(54, y), (1100, y)], stroke=DARK, stroke_width=2)
     d.text(60, 30, "pages written while each round was sent", font_weight="bold", fill=BLUE)
