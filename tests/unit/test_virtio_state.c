@@ -159,7 +159,7 @@ static void begin(void)
 	assert_int_equal(pipe2(output, O_CLOEXEC), 0);
 	assert_int_equal(pipe2(input, O_CLOEXEC), 0);
 	fcntl(output[0], F_SETFL, O_NONBLOCK);
-	fcntl(output[1], F_SETPIPE_SZ, 4 * 4096);
+	fcntl(output[1], F_SETPIPE_SZ, 4096);
 	is_now(make(false));
 	memset(shadow, 0, sizeof shadow);
 	for (unsigned d = 0; d < DEVICES; d++)
