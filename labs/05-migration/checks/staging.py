@@ -147,10 +147,11 @@ class Told:
         return messages, wrong
 
     def explain(self):
-        """How the programs ended that did not end well, in a clause."""
+        """How the programs ended that did not end well, and what a destination refused, in a clause."""
         ends = ["%s: %s" % (p.name, describe_end(p.result(self.result))) for p in self.programs.values()
                 if not p.ended_well and (p.how != "killed" or p.err.strip())]
-        return "; ".join(ends)
+        refused = [m.payload.decode("ascii", "replace") for name in self.programs for m in self.messages(name) if m.type == streamfile.REFUSE]
+        return "; ".join(ends + ["the destination refused: " + sentence for sentence in refused[:1]])
 
     def failure(self, hint=None):
         """A step that could not be done, as a Failure, or None."""
