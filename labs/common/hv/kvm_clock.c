@@ -114,7 +114,8 @@ static int take(struct kvm_engine *e, struct time_state *t, uint64_t now)
 	int err = khz <= 0 ? -ENOSYS : tsc_offset(&e->cpu[0], KVM_GET_DEVICE_ATTR, &first);
 
 	t->khz = (uint32_t)khz;
-	for (unsigned i = 0; i < e->ncpus && !err; i++) {
+	/* Not vCPU 0 once more: where TSCs are not stable, KVM moves the offset of a vCPU whose thread comes to another CPU. */
+	for (unsigned i = 1; i < e->ncpus && !err; i++) {
 		err = tsc_offset(&e->cpu[i], KVM_GET_DEVICE_ATTR, &offset);
 		t->ahead[i] = offset - first;
 	}
