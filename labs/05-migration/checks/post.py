@@ -128,7 +128,7 @@ ONCE_HINT = ("background(): what is taken out of m->owed before it is sent canno
 
 
 def once_play(p):
-    play = begin("--bandwidth 8M")
+    play = begin("--bandwidth 2M")
     play.step("poll S.ctl job | %s" % ENDED)
     play.step("end S")
     play.type("D", "", "wrong=")
@@ -191,6 +191,8 @@ def again_verify(results, params):
     if not said or said[0] != HAVE:
         return t.fail("HAVE, before anything else, from the destination on the new connection", str([streamfile.NAMES.get(s, s) for s in said[:3]]),
                       AGAIN_HINT)
+    if said[1:2] != [NEED]:
+        return t.fail("NEED behind HAVE: the guest waits for a page", str([streamfile.NAMES.get(s, s) for s in said[1:3]]) + " instead", AGAIN_HINT)
     have = int.from_bytes(next(m.payload for m in then if m.type == HAVE), "little")
     missing = {gfn for gfn in owed(before) if not have >> gfn & 1}
     lied = owed(before) - missing - set(gfns(behind(before)))
