@@ -1,7 +1,7 @@
 /*
- * durable FILE SEED: for a Linux guest. Writes numbered records to a file, and says of each on the console that it is on stable
- * storage, when fsync(2) has said so. Goes on until somebody ends it, at the latest after LAST records. A record is a sector: its
- * number, and numbers that follow from that and the seed.
+ * durable FILE SEED [MS]: for a Linux guest. Writes numbered records to a file, and says of each on the console that it is on stable
+ * storage, when fsync(2) has said so; with MS it rests so long behind each. Goes on until somebody ends it, at the latest after LAST
+ * records. A record is a sector: its number, and numbers that follow from that and the seed.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -14,8 +14,8 @@
 
 int main(int argc, char **argv)
 {
-	int fd = argc == 3 ? open(argv[1], O_CREAT | O_WRONLY, 0644) : -1;
-	uint64_t seed = argc == 3 ? strtoull(argv[2], NULL, 10) : 0, record[WORDS];
+	int fd = argc >= 3 ? open(argv[1], O_CREAT | O_WRONLY, 0644) : -1;
+	uint64_t seed = argc >= 3 ? strtoull(argv[2], NULL, 10) : 0, record[WORDS];
 
 	if (fd < 0)
 		return 2;
@@ -27,6 +27,8 @@ int main(int argc, char **argv)
 			return 1;
 		printf("durable %llu\n", (unsigned long long)n);
 		fflush(stdout);
+		if (argc > 3)
+			usleep((useconds_t)atoi(argv[3]) * 1000);
 	}
 	return 0;
 }

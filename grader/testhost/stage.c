@@ -53,6 +53,7 @@
 #define KEPT 49152 /* bytes of one output that are told, half of its beginning and half of its end */
 #define OR " | "   /* between texts */
 #define PAUSE_MS 5 /* between two looks */
+#define POLL_MS 25 /* between two commands: hv answers on the processor on which it moves */
 
 struct program {
 	char name[16];
@@ -283,7 +284,7 @@ static bool step_poll(const char *path, char *command)
 		return fail("poll needs a text");
 	*texts = 0;
 	texts += strlen(OR);
-	for (;; rest(PAUSE_MS)) {
+	for (;; rest(POLL_MS)) {
 		if (!ask(path, command, answer, &reason)) {
 			printf("%u < gone: %s\n", line, reason);
 			return true;

@@ -31,7 +31,7 @@ sleep 5
 MOVER = """
 ip link set eth0 up; ip addr add 192.168.7.2/24 dev eth0
 churn 8 100 %d >/tmp/churn & churn=$!
-durable /dev/vda %d & durable=$!
+durable /dev/vda %d 50 & durable=$!
 mkfifo /tmp/open; exec 9<>/tmp/open # input that does not end, for then nc would hang up
 (nc 192.168.7.1 99 <&9 | sha256sum | sed 's/^/transfer /') & transfer=$!
 sleep 2
