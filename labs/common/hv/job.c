@@ -156,6 +156,10 @@ static struct job *begin(struct vm *vm, const char *argument, bool migrate, FILE
 		refuse(out, "this VM is being saved or moved already; see job");
 		return NULL;
 	}
+	if (vm->virtio_stands) { /* it is being loaded, and nobody else's job has its devices stand still */
+		refuse(out, "this VM is not here yet");
+		return NULL;
+	}
 	struct job *job = calloc(1, sizeof *job);
 	if (!job || n >= sizeof job->uri || stream_init(&job->m.stream)) {
 		free(job);
