@@ -15,14 +15,14 @@ from testhost import build_program
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", ".."))
 RECORDS_DISK = 512 * 1024
 PIECE, PIECES = 20_000, 25
-SECONDS = 45.0
+SECONDS = 60.0
 
 # The file goes piece by piece, and again from its beginning, until somebody types a line: when the VM has moved.
 PEER = """
 ip link set eth0 up; ip addr add 192.168.7.1/24 dev eth0
 (head -n 1 </dev/console >/tmp/typed; touch /tmp/go) &
 echo peer ready
-i=0; (until [ -e /tmp/go ]; do dd if=/file bs=%d skip=$((i %% %d)) count=1 2>/dev/null; i=$((i + 1)); sleep 0.1; done; echo $i >/tmp/n) |
+i=0; (until [ -e /tmp/go ]; do dd if=/file bs=%d skip=$((i %% %d)) count=1 2>/dev/null; i=$((i + 1)); sleep 0.3; done; echo $i >/tmp/n) |
 	nc -l -p 99
 echo "sent $(cat /tmp/n) pieces"
 sleep 5
@@ -63,8 +63,8 @@ def play(p):
     # A step's words are divided by blanks, the kernel's command line by tabs as well.
     script, append = Play(), linuxguest.APPEND.replace(" ", "\t")
     linux = "--append %s --initrd @DIR@/%s"
-    options = "--engine kvm --cpus 2 --mem 96M --net socket=cable --disk @DIR@/records.img"
-    script.vm("P", "--engine kvm --mem 96M --net socket=cable " + linux % (append, "peer"), "@DIR@/vmlinuz")
+    options = "--engine kvm --cpus 2 --mem 80M --net socket=cable --disk @DIR@/records.img"
+    script.vm("P", "--engine kvm --mem 80M --net socket=cable " + linux % (append, "peer"), "@DIR@/vmlinuz")
     script.step("await P peer ready")
     script.vm("S", options + " " + linux % (append, "mover"), "@DIR@/vmlinuz")
     script.step("await S under way")
