@@ -60,7 +60,8 @@ static void test_bars(void **state)
 
 	check_places(svg);
 	assert_non_null(strstr(svg, "<title id=\"title\">migrate, done: 3 rounds, 1111 pages, 20.0 ms of downtime</title>"));
-	assert_non_null(strstr(svg, "1011 pages were sent with their contents, 100 as zeros. Round 1: 1100 pages, 100 of them zeros, in 100 ms"));
+	assert_non_null(strstr(svg, "1011 pages were sent with their contents, 100 as zeros. "
+				    "Round 1: 1100 pages, 100 of them zeros, in 100 ms"));
 	assert_non_null(strstr(svg, "Downtime: last round 10.0 ms, state 5.0 ms, sending it 5.0 ms, commit 0.0 ms."));
 	/* The key's two squares come first; a decade is as high as any other. */
 	assert_int_equal(count(svg, "fill=\"#93c5fd\""), 2);
@@ -125,9 +126,10 @@ static void test_words_stay_words(void **state)
 static void test_reading(void **state)
 {
 	struct job_facts f;
-	char err[200], good[] = "{\"job\":\"save\",\"state\":\"done\",\"rounds\":[{\"pages\":2,\"zero\":1,\"bytes\":8192,\"ms\":0.5,\"dirty\":3,"
-				"\"throttle\":9}],\"dirty_rate\":7,\"bandwidth\":8,\"expected_downtime_ms\":9,\"downtime\":{\"final_round_ms\":1,"
-				"\"state_ms\":2,\"send_ms\":3,\"commit_ms\":4},\"reason\":\"r\",\"more\":[1]}";
+	char err[200], good[] = "{\"job\":\"save\",\"state\":\"done\",\"rounds\":[{\"pages\":2,\"zero\":1,\"bytes\":8192,"
+				"\"ms\":0.5,\"dirty\":3,\"throttle\":9}],\"dirty_rate\":7,\"bandwidth\":8,"
+				"\"expected_downtime_ms\":9,\"downtime\":{\"final_round_ms\":1,\"state_ms\":2,\"send_ms\":3,"
+				"\"commit_ms\":4},\"reason\":\"r\",\"more\":[1]}";
 	(void)state;
 
 	assert_int_equal(job_facts_read(&f, good, err, sizeof err), 0);

@@ -23,11 +23,12 @@ static const struct part {
 	{ "commit", "#6b7280" },
 };
 
-/* --- scales ------------------------------------------------------------------------------------------------------------- */
+/* --- scales
+ * ------------------------------------------------------------------------------------------------------------- */
 
 /*
- * A panel's vertical axis. Rounds differ by orders of magnitude: the first sends all of memory, the last a few pages. So counts are drawn by
- * their logarithm, and powers of ten are marked.
+ * A panel's vertical axis. Rounds differ by orders of magnitude: the first sends all of memory, the last a few pages. So
+ * counts are drawn by their logarithm, and powers of ten are marked.
  */
 struct axis {
 	double top, height;
@@ -75,7 +76,8 @@ static double downtime(const struct job_facts *f)
 	return sum;
 }
 
-/* --- words -------------------------------------------------------------------------------------------------------------- */
+/* --- words
+ * -------------------------------------------------------------------------------------------------------------- */
 
 /* Text from somebody else's file: nothing in it may become a tag. */
 static void escaped(FILE *out, const char *s, size_t len)
@@ -147,7 +149,8 @@ static void text(FILE *out, double x, double y, const char *attributes, const ch
 	fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" %s>%s</text>\n", x, y, attributes, words);
 }
 
-/* --- panels ------------------------------------------------------------------------------------------------------------- */
+/* --- panels
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static void draw_axis(FILE *out, const struct axis *a, const char *name)
 {
@@ -281,7 +284,8 @@ static void draw_downtime(const struct job_facts *f, FILE *out, double top)
 	}
 }
 
-/* --- all of it ---------------------------------------------------------------------------------------------------------- */
+/* --- all of it
+ * ---------------------------------------------------------------------------------------------------------- */
 
 /* How it ended, in as many lines as it takes. */
 static void draw_reason(const struct job_facts *f, FILE *out)

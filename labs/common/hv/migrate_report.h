@@ -6,8 +6,8 @@
 
 #include <stdio.h>
 
-/* Draws it as SVG that needs nothing else: pages of each round, how fast the guest wrote them and hv sent them, throttle, and the downtime in its
- * parts; with a text alternative. */
+/* Draws it as SVG that needs nothing else: pages of each round, how fast the guest wrote them and hv sent them,
+ * throttle, and the downtime in its parts; with a text alternative. */
 void migrate_picture(const struct job_facts *f, FILE *out);
 /* hv migrate-report FILE: the picture on stdout ("-": reads stdin). HV_OK, HV_USAGE. */
 int migrate_report_main(int argc, char **argv);
