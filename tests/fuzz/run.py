@@ -64,7 +64,7 @@ def keep(target):
 
 def main():
     every = sorted(path.stem.removeprefix("fuzz_") for path in (TOP / "tests/fuzz").glob("fuzz_*.c"))
-    parser = argparse.ArgumentParser(description="fuzzes the virtio devices")
+    parser = argparse.ArgumentParser(description="fuzzes the virtio devices, and what reads a saved VM")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=2, help="so many at a time")
     parser.add_argument("--keep", action="store_true", help="bring new inputs into the tree")
