@@ -9,13 +9,18 @@ vm_sources = $(wildcard tests/vm/guests/$(1).c tests/vm/guests/$(1)-*.c tests/vm
 teaching := build/vm/teaching.elf build/vm/teaching64.elf build/vm/teaching.bin
 
 .PHONY: vmguests
-vmguests: tools $(vm_guests:%=build/vm/%.elf) build/vm/real.bin $(teaching) build/vm/usage ## the guests of the tests in tests/vm
+vmguests: tools $(vm_guests:%=build/vm/%.elf) build/vm/real.bin $(teaching) build/vm/usage build/vm/faults ## the guests of the tests in tests/vm
 	@:
 
 build/vm/usage build/vm/nameserver build/vm/keeper: build/vm/%: tests/vm/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
 	@$(CC) -std=gnu17 -O2 $(WARN) -Werror -static -pthread -o $@ $<
+
+build/vm/faults: $(wildcard tests/vm/faults*.[ch]) tests/vm/guests/beat.h grader/testhost/relay.c grader/testhost/relay.h
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	@$(CC) -std=gnu17 -O2 -g $(WARN) -Werror -static -o $@ $(filter %.c,$^) -pthread
 
 build/vm/obj/%.o: tests/vm/guests/%.c Makefile
 	$(build_guest_object)

@@ -1,9 +1,9 @@
 /*
- * What the guest beat.c has in its memory after so many beats, for the guest, which computes it from its memory, and for the host, which
- * computes it from the number alone.
+ * What the guest beat.c has in its memory after so many beats, for the guest, which computes it from its memory, and for
+ * the host, which computes it from the number alone.
  *
- * At each beat some pages get new contents, from the beat's number; now and then a page becomes zero. Then a sum over all pages is printed:
- * one page that is missing, old or another one's changes it.
+ * At each beat some pages get new contents, from the beat's number; now and then a page becomes zero. Then a sum over all
+ * pages is printed: one page that is missing, old or another one's changes it.
  */
 #ifndef BEAT_H
 #define BEAT_H
