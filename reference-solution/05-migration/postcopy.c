@@ -35,8 +35,8 @@ int postcopy_fault(struct migration *m, uint64_t gfn)
 	if (!page_bit(m->owed, gfn) || page_bit_set(m->post.asked, gfn))
 		return 0;
 	return postcopy_say(m, MSG_NEED, &need, 1);
-	// STARTER 5.19: ask for that page: MSG_NEED with its number. Hint: a page that is not in m->owed has come meanwhile; m->post.asked
-	// keeps what was asked for already, by another vCPU. page_bit(), page_bit_set(), postcopy_say().
+	// STARTER 5.19: ask for that page: MSG_NEED with its number. Hint: a page that is not in m->owed has come meanwhile;
+	// m->post.asked keeps what was asked for already, by another vCPU. page_bit(), page_bit_set(), postcopy_say().
 	//	(void)gfn;
 	//	return postcopy_todo(m, "5.19", "postcopy_fault() in postcopy.c: a page is missing");
 	// END
@@ -65,9 +65,10 @@ static int serve(struct migration *m, const struct section *sec)
 		m->post.next = gfn + 1; /* what lies behind it is likely to be next */
 	}
 	return 0;
-	// STARTER 5.19: send each page that MSG_NEED names, if it is still in m->owed, and take it out. Hint: page_bit_clear() says what the bit
-	// was; pages_write(). The numbers come from outside: a page that the guest does not have is nobody's. Count in m->post.urgent, and let
-	// m->post.next be the page behind it. Another message, or a part of a number, is as bad as a broken connection.
+	// STARTER 5.19: send each page that MSG_NEED names, if it is still in m->owed, and take it out. Hint: page_bit_clear() says what
+	// the bit was; pages_write(). The numbers come from outside: a page that the guest does not have is nobody's. Count in
+	// m->post.urgent, and let m->post.next be the page behind it. Another message, or a part of a number, is as bad as a broken
+	// connection.
 	//	(void)sec;
 	//	return postcopy_todo(m, "5.19", "serve() in postcopy.c: a page is asked for");
 	// END
@@ -120,10 +121,10 @@ static int background(struct migration *m)
 	m->post.background += n;
 	m->post.next = gfn + n;
 	return 1;
-	// STARTER 5.20: send the next pages of m->owed, from m->post.next on and around the end of memory, batch() at most, and take them out.
-	// When there are none, say MSG_DONE and wait for the other side's. Hint: what is taken out before it is sent cannot go twice. Count
-	// in m->post.background. Behind MSG_DONE a MSG_NEED may still come: its answer is on the way. Until this is written, only what is
-	// asked for moves.
+	// STARTER 5.20: send the next pages of m->owed, from m->post.next on and around the end of memory, batch() at most, and take
+	// them out. When there are none, say MSG_DONE and wait for the other side's. Hint: what is taken out before it is sent cannot go
+	// twice. Count in m->post.background. Behind MSG_DONE a MSG_NEED may still come: its answer is on the way. Until this is
+	// written, only what is asked for moves.
 	//	(void)batch;
 	//	if (wire_wait(&m->stream.wire, 2000000000) == 1)
 	//		return 1;
@@ -146,8 +147,8 @@ int postcopy_send(struct migration *m)
 		if (r < 0)
 			return r;
 	}
-	// STARTER 5.19: again and again: is there a message? serve() it, else do a piece of background(). Hint: postcopy_poll() with no time to
-	// wait. background() returns 0 when it is over.
+	// STARTER 5.19: again and again: is there a message? serve() it, else do a piece of background(). Hint: postcopy_poll() with no
+	// time to wait. background() returns 0 when it is over.
 	//	(void)serve;
 	//	(void)background;
 	//	return postcopy_todo(m, "5.19", "postcopy_send() in postcopy.c: those first that somebody waits for");
@@ -173,8 +174,8 @@ static int done(struct migration *m)
 		}
 	}
 	return postcopy_say(m, MSG_DONE, NULL, 0);
-	// STARTER 5.20: are all pages there? Then say so, with MSG_DONE; the source forgets the VM when it has heard that. Hint: if one is
-	// missing, -EPIPE: over the next connection it will be sent.
+	// STARTER 5.20: are all pages there? Then say so, with MSG_DONE; the source forgets the VM when it has heard that. Hint: if one
+	// is missing, -EPIPE: over the next connection it will be sent.
 	//	return postcopy_todo(m, "5.20", "done() in postcopy.c: the last page has come");
 	// END
 }
@@ -196,8 +197,8 @@ int postcopy_receive(struct migration *m)
 		if (pages_read(&m->stream, &sec, m->vm->mem.size / PAGE, put, m))
 			return -EPIPE;
 	}
-	// STARTER 5.19: read sections: pages are put() in, MSG_DONE is the end (done()). Hint: pages_read(). All else, and the end of the
-	// connection, is -EPIPE.
+	// STARTER 5.19: read sections: pages are put() in, MSG_DONE is the end (done()). Hint: pages_read(). All else, and the end of
+	// the connection, is -EPIPE.
 	//	(void)put;
 	//	(void)done;
 	//	return postcopy_todo(m, "5.19", "postcopy_receive() in postcopy.c: pages arrive");
@@ -225,9 +226,9 @@ int postcopy_rejoin(struct migration *m)
 			err = postcopy_say(m, MSG_NEED, &need, 1);
 	}
 	return err;
-	// STARTER 5.21: say MSG_HAVE, a bit for each page that is there, then MSG_NEED for each page that is owed and was asked for. Hint: as a
-	// whole bitmap, words as in m->owed. Until MSG_HAVE is said, postcopy_say() says nothing else: what is asked for in the meantime stays
-	// in m->post.asked.
+	// STARTER 5.21: say MSG_HAVE, a bit for each page that is there, then MSG_NEED for each page that is owed and was asked for.
+	// Hint: as a whole bitmap, words as in m->owed. Until MSG_HAVE is said, postcopy_say() says nothing else: what is asked for in
+	// the meantime stays in m->post.asked.
 	//	return postcopy_todo(m, "5.21", "postcopy_rejoin() in postcopy.c: the destination on a new connection");
 	// END
 }
@@ -251,8 +252,8 @@ int postcopy_recount(struct migration *m)
 	if (pages % 64)
 		m->owed[words - 1] &= (1ull << pages % 64) - 1;
 	return 0;
-	// STARTER 5.21: read MSG_HAVE: what the other side does not have is m->owed from now on, whatever was sent before. Hint: the length
-	// must be right, and the last word may have bits behind the last page.
+	// STARTER 5.21: read MSG_HAVE: what the other side does not have is m->owed from now on, whatever was sent before. Hint: the
+	// length must be right, and the last word may have bits behind the last page.
 	//	return postcopy_todo(m, "5.21", "postcopy_recount() in postcopy.c: the source on a new connection");
 	// END
 }

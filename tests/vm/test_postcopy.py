@@ -315,10 +315,10 @@ class TestPostcopy(unittest.TestCase):
         self.assertEqual(told["S"].values("hash"), [model.hash()])
 
 
-LINUX = ("--mem 96M --engine kvm --cpus 2", 96 << 20)
+LINUX = "--mem 96M --engine kvm --cpus 2"
 LINUX_SCRIPT = """#!/bin/sh
 exec /work/hv run %s --control S.ctl --initrd /work/initrd.cpio --append "console=ttyS0 quiet shell" /work/vmlinuz
-""" % LINUX[0]
+""" % LINUX
 
 
 def linux():
@@ -331,12 +331,13 @@ def linux():
     play.step("type S for i in 1 2; do (while md5sum -cs /s; do :; done; echo BROKEN) & done; "
               "(while true; do dd if=/a of=/b bs=1M 2>/dev/null; cmp /a /b || echo DIFFERS; done) & echo going $((1+1))")
     play.step("await S going 2")
-    play.incoming("D", "unix:" + TO, LINUX[0])
+    play.incoming("D", "unix:" + TO, LINUX)
     play.step("there " + TO)
     play.step("ask S.ctl migrate unix:%s --mode postcopy" % TO)
     play.job = play.step("poll S.ctl job | " + ENDED)
     play.step("rest 2000")
-    play.step("type D kill $(jobs -p); sleep 1; md5sum -c /s; cmp /a /b; dmesg | grep -c -i -e stall -e lockup -e bug:; echo alive $((6*7))")
+    play.step("type D kill $(jobs -p); sleep 1; md5sum -c /s; cmp /a /b; dmesg | grep -c -i -e stall -e lockup -e bug:; "
+              "echo alive $((6*7))")
     play.step("await D alive 42")
     play.step("type D poweroff -f")
     play.step("end D")
@@ -354,9 +355,10 @@ class TestLinux(unittest.TestCase):
             script.write_text(play.text())
             start.write_text(LINUX_SCRIPT)
             start.chmod(0o755)
-            files = [host.HV, f"{stage}:/bin/stage", script, start, host.TOP / "build/testhost/vmlinuz", host.GUESTS / "initrd.cpio"]
-            command = host.Command(["sh", "-c", "mkdir /tmp/linux; cp script linux.sh /tmp/linux; cd /tmp/linux; exec stage 200 $PWD /work/hv"],
-                                   limit=220)
+            kernel = host.TOP / "build/testhost/vmlinuz"
+            files = [host.HV, f"{stage}:/bin/stage", script, start, kernel, host.GUESTS / "initrd.cpio"]
+            command = host.Command(["sh", "-c", "mkdir /tmp/linux; cp script linux.sh /tmp/linux; cd /tmp/linux; "
+                                                "exec stage 200 $PWD /work/hv"], limit=220)
             result = host.run({"linux": command}, files, mem=768, timeout=400)["linux"]
         told = staging.told(RunResult("linux", result.status, stdout=Capture(head=result.stdout, total=len(result.stdout))), play)
         if told.failed:

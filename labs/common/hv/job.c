@@ -259,9 +259,10 @@ void job_status(struct vm *vm, const char *argument, FILE *out)
 	json_string(out, m->reason);
 	if (m->postcopy)
 		fprintf(out,
-			",\"postcopy\":{\"follows\":%s,\"urgent\":%llu,\"background\":%llu,\"breaks\":%u,\"broken\":%s,\"waits\":%llu,\"wait_ms\":%.3f,\"longest_wait_ms\":%.3f}",
-			m->following ? "true" : "false", (unsigned long long)m->post.urgent, (unsigned long long)m->post.background, m->post.breaks,
-			m->post.broken ? "true" : "false", (unsigned long long)m->post.waits.faults, ms(m->post.waits.total_ns),
+			",\"postcopy\":{\"follows\":%s,\"urgent\":%llu,\"background\":%llu,\"breaks\":%u,\"broken\":%s,"
+			"\"waits\":%llu,\"wait_ms\":%.3f,\"longest_wait_ms\":%.3f}",
+			m->following ? "true" : "false", (unsigned long long)m->post.urgent, (unsigned long long)m->post.background,
+			m->post.breaks, m->post.broken ? "true" : "false", (unsigned long long)m->post.waits.faults, ms(m->post.waits.total_ns),
 			ms(m->post.waits.longest_ns));
 	fputs("}\n", out);
 	job->seen = job->state != JOB_RUNNING;

@@ -123,7 +123,7 @@ struct migration {
 		uint64_t at, since, stood; /* clock_ns() of that; since the percentage was set, they have stood so long */
 	} throttling;
 	uint64_t pages_sent, zero_sent;
-	uint64_t *owed;        /* post-copy, source: a bit for each page that the destination does not have; destination: that is not there yet */
+	uint64_t *owed;        /* post-copy: a bit for each page that the destination does not have (yet) */
 	struct { uint64_t final_round, state, send, commit; } parts; /* of the downtime, ns */
 	struct record *record; /* or NULL */
 	char reason[320];      /* how it ended, as a sentence */
@@ -148,7 +148,7 @@ struct migration {
 		struct postcopy_waits {      /* destination, and the source when it has MSG_DONE: */
 			uint64_t faults, total_ns, longest_ns; /* how often something waited for a page, and how long */
 		} waits;
-		bool broken;       /* the connection is. Destination: nothing but MSG_HAVE can be said. Source: it waits for migrate-resume */
+		bool broken;       /* the connection is. Destination: only MSG_HAVE can be said. Source: waits for migrate-resume */
 		unsigned breaks;
 		char again[512];   /* source: where migrate-resume wants to go on, "" if it does not */
 	} post;
@@ -184,7 +184,7 @@ void migration_resume(struct migration *m);
 /* vCPUs stand still for so many percent of their time, 0 to 99. Without the lock, and 0 before m goes away. Others may pause the VM too. */
 void migration_throttle(struct migration *m, unsigned percent);
 
-/* --- who has the VM (record.c, reconnect.c) -------------------------------------------------------------------------------------------------- */
+/* --- who has the VM (record.c, reconnect.c) -------------------------------------------------------------------------------------- */
 
 /*
  * A file that both sides can see (the same host, or a shared directory), and that is renamed: "waiting" to "committed" by the destination,
@@ -213,7 +213,7 @@ void postcopy_follow(struct migration *m);
 int postcopy_again(struct migration *m, const char *uri, char *err, size_t errlen);
 /* The destination, on a thread of its own: postcopy_receive() until all pages are there, over as many connections as it takes. */
 void postcopy_serve(struct migration *m);
-/* A step that is not written, on either side; -ENOSYS. (lab_todo() takes vm->lock: see above. Here who waits for a page is let go first.) */
+/* A step that is not written, on either side; -ENOSYS. (lab_todo() takes vm->lock: see above. Here who waits is let go first.) */
 int postcopy_todo(struct migration *m, const char *step, const char *hint);
 /* Says something to the other side, from any thread: 0 or -EPIPE. The destination, behind a break: only MSG_HAVE, with which it ends. */
 int postcopy_say(struct migration *m, uint16_t type, const struct iovec *payload, unsigned n);
@@ -224,8 +224,8 @@ int postcopy_poll(struct migration *m, struct section *sec, uint64_t ns);
 
 /* Pages of m->owed are missing from now on; whoever touches one waits. 0, or -errno with a sentence in m->reason (no userfaultfd here). */
 int uffd_start(struct migration *m);
-/* All state is loaded. 0, or -EPROTO with a sentence in m->stream.err: what a missing page holds was needed for it, and nobody could send it
- * yet. On vCPU 0's thread. */
+/* All state is loaded. 0, or -EPROTO with a sentence in m->stream.err: what a missing page holds was needed for it, and nobody could send
+ * it yet. On vCPU 0's thread. */
 int uffd_loaded(struct migration *m);
 /* From now on whoever waits is told to postcopy_fault(), on a thread of its own. */
 void uffd_serve(struct migration *m);

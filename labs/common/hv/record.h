@@ -1,6 +1,6 @@
 /*
- * The record of a migration: a file that both sides see, and of which one rename decides who has the VM (migration.h has record_commit() and
- * record_take()). The destination makes it, next to its socket or where --record says; MSG_ACCEPT tells the source where it is.
+ * The record of a migration: a file that both sides see, and of which one rename decides who has the VM (migration.h has record_commit()
+ * and record_take()). The destination makes it, next to its socket or where --record says; MSG_ACCEPT tells the source where it is.
  *
  *   PATH            waiting: the VM is the source's, until one of the two renames it
  *   PATH.committed  the VM is the destination's

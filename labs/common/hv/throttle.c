@@ -6,7 +6,7 @@
  * One after the other, they stand and run for parts of this time. Shorter: at 99 percent the rest would not be enough to wake the threads
  * and enter the guest. Longer: the guest's user would see it stutter.
  */
-#define PERIOD_NS 50000000ull
+#define PERIOD_NS 100000000ull
 #define LATE_PERIODS 10 /* lateness beyond that is forgotten, not made up for */
 
 /* Begins to count the guest's time: what it has stood and run so far was of another percentage, or too long ago. */

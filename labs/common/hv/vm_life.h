@@ -25,8 +25,8 @@ bool vm_insn_at(struct vm *vm, const struct vcpu *v, struct insn *insn);
  * reason has been printed. */
 int vm_main(struct vm *vm);
 
-/* Ends the program where a thread cannot be brought to its end; why is a sentence. From any thread, with or without the lock. The status is for
- * a VM that was not stopped yet. */
+/* Ends the program where a thread cannot be brought to its end; why is a sentence. From any thread, with or without the lock. The status is
+ * for a VM that was not stopped yet. */
 void vm_abandon(struct vm *vm, int status, const char *why) __attribute__((noreturn));
 
 #endif
