@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Draws the figures of docs/background-migration.md and slides/05-migration.md that have no numbers: diagrams_migration.py. Those that have are
-scripts/figures_migration.py's."""
+"""diagrams_migration.py: draws those figures of docs/background-migration.md and slides/05-migration.md that have no numbers.
+Those that have are scripts/figures_migration.py's."""
 
 from figures import IMAGES, Drawing
 
@@ -15,8 +15,9 @@ class Diagram(Drawing):
     def __init__(self, height, title, description):
         super().__init__(WIDTH, height, title, description, {})
         self.parts[3] = "<defs>" + "".join(
-            f'<marker id="a{colour[1:]}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="6" markerHeight="6" orient="auto-start-reverse">'
-            f'<path d="M0 0L10 5L0 10z" fill="{colour}"/></marker>' for colour in ("#1d4ed8", "#15803d", "#b3261e", "#6b7280", "#92400e")) + "</defs>"
+            f'<marker id="a{line[1:]}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="6" markerHeight="6" '
+            f'orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="{line}"/></marker>'
+            for _, line, _ in (GUEST, HV, MACHINE, BAD, KVM)) + "</defs>"
 
     def box(self, x, y, width, height, lines, kind=MACHINE, bold=False, size=20):
         fill, line, ink = kind
@@ -38,9 +39,10 @@ class Diagram(Drawing):
 
 def state():
     d = Diagram(420, "What a VM consists of, and the file that it becomes",
-                "On the left what a VM has: memory, vCPUs, the platform's chips, virtio devices with requests in flight; outside of it the disk's image and "
-                "connections. In the middle the file: header, CONFIG, PAGES, ROUND, PART for each chip and device, CPU for each vCPU, END. On the right what "
-                "can be done with the file: copy it, restore it here or elsewhere, restore it lazily, and send the same bytes over a connection.")
+                "On the left what a VM has: memory, vCPUs, the platform's chips, virtio devices with requests in flight; outside of it "
+                "the disk's image and connections. In the middle the file: header, CONFIG, PAGES, ROUND, PART for each chip and device, "
+                "CPU for each vCPU, END. On the right what can be done with the file: copy it, restore it here or elsewhere, restore it "
+                "lazily, and send the same bytes over a connection.")
     d.head(20, 34, "a VM that runs", GUEST)
     for i, (words, kind) in enumerate((("memory: pages", GUEST), ("vCPUs: registers, events", GUEST), ("clock, PIC, IOAPIC, PIT, UART", HV),
                                        ("virtio: rings, requests in flight", HV))):
@@ -65,8 +67,9 @@ def state():
 
 def sequence():
     d = Diagram(600, "The messages of a migration, and who runs when",
-                "Time goes down. The source sends header and configuration, the destination accepts or refuses. Rounds of pages follow while the VM runs at the "
-                "source. Then it stands still: last pages, parts, END. The destination says READY, the source COMMIT, the destination COMMITTED and runs.")
+                "Time goes down. The source sends header and configuration, the destination accepts or refuses. Rounds of pages follow "
+                "while the VM runs at the source. Then it stands still: last pages, parts, END. The destination says READY, the source "
+                "COMMIT, the destination COMMITTED and runs.")
     d.head(190, 34, "S, the source", GUEST, "middle")
     d.head(960, 34, "D, the destination", HV, "middle")
     for x in (300, 850):
@@ -94,11 +97,11 @@ def sequence():
 
 def race():
     d = Diagram(430, "Why the log is cleared before the page is read",
-                "Two orders. Read the page, the guest writes, clear the log: the write is in neither, it is lost. Clear the log, the guest writes, read the "
-                "page: the page is sent with the write or half of it, and the log says that it has to go again.")
-    for y, title, steps, end, kind in ((20, "read, then forget", ("hv reads page 7", "guest writes to 7|log: 7", "hv clears the log"), "the write is lost", BAD),
-                                       (220, "forget, then read", ("hv clears the log", "guest writes to 7|log: 7", "hv reads page 7"), "sent twice, never lost",
-                                        HV)):
+                "Two orders. Read the page, the guest writes, clear the log: the write is in neither, it is lost. Clear the log, the "
+                "guest writes, read the page: the page is sent with the write or half of it, and the log says that it has to go again.")
+    read, write, clear = "hv reads page 7", "guest writes to 7|log: 7", "hv clears the log"
+    for y, title, steps, end, kind in ((20, "read, then forget", (read, write, clear), "the write is lost", BAD),
+                                       (220, "forget, then read", (clear, write, read), "sent twice, never lost", HV)):
         d.head(20, y + 16, title)
         for i, words in enumerate(steps):
             d.box(20 + i * 280, y + 36, 230, 66, words, GUEST if i == 1 else MACHINE)
@@ -111,10 +114,12 @@ def race():
 
 def logs():
     d = Diagram(470, "Where a dirty log comes from",
-                "Three rows. Write protection: pages are read-only, the first write faults, the fault sets a bit and makes the page writable. D bits: the "
-                "processor sets them in the last table of the walk, hv collects and clears them, and flushes the TLB. KVM's log: one ioctl returns a bitmap "
-                "and protects again. Below: hv's devices, which write through a pointer and must add their pages themselves.")
-    rows = (("write protection", "trap, hvm", ("read-only entry", "first write: a fault|sets the bit", "writable until|the log is fetched"), KVM),
+                "Three rows. Write protection: pages are read-only, the first write faults, the fault sets a bit and makes the page "
+                "writable. D bits: the processor sets them in the last table of the walk, hv collects and clears them, and flushes the "
+                "TLB. KVM's log: one ioctl returns a bitmap and protects again. Below: hv's devices, which write through a pointer and "
+                "must add their pages themselves.")
+    rows = (("write protection", "trap, hvm",
+             ("read-only entry", "first write: a fault|sets the bit", "writable until|the log is fetched"), KVM),
             ("D bits", "hvm", ("clean entry", "CPU sets D|in its walk", "fetch: collect, clear,|flush the TLB"), GUEST),
             ("KVM's log", "kvm", ("slot with|LOG_DIRTY_PAGES", "KVM does one of|the two above", "one ioctl returns|the bitmap"), MACHINE))
     for i, (name, engine, steps, kind) in enumerate(rows):
@@ -134,11 +139,12 @@ def logs():
 
 def order():
     d = Diagram(330, "The order in which state comes back",
-                "Memory, then five groups: clock, interrupt controllers, devices, virtio devices, vCPUs. Below each why: all times are distances from the clock; "
-                "controllers take what devices raise; devices raise lines while they are loaded; virtio looks at rings in memory; what is pending for the vCPUs "
-                "is there already.")
+                "Memory, then five groups: clock, interrupt controllers, devices, virtio devices, vCPUs. Below each why: all times are "
+                "distances from the clock; controllers take what devices raise; devices raise lines while they are loaded; virtio looks "
+                "at rings in memory; what is pending for the vCPUs is there already.")
     groups = (("memory", GUEST, "all of it,|before anybody|looks into it"), ("clock", HV, "all other times|are distances|from it"),
-              ("controllers", HV, "PIC, IOAPIC,|LAPIC: they take|what is raised"), ("devices", HV, "PIT, UART, ...:|their lines rise|as they load"),
+              ("controllers", HV, "PIC, IOAPIC,|LAPIC: they take|what is raised"),
+              ("devices", HV, "PIT, UART, ...:|their lines rise|as they load"),
               ("virtio", HV, "looks at its|rings in|memory"), ("vCPUs", GUEST, "what is pending|for them is|there already"))
     for i, (name, kind, why) in enumerate(groups):
         x = 20 + i * 190
@@ -155,10 +161,11 @@ def order():
 
 def record():
     d = Diagram(400, "One file decides",
-                "The record is called waiting. The destination renames it to committed when COMMIT has come, before it says COMMITTED and runs. The source renames "
-                "it to taken when the connection broke behind COMMIT, before it runs again. Only one rename finds the file. Without a record the source asks over "
-                "a new connection; when nobody answers it stands still.")
-    d.box(430, 30, 290, 70, "link.record|waiting", MACHINE, True)
+                "As long as the record has its own name, the VM is the source's. The destination renames it to committed when COMMIT has "
+                "come, before it says COMMITTED and runs. The source renames it to taken when the connection broke behind COMMIT, before "
+                "it runs again. Only one rename finds the file. Without a record the source asks over a new connection; when nobody "
+                "answers it stands still.")
+    d.box(430, 30, 290, 70, "link.record|both see it", MACHINE, True)
     d.box(60, 190, 330, 70, "link.record.committed", HV, True)
     d.box(762, 190, 330, 70, "link.record.taken", GUEST, True)
     d.arrow([(430, 65), (225, 65), (225, 188)], HV)
@@ -177,9 +184,9 @@ def record():
 
 def postcopy():
     d = Diagram(430, "A page that is missing",
-                "The destination's vCPU touches a page that is not there. userfaultfd stops it and tells hv. hv asks with NEED; the source sends that page before "
-                "all others; hv puts it in with UFFDIO_COPY and the vCPU goes on. Between such questions the source sends the other pages, from the place that "
-                "was asked for last.")
+                "The destination's vCPU touches a page that is not there. userfaultfd stops it and tells hv. hv asks with NEED; the "
+                "source sends that page before all others; hv puts it in with UFFDIO_COPY and the vCPU goes on. Between such questions "
+                "the source sends the other pages, from the place that was asked for last.")
     d.head(20, 34, "destination", HV)
     d.head(760, 34, "source", GUEST)
     d.box(20, 60, 220, 66, "vCPU touches|page 90", GUEST)
@@ -197,16 +204,18 @@ def postcopy():
     d.small(650, 264, "pages 91 - 106", "middle")
     d.path([(20, 300), (1132, 300)], stroke=GREY, stroke_width=1)
     d.head(20, 334, "The connection breaks")
-    d.small(20, 364, "D goes on until it touches a missing page. A new connection: D says HAVE, a bit for each page that is there, and asks")
+    d.small(20, 364, "D goes on until it touches a missing page. A new connection: D says HAVE, a bit for each page there, and asks")
     d.small(20, 390, "again for what is waited for. S owes what HAVE lacks, whatever it sent before. D dies: the VM is lost.")
     return d
 
 
 def clocks():
     d = Diagram(400, "What the guest's clock does between stop and start",
-                "Two cases over real time. From a file: the guest's clock stands from the save to the restore, an hour later, and goes on with the next "
-                "nanosecond. Live: it was away for 80 ms and its clock goes on by 80 ms. Both TSC and kvmclock, and all timers of devices, by the same distance.")
-    for y, name, gap, why, kind in ((40, "from a file", "an hour in a drawer", "goes on where it stopped: nothing of it happened for the guest", GUEST),
+                "Two cases over real time. From a file: the guest's clock stands from the save to the restore, an hour later, and goes on "
+                "with the next nanosecond. Live: it was away for 80 ms and its clock goes on by 80 ms. Both TSC and kvmclock, and all "
+                "timers of devices, by the same distance.")
+    for y, name, gap, why, kind in ((40, "from a file", "an hour in a drawer",
+                                     "goes on where it stopped: for the guest no time passed", GUEST),
                                     (210, "live", "80 ms", "goes on 80 ms later: connections, leases and users did see them pass", HV)):
         d.head(20, y + 34, name)
         d.box(200, y, 300, 56, "guest's clock runs", GUEST)
@@ -219,8 +228,8 @@ def clocks():
     return d
 
 
-FIGURES = {"migration-state": state, "migration-sequence": sequence, "migration-race": race, "migration-log": logs, "migration-order": order,
-           "migration-record": record, "migration-postcopy": postcopy, "migration-time": clocks}
+FIGURES = {"migration-state": state, "migration-sequence": sequence, "migration-race": race, "migration-log": logs,
+           "migration-order": order, "migration-record": record, "migration-postcopy": postcopy, "migration-time": clocks}
 
 
 def main():

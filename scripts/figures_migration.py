@@ -67,7 +67,8 @@ def said(run):
 
 def draw_rounds(runs):
     words = "; ".join(f"{rate} pages/s: {said(run)}, standing still for {run['downtime_ms']} ms" for rate, run in runs.items())
-    d = Drawing(1152, 560, "Pages of each round", f"A row of bars for each rate, one bar for each round, by the logarithm of its pages. {words}. {WHERE}", runs)
+    d = Drawing(1152, 560, "Pages of each round",
+                f"A row of bars for each rate, one bar for each round, by the logarithm of its pages. {words}. {WHERE}", runs)
     most = math.log10(max(r[0] for run in runs.values() for r in run["rounds"]) + 1)
     width = min(80, 900 / max(len(run["rounds"]) for run in runs.values()))
     for i, (rate, run) in enumerate(runs.items()):
@@ -79,7 +80,8 @@ def draw_rounds(runs):
             d.rect(x, bottom - height, width - 6, height, fill=RED if throttle else BLUE)
             d.text(x + width / 2 - 3, bottom - height - 8, str(pages), text_anchor="middle", font_size=20)
         d.path([(212, bottom), (220 + width * len(run["rounds"]), bottom)], stroke=DARK, stroke_width=2)
-    d.text(220, 508, f"Red: vCPUs are slowed down. Heights are logarithms. Limits: {BANDWIDTH} MiB/s, {DOWNTIME} ms.", font_size=20, fill=DARK)
+    d.text(220, 508, f"Red: vCPUs are slowed down. Heights are logarithms. Limits: {BANDWIDTH} MiB/s, {DOWNTIME} ms.", font_size=20,
+           fill=DARK)
     d.text(220, 536, WHERE, font_size=20, fill=DARK)
     return d
 
@@ -106,14 +108,16 @@ def draw_never(run):
         d.path([(54, y), (1100, y)], stroke=DARK, stroke_width=2)
     d.text(60, 30, "pages written while each round was sent", font_weight="bold", fill=BLUE)
     d.text(60, 306, "percent of their time that the vCPUs stand still", font_weight="bold", fill=RED)
-    d.note(488, f"4000 pages/s over 8 MiB/s, which are 2048 pages/s. It ends after {run['ms'] / 1000:.0f} s; the last pause: {run['downtime_ms']} ms.")
+    d.note(488, f"4000 pages/s over 8 MiB/s, which are 2048 pages/s. It ends after {run['ms'] / 1000:.0f} s; the last pause: "
+                f"{run['downtime_ms']} ms.")
     d.note(514, "Each bar is a round; the last one is sent while the VM stands.")
     d.note(540, WHERE)
     return d
 
 
 def draw_modes(runs):
-    names = (("pages", "pages sent", BLUE), ("gap_ms", "longest gap that the guest saw, ms", RED), ("downtime_ms", "stood still, as hv says, ms", GREEN))
+    names = (("pages", "pages sent", BLUE), ("gap_ms", "longest gap that the guest saw, ms", RED),
+             ("downtime_ms", "stood still, as hv says, ms", GREEN))
     words = "; ".join(f"{mode}: " + ", ".join(f"{label} {run[key]}" for key, label, _ in names) for mode, run in runs.items())
     d = Drawing(1152, 450, "Pre-copy and post-copy of the same guest", f"Three pairs of bars. {words}. {WHERE}", runs)
     for i, (key, label, colour) in enumerate(names):
@@ -123,7 +127,8 @@ def draw_modes(runs):
             d.text(40, y + 52 + j * 38, mode)
             d.rect(180, y + 32 + j * 38, max(run[key] * 780 / most, 2), 28, fill=colour)
             d.text(180 + run[key] * 780 / most + 12, y + 53 + j * 38, thousands(run[key]), font_weight="bold")
-    d.note(412, f"{RATES[-1]} pages/s, {BANDWIDTH} MiB/s, {DOWNTIME} ms allowed. The guest's gap has everything in it, also page faults and its scheduler.")
+    d.note(412, f"{RATES[-1]} pages/s, {BANDWIDTH} MiB/s, {DOWNTIME} ms allowed. The guest's gap has everything in it, also page faults "
+                "and its scheduler.")
     d.note(438, WHERE)
     return d
 
