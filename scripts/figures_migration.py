@@ -6,9 +6,11 @@ processes of hv in one test host.
 docs/img/migration-rounds.svg: pages of each round at three rates.
 docs/img/migration-never.svg: a guest that writes faster than the connection carries: pages and throttle of each round.
 docs/img/migration-modes.svg: pre-copy and post-copy of the same guest: pages sent, and how long it stood still.
+docs/img/migration-report.svg: what hv migrate-report draws of one migration.
 The times are those of one machine, whose processor is one in software; what the figures show are the shapes. --from is as in figures.py.
 """
 
+import json
 import math
 import pathlib
 import subprocess
@@ -29,7 +31,7 @@ ATTEMPTS = 3
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def moved(host, rate, downtime, bandwidth, more=""):
+def moved(host, rate, downtime, bandwidth, more="", whole=False):
     text = bench_migrate.job("hv", rate, downtime, bandwidth, 120).replace("--downtime", f"{more} --downtime")
     for _ in range(ATTEMPTS):
         try:
@@ -38,6 +40,8 @@ def moved(host, rate, downtime, bandwidth, more=""):
             said = error
             continue
         facts = got["job"]
+        if whole:
+            return facts
         return {"rounds": [[r["pages"], r["zero"], r["dirty"], r["throttle"]] for r in facts["rounds"]], "pages": facts["pages"],
                 "ms": round(facts["ms"]), "downtime_ms": round(facts["downtime"]["total_ms"]), "gap_ms": round(got["gap"])}
     raise FigureError(f"{rate} pages/s: {said}")
@@ -55,6 +59,8 @@ def measure(names):
         if "migration-modes" in names:
             found["migration-modes"] = {"pre-copy": moved(host, RATES[-1], DOWNTIME, BANDWIDTH),
                                         "post-copy": moved(host, RATES[-1], DOWNTIME, BANDWIDTH, "--mode postcopy")}
+        if "migration-report" in names:
+            found["migration-report"] = moved(host, 1000, 300, 128, whole=True)
     return found
 
 
@@ -133,7 +139,14 @@ def draw_modes(runs):
     return d
 
 
-FIGURES = {"migration-rounds": draw_rounds, "migration-never": draw_never, "migration-modes": draw_modes}
+def draw_report(facts):
+    done = subprocess.run([TOP / "build/reference/hv", "migrate-report", "-"], input=json.dumps(facts), stdout=subprocess.PIPE, text=True,
+                          check=True)
+    return done.stdout.replace("</desc>", f"</desc>\n<metadata>{json.dumps(facts)}</metadata>", 1)
+
+
+FIGURES = {"migration-rounds": draw_rounds, "migration-never": draw_never, "migration-modes": draw_modes,
+           "migration-report": draw_report}
 
 
 if __name__ == "__main__":
