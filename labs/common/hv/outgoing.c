@@ -208,34 +208,42 @@ static void leave(struct job *job)
 	vm_stop(m->vm, HV_OK, "%s", m->reason);
 }
 
-void migrate_away(struct job *job)
+/* From the connection to the source's last byte of state, with the account of it. 0, or -errno with s->err. */
+static int send_vm(struct migration *m)
 {
-	struct migration *m = &job->m;
 	struct stream *s = &m->stream;
-	enum commit_fate fate;
-	uint64_t t0, t1, t2;
-	char err_text[200];
+	char why[200];
+	int err = wire_connect(&s->wire, m->uri, CONNECT_NS, why, sizeof why);
 
-	m->id = random_id();
-	m->vm->moves = true;
-	s->wire.patience = PATIENCE_NS;
-	int err = wire_connect(&s->wire, m->uri, CONNECT_NS, err_text, sizeof err_text);
 	if (err)
-		stream_fail(s, -err, "%s", err_text);
-	if (!err)
-		err = introduce(m);
+		return stream_fail(s, -err, "%s", why);
+	err = introduce(m);
 	if (!err)
 		err = accepted(m);
 	if (!err)
 		err = precopy(m);
-	t0 = clock_ns();
-	m->parts.final_round = t0 - m->vm->stopped_ns;
-	if (!err && m->postcopy)
+	if (err)
+		return err;
+	uint64_t sent = clock_ns();
+	m->parts.final_round = sent - m->vm->stopped_ns;
+	if (m->postcopy)
 		err = send_owed(m);
 	if (!err)
 		err = machine_save(m->vm, s);
-	t1 = clock_ns();
-	m->parts.state = t1 - t0;
+	m->parts.state = clock_ns() - sent;
+	return err;
+}
+
+void migrate_away(struct job *job)
+{
+	struct migration *m = &job->m;
+	enum commit_fate fate;
+	char why[160];
+
+	m->id = random_id();
+	m->vm->moves = true;
+	m->stream.wire.patience = PATIENCE_NS;
+	int err = send_vm(m);
 	if (err == -EPIPE)
 		hear_refusal(m);
 	if (err) {
@@ -243,23 +251,23 @@ void migrate_away(struct job *job)
 		record_close(m);
 		return;
 	}
+	uint64_t sent = clock_ns();
 	err = commit_source(m, &fate);
-	t2 = clock_ns();
-	m->parts.send = m->heard_ready ? m->heard_ready - t1 : t2 - t1;
-	m->parts.commit = t2 - t1 - m->parts.send;
+	uint64_t committed = clock_ns();
+	m->parts.send = (m->heard_ready ? m->heard_ready : committed) - sent;
+	m->parts.commit = committed - sent - m->parts.send;
 	if (err || fate == FATE_RUN) {
-		stream_fail(s, ECANCELED, "%.250s", m->reason);
+		stream_fail(&m->stream, ECANCELED, "%.250s", m->reason);
 		fail(job, "");
 		record_close(m);
 	} else if (fate == FATE_END) {
 		record_close(m);
 		leave(job);
 	} else {
-		char why[160];
 		snprintf(why, sizeof why, "%.150s", m->reason);
 		snprintf(m->reason, sizeof m->reason,
 			 "nobody knows whether the VM runs at %.60s (%.120s): make sure that it does not, and say resume, or quit", m->uri, why);
-		m->ended = clock_ns();
+		m->ended = committed;
 		job_end(job, JOB_STANDING);
 	}
 }
