@@ -63,7 +63,7 @@ lab := $(patsubst %.c,$(out)/%.o,$(files))
 others := $(foreach n,$(if $(src),$(filter-out $(which),$(LABS)),$(LABS)),$(patsubst %.c,$(baseout)/%.o,$(call files_of,$(n))))
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench bench-io popek requirements starters unit lint docs docs-commands slides slides-lint slides-demos clean
+.PHONY: FORCE help demo test setup tools doctor hv guests testhost grade bench bench-io bench-migrate popek requirements starters unit lint docs docs-commands slides slides-lint slides-demos clean
 
 help: ## this list
 	@echo 'Trapdoor: build a hypervisor, one lab at a time. Start with `make demo`. Targets:'
@@ -105,6 +105,9 @@ bench: tools ## cost of one trap, beside the cheapest possible one; cost of oper
 bench-io: setup testhost hv build/vmmrun ## hv and QEMU side by side: boot, memory, disk, network (ARGS=--quick: one short run)
 	@scripts/setup.sh --bench
 	@$(PYTHON) scripts/bench_io.py $(ARGS)
+
+bench-migrate: setup testhost hv ## hv and QEMU side by side: the same guest moves (ARGS=--quick: one migration of each)
+	@$(PYTHON) scripts/bench_migrate.py $(ARGS)
 
 # HOST=native uses this machine's /dev/kvm: faster, and only as true as that one is.
 popek_files := popek.txt popek.json popek.html
