@@ -102,7 +102,7 @@ def draw_never(run):
     most = max(max(r[2] for r in rounds), 1)
     for i, (_, _, dirty, throttle) in enumerate(rounds):
         x = 60 + i * width
-        height = dirty * 210 / most
+        height = dirty * 196 / most
         d.rect(x, 270 - height, width - 6, height, fill=BLUE)
         if width > 52:
             d.text(x + width / 2 - 3, 262 - height, str(dirty), text_anchor="middle", font_size=20)
