@@ -21,13 +21,19 @@ static void refuse(FILE *out, const char *sentence)
 	fputs("}\n", out);
 }
 
+/* Behind this job the VM is gone. */
+static bool leaves(const struct job *job)
+{
+	return job->state == JOB_DONE && (!job->m.to_file || job->quit);
+}
+
 void job_end(struct job *job, enum job_state state)
 {
 	pthread_mutex_lock(&job->vm->lock);
 	job->state = state;
 	pthread_mutex_unlock(&job->vm->lock);
 	/* The one who asked wants to hear how it ended, and a VM that has gone has nobody to answer. */
-	for (uint64_t until = clock_ns() + SEEN_NS; state == JOB_DONE && !job->detached && clock_ns() < until && !job->vm->stopping;) {
+	for (uint64_t until = clock_ns() + SEEN_NS; leaves(job) && !job->detached && clock_ns() < until && !job->vm->stopping;) {
 		pthread_mutex_lock(&job->vm->lock);
 		bool seen = job->seen;
 		pthread_mutex_unlock(&job->vm->lock);
@@ -154,6 +160,11 @@ static struct job *begin(struct vm *vm, const char *argument, bool migrate, FILE
 
 	if (vm->job && (vm->job->state == JOB_RUNNING || vm->job->state == JOB_STANDING)) {
 		refuse(out, "this VM is being saved or moved already; see job");
+		return NULL;
+	}
+	/* The others' threads have nothing more to do that takes the lock, which is held here while they are waited for. */
+	if (vm->job && leaves(vm->job)) {
+		refuse(out, "this VM ends: it was saved or moved; see job");
 		return NULL;
 	}
 	if (vm->virtio_stands) { /* it is being loaded, and nobody else's job has its devices stand still */
