@@ -13,7 +13,7 @@ import host
 
 MEM = 16  # MiB of guest RAM; and that many more hv may ever have
 OVERHEAD = 32
-LONG = 2  # seconds for what never ends
+LONG = 1  # seconds for what never ends
 SECONDS = 60
 
 ENDED, FAILED, STOPPED, TIMEOUT = (host.OK,), (host.GUEST_FAILED,), (host.STOPPED,), (host.TIMEOUT,)
