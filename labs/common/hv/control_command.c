@@ -24,7 +24,7 @@ static void ctl_usage(FILE *out)
 		     "answers: JSON,\n"
 		     "but for screen, which is printed as it looks. Commands:\n\n");
 	for (const struct control_command *c = control_commands; c->name; c++)
-		fprintf(out, "  %-8s %-5s %s\n", c->name, c->argument ? c->argument : "", c->what);
+		fprintf(out, "  %-14s %-5s %s\n", c->name, c->argument ? c->argument : "", c->what);
 	fputs("\nExit status: 0 done, 1 the VM refuses, 2 wrong usage, 3 no VM answers.\n", out);
 }
 
