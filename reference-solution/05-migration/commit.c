@@ -16,7 +16,8 @@ enum commit_fate commit_fate(enum commit_stage stage, enum commit_news news)
 	switch (stage) {
 	case SRC_SENDING:
 	case SRC_READY:
-		/* The destination cannot have heard what was never said. If somebody says that it runs all the same, it must not run twice. */
+		/* The destination cannot have heard what was never said. If somebody says that it runs all the same, it must
+		 * not run twice. */
 		return news == NEWS_LOST || news == NEWS_ANSWER_YES ? FATE_END : FATE_RUN;
 	case SRC_COMMITTING:
 		switch (news) {
@@ -36,9 +37,10 @@ enum commit_fate commit_fate(enum commit_stage stage, enum commit_news news)
 	case DST_COMMITTED: return FATE_RUN;
 	}
 	return FATE_STAND;
-	// STARTER 5.17: the failure table of the handout: for each stage and each news the one fate that never lets both sides run, and lets one
-	// run whenever it can be known that the other never will. Hint: what does the other side know at most? Before any part of
-	// MSG_COMMIT has left, the VM is the source's. Behind it, only the record or an answer tells; silence tells nothing.
+	// STARTER 5.17: the failure table of the handout: for each stage and each news the one fate that never lets both sides
+	// run, and lets one run whenever it can be known that the other never will. Hint: what does the other side know at
+	// most? Before any part of MSG_COMMIT has left, the VM is the source's. Behind it, only the record or an answer tells;
+	// silence tells nothing.
 	//	(void)stage;
 	//	(void)news;
 	//	return FATE_STAND;
@@ -124,9 +126,10 @@ int commit_source(struct migration *m, enum commit_fate *fate)
 	if (*fate == FATE_RUN && news == NEWS_CANCEL)
 		section_write(&m->stream, MSG_CANCEL, 0, NULL, 0); /* if it does not arrive, the end of the connection will */
 	return 0;
-	// STARTER 5.14: wait for MSG_READY, send MSG_COMMIT, wait for MSG_COMMITTED, and find out who has the VM then. Hint: hear(), say() and
-	// commit_fate() with the stage that you are in. From the moment at which MSG_COMMIT *may* have left, it is SRC_COMMITTING.
-	// FATE_COMMIT: send it (again); FATE_ASK: inquire(), until it is one of the others. A user who cancels is told to the other side.
+	// STARTER 5.14: wait for MSG_READY, send MSG_COMMIT, wait for MSG_COMMITTED, and find out who has the VM then. Hint:
+	// hear(), say() and commit_fate() with the stage that you are in. From the moment at which MSG_COMMIT *may* have left,
+	// it is SRC_COMMITTING. FATE_COMMIT: send it (again); FATE_ASK: inquire(), until it is one of the others. A user who
+	// cancels is told to the other side.
 	//	(void)say;
 	//	(void)inquire;
 	//	*fate = FATE_RUN;

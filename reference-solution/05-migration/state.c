@@ -67,9 +67,9 @@ int machine_load(struct vm *vm, struct stream *s, const struct section *first)
 		if (!seen[i])
 			return stream_fail(s, EPROTO, "the state of %s is missing", part[i].name);
 	return sec.header.length ? stream_fail(s, EPROTO, "its end is not empty") : 0;
-	// STARTER 5.5: load the parts that come until SECTION_END. Hint: `first` is read already, section_read() gets the next; which part a
-	// section belongs to say its type (SECTION_CPU or SECTION_PART) and instance. Refuse with stream_fail(EPROTO) what is unknown,
-	// comes twice, comes behind a part of a later group, or is missing at the end.
+	// STARTER 5.5: load the parts that come until SECTION_END. Hint: `first` is read already, section_read() gets the next;
+	// which part a section belongs to say its type (SECTION_CPU or SECTION_PART) and instance. Refuse with
+	// stream_fail(EPROTO) what is unknown, comes twice, comes behind a part of a later group, or is missing at the end.
 	//	(void)vm;
 	//	(void)first;
 	//	return stream_todo(s, "5.5", "machine_load() in state.c: all state, back again");
@@ -204,8 +204,9 @@ int cpuid_covers(const struct cpuid_table *have, const struct cpuid_table *seen,
 	}
 	h = find_leaf(have, 0x80000008, 0), s = find_leaf(seen, 0x80000008, 0);
 	if (s && (s->eax & 0xff) > (h ? h->eax & 0xff : 36)) {
-		snprintf(err, errlen, "the guest has seen physical addresses of %u bits (CPUID 0x80000008 EAX), this host has %u", s->eax & 0xff,
-			 h ? h->eax & 0xff : 36);
+		snprintf(err, errlen,
+			 "the guest has seen physical addresses of %u bits (CPUID 0x80000008 EAX), this host has %u",
+			 s->eax & 0xff, h ? h->eax & 0xff : 36);
 		return -ENOTSUP;
 	}
 	return 0;

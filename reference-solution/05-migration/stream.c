@@ -180,8 +180,8 @@ int pages_write(struct stream *s, const struct guest_mem *mem, uint64_t gfn, uin
 	return err;
 	// STARTER 5.3: write these pages as sections of type SECTION_PAGES, a run of zero pages or a run of others each. Hint: copy a
 	// run to s->scratch before you write it, for a vCPU may change a page between the CRC and the write. With s->align raw data lies
-	// at a multiple of 4096 of the file (s->wire.written says where the section begins). pages_compress() when s->zstd is set. Count zero pages
-	// in s->zero_pages.
+	// at a multiple of 4096 of the file (s->wire.written says where the section begins). pages_compress() when s->zstd is
+	// set. Count zero pages in s->zero_pages.
 	//	(void)mem;
 	//	(void)gfn;
 	//	(void)count;

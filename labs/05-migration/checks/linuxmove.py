@@ -23,7 +23,7 @@ ip link set eth0 up; ip addr add 192.168.7.1/24 dev eth0
 (head -n 1 </dev/console >/tmp/typed; touch /tmp/go) &
 echo peer ready
 i=0; (until [ -e /tmp/go ]; do dd if=/file bs=%d skip=$((i %% %d)) count=1 2>/dev/null; i=$((i + 1)); sleep 0.3; done; echo $i >/tmp/n) |
-	nc -l -p 99
+    nc -l -p 99
 echo "sent $(cat /tmp/n) pieces"
 sleep 5
 """ % (PIECE, PIECES)
@@ -121,8 +121,8 @@ def verify(results, params_of):
 CHECKPOINTS = [
     Checkpoint(
         "5.18", "Linux moves", 8,
-        "Debian's kernel with two CPUs moves to another process while it works: memory is as it was written, records on the disk are durable, and a "
-        "transfer over the network goes on.",
+        "Debian's kernel with two CPUs moves to another process while it works: memory is as it was written, records on the "
+        "disk are durable, and a transfer over the network goes on.",
         "Everything before this was smaller: see which of memory, disk and network is wrong.",
         runs=[Run("move", params=params, command=("/bin/stage", "@SECONDS@", "@DIR@", "/bin/hv"), files=files, timeout=SECONDS, ends=None,
                   back="records.img")],

@@ -1,5 +1,5 @@
-"""Pre-copy of the machine that `hv stream` makes up (`precopy`, `write`): what its guest writes between two looks at the dirty log is drawn here,
-so each page of each round is known, and what it holds."""
+"""Pre-copy of the machine that `hv stream` makes up (`precopy`, `write`): what its guest writes between two looks at the dirty
+log is drawn here, so each page of each round is known, and what it holds."""
 
 import functools
 import random
@@ -27,8 +27,8 @@ def _sum(data):
 
 
 class Plan:
-    """A migration. sizes: how many pages are written before each look at the log, after the one before. downtime: ns, 0: the rounds end when
-    nothing is dirty. bandwidth: bytes/s."""
+    """A migration. sizes: how many pages are written before each look at the log, after the one before. downtime: ns, 0: the
+    rounds end when nothing is dirty. bandwidth: bytes/s."""
 
     def __init__(self, seed, sizes, bandwidth=1 << 30, downtime=0, postcopy=False):
         self.rng, self.script, self.fetches = random.Random(seed), Script(), []

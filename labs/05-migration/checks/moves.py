@@ -1,5 +1,5 @@
-"""Checkpoints 5.14 to 5.17: who has the VM. A guest moves through a relay that cuts, delays and damages what is said, and the guest, wherever it
-runs then, tells what it finds in its memory."""
+"""Checkpoints 5.14 to 5.17: who has the VM. A guest moves through a relay that cuts, delays and damages what is said, and the
+guest, wherever it runs then, tells what it finds in its memory."""
 
 import random
 
@@ -106,8 +106,8 @@ def order(t, relay, expected, hint):
 
 # --- 5.14: the commit -------------------------------------------------------------------------------------------------------
 
-COMMIT_HINT = ("The source waits for READY before it says COMMIT, and for COMMITTED before it ends; the destination says READY when everything is "
-               "loaded, and runs when COMMIT has come, not before.")
+COMMIT_HINT = ("The source waits for READY before it says COMMIT, and for COMMITTED before it ends; the destination says READY "
+               "when everything is loaded, and runs when COMMIT has come, not before.")
 
 
 def commit_journey(p):
@@ -131,7 +131,8 @@ def commit_verify(results, params):
         said = [m.type for m in t.messages("Rb")].count(type_)
         if said > 1:
             return t.fail("%s said once" % streamfile.NAMES[type_], "%d times" % said, COMMIT_HINT)
-    return (order(t, "Rb", [(True, CONFIG), (False, ACCEPT), (True, PAGES), (True, ROUND), (True, PART), (True, END), (False, READY), (True, COMMIT),
+    return (order(t, "Rb", [(True, CONFIG), (False, ACCEPT), (True, PAGES), (True, ROUND), (True, PART), (True, END),
+                            (False, READY), (True, COMMIT),
                             (False, COMMITTED)], COMMIT_HINT) or j.judge(t, COMMIT_HINT) or _gone(t, "A", COMMIT_HINT))
 
 
@@ -144,14 +145,15 @@ def _gone(t, name, hint):
 
 # --- 5.15: before the commit ------------------------------------------------------------------------------------------------
 
-ABORT_HINT = ("Before any part of COMMIT has left, the VM is the source's: whatever breaks, it goes on there (FATE_RUN), and the destination ends "
-              "(FATE_END).")
+ABORT_HINT = ("Before any part of COMMIT has left, the VM is the source's: whatever breaks, it goes on there (FATE_RUN), and "
+              "the destination ends (FATE_END).")
 
 
 def abort_journey(p):
     j = Journey(p)
     rng = random.Random(p[2] ^ 1)
-    places = ["D%d cut" % rng.randrange(2), "S%d cut" % rng.randrange(1, 8), "S:%d cut" % PART, "S:%d flip=%d" % (PART, 8 * 24 + rng.randrange(8 * 8)),
+    places = ["D%d cut" % rng.randrange(2), "S%d cut" % rng.randrange(1, 8), "S:%d cut" % PART,
+              "S:%d flip=%d" % (PART, 8 * 24 + rng.randrange(8 * 8)),
               "S@%d cut" % rng.randrange(40, 100_000)]
     places = [*rng.sample(places, 3), "S:%d cut" % END, "D:%d cut" % READY]
     rng.shuffle(places)
@@ -170,8 +172,8 @@ def abort_verify(results, params):
 
 # --- 5.16: behind the commit ------------------------------------------------------------------------------------------------
 
-ASK_HINT = ("Behind COMMIT nobody may guess. record_take(): 1, the VM is the source's again; 0, the destination has it; else migration_ask(). The "
-            "destination commits with record_commit(), which tells it when the source was faster.")
+ASK_HINT = ("Behind COMMIT nobody may guess. record_take(): 1, the VM is the source's again; 0, the destination has it; else "
+            "migration_ask(). The destination commits with record_commit(), which tells it when the source was faster.")
 
 
 def record_journey(p):
@@ -185,7 +187,8 @@ def record_journey(p):
 
 
 def ask_journey(p):
-    """The same without a record that the source could see: it connects again, asks, and says COMMIT once more; or hears that it was done."""
+    """The same without a record that the source could see: it connects again, asks, and says COMMIT once more; or hears that it
+    was done."""
     j = Journey(p)
     for fault in ("S:%d cut" % COMMIT, "D:%d cut" % COMMITTED):
         j.moved(j.begin("--times 2 --fault D:%d empty --fault %s" % (ACCEPT, fault))[0])
@@ -200,7 +203,8 @@ def behind_verify(results, params):
         return failure
     j = ask_journey(params["ask"])
     t = told(results["ask"], j.play)
-    return (j.judge(t, ASK_HINT) or order(t, "Rb", [(True, END), (False, READY), (True, COMMIT), (True, ASK), (False, ANSWER), (True, COMMIT),
+    return (j.judge(t, ASK_HINT) or order(t, "Rb", [(True, END), (False, READY), (True, COMMIT), (True, ASK), (False, ANSWER),
+                                                    (True, COMMIT),
                                                       (False, COMMITTED)], ASK_HINT) or
             order(t, "Rc", [(True, COMMIT), (False, COMMITTED), (True, ASK), (False, ANSWER)], ASK_HINT) or
             _gone(t, "A", ASK_HINT) or _gone(t, "B", ASK_HINT))
@@ -216,19 +220,20 @@ def table_verify(results, params):
 CHECKPOINTS = [
     Checkpoint(
         "5.14", "the commit", 7,
-        "END, READY, COMMIT, COMMITTED: the VM goes on at the destination when the source has given it away, with all that it has written, and the "
-        "source ends.",
+        "END, READY, COMMIT, COMMITTED: the VM goes on at the destination when the source has given it away, with all that it "
+        "has written, and the source ends.",
         "commit_source() and commit_destination() in commit.c.",
         runs=[staging.staged("move", lambda p: commit_journey(p).play)], verify=commit_verify, depends=["5.12"]),
     Checkpoint(
         "5.15", "what breaks before the commit", 6,
-        "The connection is cut at the boundaries of messages and within, a byte is damaged, the destination refuses: each time the VM goes on at the "
-        "source with all that it has written, and can be moved again.",
+        "The connection is cut at the boundaries of messages and within, a byte is damaged, the destination refuses: each time "
+        "the VM goes on at the source with all that it has written, and can be moved again.",
         "commit_source() and commit_fate() in commit.c.",
         runs=[staging.staged("aborts", lambda p: abort_journey(p).play, timeout=25.0)], verify=abort_verify, depends=["5.14"]),
     Checkpoint(
         "5.16", "what breaks behind the commit", 7,
-        "A connection that breaks behind COMMIT: the record tells who has the VM or, where there is none that both sides see, a question does.",
+        "A connection that breaks behind COMMIT: the record tells who has the VM or, where there is none that both sides see, "
+        "a question does.",
         "inquire() and commit_source() in commit.c.",
         runs=[staging.staged("record", lambda p: record_journey(p).play), staging.staged("ask", lambda p: ask_journey(p).play)],
         verify=behind_verify, depends=["5.15"]),

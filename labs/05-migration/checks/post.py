@@ -1,4 +1,5 @@
-"""Checkpoints 5.19 to 5.21, the extension: memory that follows the VM. The relay counts which pages pass when, and the guest says what it finds."""
+"""Checkpoints 5.19 to 5.21, the extension: memory that follows the VM. The relay counts which pages pass when, and the guest
+says what it finds."""
 
 import random
 
@@ -73,8 +74,8 @@ def judge_once(t, sent, expected, hint):
 
 # --- 5.19: those first that somebody waits for ------------------------------------------------------------------------------
 
-URGENT_HINT = ("postcopy_fault(): MSG_NEED, once for each page that is owed; serve(): that page at once, before more of the background; put(): into its "
-               "place.")
+URGENT_HINT = ("postcopy_fault(): MSG_NEED, once for each page that is owed; serve(): that page at once, before more of the "
+               "background; put(): into its place.")
 
 
 def urgent_play(p):
@@ -123,8 +124,8 @@ def urgent_verify(results, params):
 
 # --- 5.20: all of them, once, and the end -----------------------------------------------------------------------------------
 
-ONCE_HINT = ("background(): what is taken out of m->owed before it is sent cannot go twice. When none is left: MSG_DONE, and the other side's; done(): "
-             "only when none is missing.")
+ONCE_HINT = ("background(): what is taken out of m->owed before it is sent cannot go twice. When none is left: MSG_DONE, and "
+             "the other side's; done(): only when none is missing.")
 
 
 def once_play(p):
@@ -142,7 +143,8 @@ def once_verify(results, params):
     expected = owed(messages)
     # What the storm wrote since the first round: the guest does not stop.
     if expected and not {FIRST + i for i in range(STORM)} <= expected:
-        return t.fail("what the guest has written owed", "%d pages of it are not" % len({FIRST + i for i in range(STORM)} - expected), ONCE_HINT)
+        return t.fail("what the guest has written owed",
+                      "%d pages of it are not" % len({FIRST + i for i in range(STORM)} - expected), ONCE_HINT)
     failure = t.failure(ONCE_HINT) or judge_once(t, gfns(behind(messages)), expected, ONCE_HINT)
     if failure:
         return failure
@@ -158,8 +160,8 @@ def once_verify(results, params):
 
 # --- 5.21: a connection that breaks -----------------------------------------------------------------------------------------
 
-AGAIN_HINT = ("postcopy_rejoin(): MSG_HAVE first, then MSG_NEED for what was asked for and has not come; postcopy_recount(): what the destination does not "
-              "have is owed, whatever was sent.")
+AGAIN_HINT = ("postcopy_rejoin(): MSG_HAVE first, then MSG_NEED for what was asked for and has not come; postcopy_recount(): "
+              "what the destination does not have is owed, whatever was sent.")
 
 
 def again_play(p):
@@ -189,7 +191,8 @@ def again_verify(results, params):
     before, then = t.messages("R"), t.messages("Q")
     said = [m.type for m in then if not m.source and m.type]
     if not said or said[0] != HAVE:
-        return t.fail("HAVE, before anything else, from the destination on the new connection", str([streamfile.NAMES.get(s, s) for s in said[:3]]),
+        return t.fail("HAVE, before anything else, from the destination on the new connection",
+                      str([streamfile.NAMES.get(s, s) for s in said[:3]]),
                       AGAIN_HINT)
     have = int.from_bytes(next(m.payload for m in then if m.type == HAVE), "little")
     missing = {gfn for gfn in owed(before) if not have >> gfn & 1}
@@ -226,8 +229,8 @@ CHECKPOINTS = [
         runs=[staging.staged("storm", once_play, numbers)], verify=once_verify, depends=["5.19"]),
     Checkpoint(
         "5.21", "another connection", 5,
-        "Extension. The connection breaks while memory follows: the guest waits for what it needs, and over another connection gets exactly what has "
-        "not come.",
+        "Extension. The connection breaks while memory follows: the guest waits for what it needs, and over another connection "
+        "gets exactly what has not come.",
         "postcopy_rejoin() and postcopy_recount() in postcopy.c.",
         runs=[staging.staged("broken", again_play, numbers)], verify=again_verify, depends=["5.20"]),
 ]

@@ -1,5 +1,5 @@
-"""Checkpoints 5.5 to 5.8: state. A VM is saved to a file and goes on from it, on the same engine or the other one; a vCPU of KVM's keeps all that it
-has; its clocks neither jump nor stall; and what does not fit is refused before anything runs."""
+"""Checkpoints 5.5 to 5.8: state. A VM is saved to a file and goes on from it, on the same engine or the other one; a vCPU of
+KVM's keeps all that it has; its clocks neither jump nor stall; and what does not fit is refused before anything runs."""
 
 import random
 import re
@@ -17,8 +17,8 @@ from streamfile import CPU, END, PART
 
 KERNEL = "kernel.elf"
 LINE = "to be read backwards"
-ORDER_HINT = ("machine_save(): group by group, as enum part_group says, and SECTION_END; machine_load(): each part as it comes, all of them, each once, "
-              "before anything runs.")
+ORDER_HINT = ("machine_save(): group by group, as enum part_group says, and SECTION_END; machine_load(): each part as it "
+              "comes, all of them, each once, before anything runs.")
 
 CLOCK, CHIPS, DEVICES, VIRTIO, CPUS = range(5)
 GROUPS = {1: CLOCK, 2: CHIPS, 3: CHIPS, 4: CHIPS, 11: CHIPS}
@@ -42,7 +42,8 @@ def save_play(p):
     play.step("await U type a line: ")
     play.type("U", LINE)
     play.step("end U")
-    play.step("start A @HV@ run --stats json --control A.ctl --timeout 60 --engine %s --mem 8M --append procs=1\\_echo @DIR@/guest.elf" % first)
+    play.step("start A @HV@ run --stats json --control A.ctl --timeout 60 --engine %s --mem 8M --append procs=1\\_echo "
+              "@DIR@/guest.elf" % first)
     play.step("await A course kernel")
     play.step("rest %d" % (p[1] % 250))
     play.step("ask A.ctl save one --quit --detach")
@@ -100,8 +101,9 @@ def save_verify(results, params):
 
 # --- 5.6: the pieces of a vCPU ----------------------------------------------------------------------------------------------
 
-PIECES_HINT = ("kvm_cpu_take() and kvm_cpu_put(): all pieces, and put back in an order in which each finds what it needs: special registers, then "
-               "XCR0, then the XSAVE area; the local APIC before the MSR of its deadline; events at the end.")
+PIECES_HINT = ("kvm_cpu_take() and kvm_cpu_put(): all pieces, and put back in an order in which each finds what it needs: "
+               "special registers, then XCR0, then the XSAVE area; the local APIC before the MSR of its deadline; events at "
+               "the end.")
 MODES = ("deadline", "halt", "nmi", "step")  # guests/cpustate.c
 TIMER_MS = 900
 TIMES = ("tsc", "kvmclock", "kvmclock.flags", "ipis", "nmis")  # not the same before and behind
@@ -152,13 +154,15 @@ def judge_mode(t, mode):
         if key not in TIMES and then.get(key) != values:
             seen = then.get(key, [])
             at = next((i for i, (a, b) in enumerate(zip(values, seen)) if a != b), 0)
-            return t.fail("%s as before: %#x (mode %s)" % (key, values[at], mode), "%#x" % seen[at] if at < len(seen) else "nothing", PIECES_HINT)
+            return t.fail("%s as before: %#x (mode %s)" % (key, values[at], mode),
+                          "%#x" % seen[at] if at < len(seen) else "nothing", PIECES_HINT)
     late = b"fired=" in t["A" + mode].out  # the timer came before the VM was saved: nothing can be said of it
     for key, (value, what) in MUST.items():
         if key in then and then[key] != [value] and not (late and key in ("fires", "early", "wakes")):
             return t.fail("%s: %d (mode %s)" % (what, value, mode), "%d" % then[key][0], PIECES_HINT)
     if mode == "step" and then.get("traps") != [19 * then.get("loops", [0])[0] + 3]:
-        return t.fail("one #DB for each instruction while TF is set", "%s in %s loops" % (then.get("traps"), then.get("loops")), PIECES_HINT)
+        return t.fail("one #DB for each instruction while TF is set",
+                      "%s in %s loops" % (then.get("traps"), then.get("loops")), PIECES_HINT)
     return None
 
 
@@ -265,7 +269,8 @@ def _cpuid(rng):
     """More than any CPU has: every feature of leaves 1 and 7."""
     leaves = ((0, 0, [0xD, 0x68747541, 0x444D4163, 0x69746E65]), (1, 0, [0x800F12, 0, 0xFFFFFFFF, 0xFFFFFFFF]),
               (7, 0, [1, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF]))
-    return struct.pack("<I", len(leaves)) + b"".join(struct.pack("<7I", function, index, 1, *registers) for function, index, registers in leaves)
+    return struct.pack("<I", len(leaves)) + b"".join(struct.pack("<7I", function, index, 1, *registers)
+                                                     for function, index, registers in leaves)
 
 
 def fit_file(p):
@@ -309,7 +314,8 @@ def fit_verify(results, params):
     for name, step in zip("DEF", _at(play, "poll A.ctl job")):
         job = t.job(step)
         if job.get("state") != "failed" or not t[name].number or b"hv: " not in t[name].err:
-            return t.fail("another machine to refuse the VM, and to end with a sentence", "the migration is %s; the destination %s ended with %s %d" %
+            return t.fail("another machine to refuse the VM, and to end with a sentence",
+                          "the migration is %s; the destination %s ended with %s %d" %
                           (job.get("state"), name, t[name].how, t[name].number))
     return None
 
@@ -317,20 +323,23 @@ def fit_verify(results, params):
 CHECKPOINTS = [
     Checkpoint(
         "5.5", "state, in order", 8,
-        "machine_save() and machine_load(): the course kernel, saved while it computes and while it waits, goes on from the file, on the trap engine and "
-        "the hvm engine by turns, and its transcript is that of an undisturbed run.",
+        "machine_save() and machine_load(): the course kernel, saved while it computes and while it waits, goes on from the "
+        "file, on the trap engine and the hvm engine by turns, and its transcript is that of an undisturbed run.",
         "machine_save() and machine_load() in state.c.",
-        runs=[staging.staged("kernel", save_play, lambda rng: [rng.getrandbits(30), rng.getrandbits(30)], guest=KERNEL, timeout=20.0, patched=False)],
+        runs=[staging.staged("kernel", save_play, lambda rng: [rng.getrandbits(30), rng.getrandbits(30)], guest=KERNEL,
+                             timeout=20.0, patched=False)],
         verify=save_verify, depends=["5.4"]),
     Checkpoint(
         "5.6", "the pieces of a vCPU", 7,
-        "A vCPU of the kvm engine is saved and restored with all that it has: x87, SSE and AVX, MSRs, debug registers, local APIC, a timer that is armed, "
-        "an interrupt that is pending, an NMI that is being handled.",
+        "A vCPU of the kvm engine is saved and restored with all that it has: x87, SSE and AVX, MSRs, debug registers, local "
+        "APIC, a timer that is armed, an interrupt that is pending, an NMI that is being handled.",
         "kvm_cpu_take() and kvm_cpu_put() in state.c.",
-        runs=[staging.staged("pieces", pieces_play, lambda rng: [rng.getrandbits(60)], guest="lab5/cpustate.elf", patched=False)], verify=pieces_verify, depends=["5.5"]),
+        runs=[staging.staged("pieces", pieces_play, lambda rng: [rng.getrandbits(60)], guest="lab5/cpustate.elf",
+                             patched=False)], verify=pieces_verify, depends=["5.5"]),
     Checkpoint(
         "5.7", "time", 5,
-        "The guest's clocks neither jump nor stall: from a file they go on where they stopped, and of a VM that moved they have counted the time on its way.",
+        "The guest's clocks neither jump nor stall: from a file they go on where they stopped, and of a VM that moved they "
+        "have counted the time on its way.",
         "clock_gap() in state.c.",
         runs=[streamscript.stream("gap", rules.gaps), staging.staged("file", file_play), staging.staged("moved", move_play)],
         verify=time_verify, depends=["5.6"]),

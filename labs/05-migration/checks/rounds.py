@@ -41,8 +41,8 @@ def first_verify(results, params):
 
 # --- 5.10: rounds -----------------------------------------------------------------------------------------------------------
 
-ROUND_HINT = ("page_log_fetch() once a round, when its pages are sent: it forgets what it returns. The round ends with that number of pages, and the "
-              "next one sends exactly these.")
+ROUND_HINT = ("page_log_fetch() once a round, when its pages are sent: it forgets what it returns. The round ends with that "
+              "number of pages, and the next one sends exactly these.")
 
 
 def rounds_plan(seed):
@@ -200,8 +200,8 @@ def stop_verify(results, params):
 
 # --- 5.12: the last round ---------------------------------------------------------------------------------------------------
 
-LAST_HINT = ("migration_stop(), then once more page_log_fetch(): what was written between the last look and the stop belongs to the last round, too. "
-             "With post-copy nothing of it is sent; `left` says what is owed.")
+LAST_HINT = ("migration_stop(), then once more page_log_fetch(): what was written between the last look and the stop belongs "
+             "to the last round, too. With post-copy nothing of it is sent; `left` says what is owed.")
 LATE = 20
 
 
@@ -301,7 +301,8 @@ def storm_verify(result):
     if not good:
         odd = next((i for i in range(1, STORM) if numbers[i] not in (numbers[i - 1], (numbers[0] or 0) - 1)), 0)
         return t.fail("the pages at the destination as they were at one moment, at which no vCPU ran",
-                      "gfn %d is of pass %s, gfn %d before it of pass %s" % (FIRST + odd, numbers[odd], FIRST + odd - 1, numbers[odd - 1]), LAST_HINT)
+                      "gfn %d is of pass %s, gfn %d before it of pass %s" % (FIRST + odd, numbers[odd], FIRST + odd - 1,
+                                                                             numbers[odd - 1]), LAST_HINT)
     if t["D"].values("wrong") and t["D"].values("wrong") != [0]:
         return t.fail("the guest to find all that it has written", "%d pages have not what it wrote" % t["D"].values("wrong")[0], LAST_HINT)
     return None
@@ -362,7 +363,8 @@ def slow_verify(results, params):
     job = t.job(next(n for n in range(1, 99) if play.line(n).startswith("poll S.ctl job")))
     rounds = [r for r in job.get("rounds") or () if isinstance(r, dict)]
     if job.get("state") != "failed" or "time" not in str(job.get("reason")):
-        return t.fail("the migration to be given up within its time, with a reason that says so", "%s: %s" % (job.get("state"), job.get("reason")))
+        return t.fail("the migration to be given up within its time, with a reason that says so",
+                      "%s: %s" % (job.get("state"), job.get("reason")))
     if len(rounds) > 3 and not any(r.get("throttle") for r in rounds):
         return t.fail("the vCPUs slowed down before it is given up", "throttle %s" % [r.get("throttle") for r in rounds], SLOW_HINT)
     if t["S"].values("wrong") != [0] or t["D"].how != "status" or not t["D"].number:
@@ -379,27 +381,29 @@ CHECKPOINTS = [
         runs=[madeup.run("made-up", first_plan)], verify=first_verify, depends=["5.3"]),
     Checkpoint(
         "5.10", "rounds", 8,
-        "Each round sends precisely the pages that were written since the last look at the dirty log, as they are then, and says how many they "
-        "are; with a guest that writes a seeded pattern, too.",
+        "Each round sends precisely the pages that were written since the last look at the dirty log, as they are then, and "
+        "says how many they are; with a guest that writes a seeded pattern, too.",
         "more_rounds() in precopy.c.",
         runs=[madeup.run("made-up", rounds_plan), staging.staged("moving", moving_play)], verify=rounds_verify, depends=["5.4", "5.9"]),
     Checkpoint(
         "5.11", "when to stop", 6,
-        "precopy_next() stops, goes on, throttles or gives up as the rule says, and the rounds are as many as it follows from what is written.",
+        "precopy_next() stops, goes on, throttles or gives up as the rule says, and the rounds are as many as it follows from "
+        "what is written.",
         "precopy_next() in precopy.c.",
         runs=[streamscript.stream("rule", rules.choices), madeup.run("first", stop_plan), madeup.run("second", stop_plan)],
         verify=stop_verify, depends=["5.10"]),
     Checkpoint(
         "5.12", "the last round", 6,
-        "When the rounds are over the vCPUs stand still, and what is dirty then is sent: memory is at the other side as it was at one moment. "
-        "With post-copy it is owed.",
+        "When the rounds are over the vCPUs stand still, and what is dirty then is sent: memory is at the other side as it was "
+        "at one moment. With post-copy it is owed.",
         "last_round() in precopy.c.",
-        runs=[madeup.run("made-up", last_plan), madeup.run("owed", lambda seed: last_plan(seed, True)), staging.staged("storm", storm_play)],
+        runs=[madeup.run("made-up", last_plan), madeup.run("owed", lambda seed: last_plan(seed, True)),
+              staging.staged("storm", storm_play)],
         verify=last_verify, depends=["5.11"]),
     Checkpoint(
         "5.13", "what does not converge", 5,
-        "A guest that writes faster than the connection carries is slowed down as the rule says; when the time is over, it goes on at the source at "
-        "full speed.",
+        "A guest that writes faster than the connection carries is slowed down as the rule says; when the time is over, it "
+        "goes on at the source at full speed.",
         "slow_down() and the end of precopy() in precopy.c.",
         runs=[madeup.run("made-up", slow_plan), staging.staged("storm", slow_play)], verify=slow_verify, depends=["5.12"]),
 ]

@@ -1,5 +1,5 @@
-"""What Lab 5 decides without any machine: the rules of checkpoints 5.7, 5.8, 5.11 and 5.17, asked with facts from the seed, and what must come
-of them."""
+"""What Lab 5 decides without any machine: the rules of checkpoints 5.7, 5.8, 5.11 and 5.17, asked with facts from the seed, and
+what must come of them."""
 
 import random
 
@@ -19,10 +19,11 @@ def gap(live, stopped, now):
 
 def gaps(seed):
     rng, script = random.Random(seed), Script()
-    script.hint = ("A VM from a file goes on where it stopped. One that moves was away for now - stopped; the two times are of two hosts: less than 0 "
-                   "is 0, more than 10 s is 10 s.")
+    script.hint = ("A VM from a file goes on where it stopped. One that moves was away for now - stopped; the two times are of "
+                   "two hosts: less than 0 is 0, more than 10 s is 10 s.")
     for live in (0, 1):
-        for away in (0, 1, rng.randrange(1, SECOND), rng.randrange(SECOND, LONGEST), LONGEST, LONGEST + 1, rng.randrange(20, 10**6) * SECOND,
+        for away in (0, 1, rng.randrange(1, SECOND), rng.randrange(SECOND, LONGEST), LONGEST, LONGEST + 1,
+                     rng.randrange(20, 10**6) * SECOND,
                      -1, -rng.randrange(1, 10**6) * SECOND):
             stopped = 1_790_000_000 * SECOND + rng.randrange(10**17)
             script.says("gap %d %d %d" % (live, stopped, stopped + away), "gap %d" % gap(live, stopped, stopped + away),
@@ -42,7 +43,8 @@ VENDORS = ((0x68747541, 0x444D4163, 0x69746E65), (0x756E6547, 0x6C65746E, 0x4965
 def _table(rng):
     """A CPU: leaf -> [eax, ebx, ecx, edx]."""
     ebx, ecx, edx = rng.choice(VENDORS)
-    table = {(0, 0): [0x10, ebx, ecx, edx], (4, 0): [rng.getrandbits(32) for _ in range(4)], (0xB, 1): [rng.getrandbits(32) for _ in range(4)]}
+    table = {(0, 0): [0x10, ebx, ecx, edx], (4, 0): [rng.getrandbits(32) for _ in range(4)],
+             (0xB, 1): [rng.getrandbits(32) for _ in range(4)]}
     for leaf in FEATURES:
         table[leaf] = [rng.getrandbits(32) for _ in range(4)]
     table[7, 0][EAX] = 1
@@ -124,8 +126,9 @@ def next_(sent, dirty, bandwidth, downtime, elapsed, timeout, slow, throttle):
 
 def choices(seed):
     rng, script = random.Random(seed), Script()
-    script.hint = ("In this order: stop when dirty pages * 4096 / bandwidth is within the downtime; give up when there is a timeout and it is over; with "
-                   "two slow rounds or more: throttle, 0 -> 20, then 10 more, at most 99 (at 99: another round); else another round.")
+    script.hint = ("In this order: stop when dirty pages * 4096 / bandwidth is within the downtime; give up when there is a "
+                   "timeout and it is over; with two slow rounds or more: throttle, 0 -> 20, then 10 more, at most 99 (at 99: "
+                   "another round); else another round.")
     asked = []
     for _ in range(40):
         bandwidth, downtime = rng.randrange(1, 2000) << 20, rng.randrange(1, 500) * 10**6
@@ -160,7 +163,8 @@ NEWS = ("NEWS_BROKEN", "NEWS_REFUSED", "NEWS_CANCEL", "NEWS_TAKEN", "NEWS_LOST",
 FATES = {
     "SRC_SENDING": {"BROKEN": "run", "REFUSED": "run", "CANCEL": "run"},
     "SRC_READY": {"BROKEN": "run", "REFUSED": "run", "CANCEL": "run"},
-    "SRC_COMMITTING": {"BROKEN": "ask", "REFUSED": "run", "CANCEL": "ask", "TAKEN": "run", "LOST": "end", "ANSWER_NO": "commit", "ANSWER_YES": "end",
+    "SRC_COMMITTING": {"BROKEN": "ask", "REFUSED": "run", "CANCEL": "ask", "TAKEN": "run", "LOST": "end",
+                       "ANSWER_NO": "commit", "ANSWER_YES": "end",
                        "SILENCE": "stand"},
     "SRC_COMMITTED": {"BROKEN": "end", "CANCEL": "end"},
     "DST_LOADING": {"BROKEN": "end", "CANCEL": "end"},
@@ -171,8 +175,9 @@ FATES = {
 
 def fates(seed):
     rng, script = random.Random(seed), Script()
-    script.hint = ("What does the other side know at most? Before any part of MSG_COMMIT has left, the VM is the source's. Behind it only the record or "
-                   "an answer can tell; silence tells nothing. The destination has it from the record on, whatever the connection does.")
+    script.hint = ("What does the other side know at most? Before any part of MSG_COMMIT has left, the VM is the source's. "
+                   "Behind it only the record or an answer can tell; silence tells nothing. The destination has it from the "
+                   "record on, whatever the connection does.")
     rows = [(stage, news, fate) for stage, row in FATES.items() for news, fate in row.items()]
     rng.shuffle(rows)
     for stage, news, fate in rows:

@@ -51,8 +51,8 @@ class Memory:
 def _layout(seed, packed):
     """(script, memory, the calls of pages_write()) of a run of 5.3."""
     rng, script = random.Random(seed), Script()
-    script.hint = ("One section for a run of zero pages, or of others: a page is zero when all of its 4096 bytes are, and a run ends where the "
-                   "kind changes, behind PAGES_MAX pages, or with the call.")
+    script.hint = ("One section for a run of zero pages, or of others: a page is zero when all of its 4096 bytes are, and a "
+                   "run ends where the kind changes, behind PAGES_MAX pages, or with the call.")
     memory, at = Memory(script), rng.randrange(1, 20)
     for _ in range(7):
         (memory.text if rng.randrange(2) or packed else memory.fill)(at, rng.randrange(1, 9), rng.getrandbits(40))
@@ -96,7 +96,8 @@ def _judge_pages(result, packed):
         if m.kind == RAW and (m.data - RUN.size >= PAGE or (not packed and (begin + streamfile.SECTION.size + m.data) % PAGE)):
             return Failure("%s: in a file its bytes lie at the next multiple of 4096 behind struct pages_header" % what,
                            "they lie at byte %d of the file" % (begin + streamfile.SECTION.size + m.data),
-                           "s->wire.written says where the section begins; the zeros in between count as payload, and for its CRC.", result.name)
+                           "s->wire.written says where the section begins; the zeros in between count as payload, and for its "
+                           "CRC.", result.name)
         begin += streamfile.SECTION.size + m.length
     if len(messages) - 1 != len(expected):
         return Failure("%d sections, all of pages" % len(expected), "%d" % (len(messages) - 1), script.hint, result.name)
@@ -115,7 +116,8 @@ def _judge_content(what, pages, m, packed, result):
         same = streamfile.uncompress(m.payload[m.data :], len(whole)) == whole
         return None if same else Failure("%s, packed" % what, "a frame that does not hold them", None, result.name)
     if m.length != m.data + len(whole):
-        return Failure("%s: %d bytes" % (what, len(whole)), "a section of %d bytes, whose data begins at byte %d" % (m.length, m.data), None,
+        return Failure("%s: %d bytes" % (what, len(whole)),
+                       "a section of %d bytes, whose data begins at byte %d" % (m.length, m.data), None,
                        result.name)
     for i, page in enumerate(pages):
         if m.sums[i] != streamfile.crc32c(page):
@@ -130,8 +132,8 @@ def _restless_script(seed):
     """Somebody writes to the pages while they are written out. Whether each section's CRC is that of what it has, hv's reader says; it has
     passed 5.2."""
     rng, script = random.Random(seed), Script()
-    script.hint = ("A vCPU may write to a page between the look whether it is zero, the CRC and the write. Copy a run first, to s->scratch, "
-                   "and look at nothing but the copy.")
+    script.hint = ("A vCPU may write to a page between the look whether it is zero, the CRC and the write. Copy a run first, "
+                   "to s->scratch, and look at nothing but the copy.")
     gfn = rng.randrange(8, 100)
     script.does("fill %d %d %d" % (gfn, RESTLESS // 2, rng.getrandbits(40)))
     script.does("out mine 0 0")
@@ -212,8 +214,9 @@ def _bad_runs(rng):
 def _in_plan(seed):
     """(the script, the stream)"""
     rng, script = random.Random(seed), Script()
-    script.hint = ("Check gfn, count, data and size against each other, against the section's length and against the guest's pages, none of "
-                   "them with an addition that can overflow, before you follow one. A run of zeros clears what was there: the sink gets NULL.")
+    script.hint = ("Check gfn, count, data and size against each other, against the section's length and against the guest's "
+                   "pages, none of them with an addition that can overflow, before you follow one. A run of zeros clears what "
+                   "was there: the sink gets NULL.")
     good, bad = list(_good_runs(rng)), list(_bad_runs(rng))
     entries = [(what, payload, run) for what, payload, *run in good] + [(what, payload, None) for what, payload in bad]
     tail = entries[:4]
@@ -251,8 +254,8 @@ def _in_verify(results, params):
 CHECKPOINTS = [
     Checkpoint(
         "5.3", "pages out", 5,
-        "pages_write() writes memory as runs of zero pages and of others, in as few sections as it takes; in a file, raw pages lie at multiples "
-        "of 4096; runs that get smaller are packed; and a page that changes meanwhile tears no checksum.",
+        "pages_write() writes memory as runs of zero pages and of others, in as few sections as it takes; in a file, raw pages "
+        "lie at multiples of 4096; runs that get smaller are packed; and a page that changes meanwhile tears no checksum.",
         "pages_write() in stream.c.",
         runs=[streamscript.written("pages", lambda seed: _layout(seed, False)[0]),
               streamscript.written("packed", lambda seed: _layout(seed, True)[0]),
@@ -260,8 +263,8 @@ CHECKPOINTS = [
         verify=_out_verify, depends=["5.1", "5.2"]),
     Checkpoint(
         "5.4", "pages in", 6,
-        "pages_read() puts pages where they belong, zeros over what was there included, and refuses runs that lie outside of memory or do not "
-        "hold what they say.",
+        "pages_read() puts pages where they belong, zeros over what was there included, and refuses runs that lie outside of "
+        "memory or do not hold what they say.",
         "pages_read() in stream.c.",
         runs=[streamscript.stream("pages", lambda seed: _in_plan(seed)[0], lambda seed: {"s": _in_plan(seed)[1]})],
         verify=_in_verify, depends=["5.2"]),

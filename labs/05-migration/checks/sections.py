@@ -17,8 +17,8 @@ LENGTHS = (0, 1, 3, 24, 4096, 9000)
 def _written(seed):
     """(the script, the bytes that the file must have)"""
     rng, script, data = random.Random(seed), Script(), b""
-    script.hint = "stream_begin() writes the 32 bytes of struct stream_header, section_write() 24 bytes and the payload. A refused section " \
-                  "leaves nothing in the stream."
+    script.hint = ("stream_begin() writes the 32 bytes of struct stream_header, section_write() 24 bytes and the payload. A refused "
+                   "section leaves nothing in the stream.")
     script.does("out %s 0 0" % OUT)
     for turn in range(2):  # a header counts from 0 again
         ident, flags = rng.getrandbits(64) | 1, turn
@@ -62,7 +62,8 @@ def _explain(data, expected):
     want = shape.unpack_from(expected, begin)
     for field, h, w in zip(fields, have, want):
         if h != w:
-            return "%s of %s: %s" % (field, name, w if isinstance(w, bytes) else "%#x" % w), "%s" % (h if isinstance(h, bytes) else "%#x" % h)
+            return "%s of %s: %s" % (field, name, w if isinstance(w, bytes) else "%#x" % w), "%s" % (
+                h if isinstance(h, bytes) else "%#x" % h)
     return "nothing behind byte %d" % len(expected), "%d bytes" % len(data)
 
 
@@ -228,8 +229,9 @@ CHECKPOINTS = [
         verify=_write_verify),
     Checkpoint(
         "5.2", "sections in", 6,
-        "stream_expect() and section_read() read what is whole, and refuse everything else with -EPROTO or -ENODATA and a sentence: damaged "
-        "headers, flipped bits, lengths that are too large, sections that are missing, twice, swapped or cut off.",
+        "stream_expect() and section_read() read what is whole, and refuse everything else with -EPROTO or -ENODATA and a "
+        "sentence: damaged headers, flipped bits, lengths that are too large, sections that are missing, twice, swapped or cut "
+        "off.",
         "stream_expect() and section_read() in stream.c.",
         runs=[streamscript.stream("read", _read_script, lambda seed: {name: case.data for name, case in _cases(seed).items()})],
         verify=_read_verify, depends=["5.1"]),

@@ -13,7 +13,8 @@ from writer import GUEST
 _STEP = re.compile(rb"^(\d+) ([@<!]) (.*)$")
 _PROGRAM = re.compile(rb"^([A-Za-z0-9]+) (status|signal|killed) (\d+) (\d+) (\d+)$")
 _RELAYED = re.compile(r"^(\d+) ([SD]) (\d+) (?:header version (\d+) flags (\d+) id ([0-9a-f]+)|type (\d+) instance (\d+) length (\d+) "
-                      r"sequence (\d+)) crc (ok|wrong)(?: gfn (\d+) count (\d+) kind (\d+) data (\d+))?(?: :((?: [0-9a-f]+)+))?(?: = ?([0-9a-f]*))?$")
+                      r"sequence (\d+)) crc (ok|wrong)(?: gfn (\d+) count (\d+) kind (\d+) data (\d+))?"
+                      r"(?: :((?: [0-9a-f]+)+))?(?: = ?([0-9a-f]*))?$")
 
 
 class Play:
@@ -150,7 +151,8 @@ class Told:
         """How the programs ended that did not end well, and what a destination refused, in a clause."""
         ends = ["%s: %s" % (p.name, describe_end(p.result(self.result))) for p in self.programs.values()
                 if not p.ended_well and (p.how != "killed" or p.err.strip())]
-        refused = [m.payload.decode("ascii", "replace") for name in self.programs for m in self.messages(name) if m.type == streamfile.REFUSE]
+        refused = [m.payload.decode("ascii", "replace") for name in self.programs for m in self.messages(name)
+                   if m.type == streamfile.REFUSE]
         return "; ".join(ends + ["the destination refused: " + sentence for sentence in refused[:1]])
 
     def failure(self, hint=None):
@@ -161,7 +163,8 @@ class Told:
             return None
         number, why = self.failed
         said = self.explain()
-        return Failure("step %d of the play: %s" % (number, self.play.line(number)), why + ("; " + said if said else ""), hint, self.result.name)
+        return Failure("step %d of the play: %s" % (number, self.play.line(number)), why + ("; " + said if said else ""),
+                       hint, self.result.name)
 
     def fail(self, expected, seen, hint=None):
         said = self.explain()
@@ -208,7 +211,8 @@ def staged(name, make, params=None, timeout=15.0, guest=GUEST, files=None, other
     def all_files(p):
         return {"script": make(p).text(), **(files(p) if files else {})}
 
-    return Run(name, guest=guest, params=params or numbers, args=() if patched else lambda p: (), command=("/bin/stage", "@SECONDS@", "@DIR@", "/bin/hv"), files=all_files,
+    return Run(name, guest=guest, params=params or numbers, args=() if patched else lambda p: (),
+               command=("/bin/stage", "@SECONDS@", "@DIR@", "/bin/hv"), files=all_files,
                timeout=timeout, ends=None, others=others, vm=vm)
 
 

@@ -120,7 +120,8 @@ def seen_written(result):
 
 
 def stream(name, make, files=None, back="", room=0, timeout=6.0):
-    """A run of `hv stream`. make(seed) gives the Script; files(seed): more files; back: the file that it writes, of `room` bytes at most."""
+    """A run of `hv stream`. make(seed) gives the Script; files(seed): more files; back: the file that it writes, of `room`
+    bytes at most."""
     def all_files(params):
         found = {"script": make(params[0]).text(), **(files(params[0]) if files else {})}
         if back:
