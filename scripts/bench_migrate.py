@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """bench_migrate.py [--quick] [--runs N] [--json FILE]
 
-Moves the same Linux guest between two processes of hv, and between two of QEMU (-accel kvm, -M pc), in the same test host: 128 MiB of memory,
-of which a program in the guest writes 64 MiB at a given rate (grader/testhost/churn.c), over a Unix socket, with a limit of bandwidth and
-of downtime. In turns, and who goes first changes. Measured are
+Moves the same Linux guest between two processes of hv, and between two of QEMU (-accel kvm, -M pc), in the same test host:
+128 MiB of memory, of which a program in the guest writes 64 MiB at a given rate (grader/testhost/churn.c), over a Unix
+socket, with a limit of bandwidth and of downtime. In turns, and who goes first changes. Measured are
 
   total      from the command until the destination has the guest, ms
   pages      sent, those of zeros among them
@@ -53,7 +53,8 @@ dst="hv run --engine kvm --mem 128M --control ./dst --incoming unix:link"
 eval $src >src.out 2>src.err & S=$!
 eval $dst >dst.out 2>dst.err & D=$!
 ready
-timeout {limit} hv ctl ./src migrate unix:link --bandwidth {bandwidth}M --downtime {downtime} --timeout {seconds} 2>/dev/null | sed 's/^/@job /'
+timeout {limit} hv ctl ./src migrate unix:link --bandwidth {bandwidth}M --downtime {downtime} --timeout {seconds} 2>/dev/null |
+    sed 's/^/@job /'
 sleep 3
 hv ctl ./src status | sed 's/^/@source /'
 hv ctl ./dst quit >/dev/null; hv ctl ./src quit >/dev/null

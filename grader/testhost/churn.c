@@ -1,7 +1,7 @@
 /*
- * churn MIB RATE SEED [SECONDS]: for a Linux guest that is moved while it runs. Writes RATE pages a second, each time one that the seed says,
- * somewhere in MIB of memory, and looks at each page before it writes whether it holds what it wrote there last. Every second, and at
- * the end with all pages looked at once more, a line:
+ * churn MIB RATE SEED [SECONDS]: for a Linux guest that is moved while it runs. Writes RATE pages a second, each time one that
+ * the seed says, somewhere in MIB of memory, and looks at each page before it writes whether it holds what it wrote there last.
+ * Every second, and at the end with all pages looked at once more, a line:
  *
  *   churn WRITTEN WRONG GAP      pages written so far, wrong ones among those looked at, and the longest time in microseconds
  *                                between two looks at the clock since the last line: what a guest sees of a downtime

@@ -9,9 +9,10 @@
  *	CONNECTION S|D NUMBER header version V flags F id I crc ok|wrong
  *	CONNECTION S|D NUMBER type T instance I length L sequence N crc ok|wrong [...]
  *
- * S is what the side that connected sends, D what the other one sends. Behind that of a run of pages: gfn G count C kind K data D, and of raw
- * pages " :" and the CRC-32C of each; else, if it is not long, " =" and the payload in hexadecimal. At a fault: CONNECTION fault WHAT. At the end
- * of a direction: CONNECTION S|D end, with the number of bytes that belonged to no whole message.
+ * S is what the side that connected sends, D what the other one sends. Behind that of a run of pages: gfn G count C kind K data
+ * D, and of raw pages " :" and the CRC-32C of each; else, if it is not long, " =" and the payload in hexadecimal. At a fault:
+ * CONNECTION fault WHAT. At the end of a direction: CONNECTION S|D end, with the number of bytes that belonged to no whole
+ * message.
  */
 #ifndef GRADER_RELAY_H
 #define GRADER_RELAY_H

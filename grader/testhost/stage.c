@@ -22,10 +22,10 @@
  *	rest MS
  *	sections NAME PATH         what a saved VM's file has, as the output of a program of that name
  *
- * A step that cannot be done, or is not done after so many SECONDS since the beginning, ends the play; then all programs are killed. Told on
- * standard output: when a step was done ("LINE @ MS"), answers ("LINE < ANSWER"), a step that failed ("LINE ! WHY"), and for each program
- * "NAME status|signal|killed N LENGTH LENGTH", LENGTH bytes of output and LENGTH bytes of errors, of the end and the beginning if that is
- * long. The status is 0 in any case.
+ * A step that cannot be done, or is not done after so many SECONDS since the beginning, ends the play; then all programs are
+ * killed. Told on standard output: when a step was done ("LINE @ MS"), answers ("LINE < ANSWER"), a step that failed ("LINE !
+ * WHY"), and for each program "NAME status|signal|killed N LENGTH LENGTH", LENGTH bytes of output and LENGTH bytes of errors,
+ * of the end and the beginning if that is long. The status is 0 in any case.
  */
 #define _GNU_SOURCE
 #include "relay.h"

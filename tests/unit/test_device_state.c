@@ -1,8 +1,9 @@
 // sources: uart.c console.c pic.c ioapic.c lapic.c pit.c cmos.c i8042.c crtc.c acpi_pm.c state_io.c mem.c
 /*
- * The state of the platform devices. A board of all of them is used at random, with a clock that this test moves. Saved in the middle of that
- * and loaded into another board, on a host whose clock shows something else, it goes on as if nothing had happened: what it answers is
- * compared, access by access. And what is loaded may be damaged: then it is refused with a sentence, or it is a state that a board can be in.
+ * The state of the platform devices. A board of all of them is used at random, with a clock that this test moves. Saved in the
+ * middle of that and loaded into another board, on a host whose clock shows something else, it goes on as if nothing had
+ * happened: what it answers is compared, access by access. And what is loaded may be damaged: then it is refused with a
+ * sentence, or it is a state that a board can be in.
  */
 #include "crtc.h"
 #include "devices.h"
@@ -223,7 +224,8 @@ static uint64_t step(struct board *b)
 			lapic_set_base(&b->lapic, LAPIC_BASE | (any(2) ? APIC_BASE_ENABLE : 0));
 		return b->lapic.base;
 	case 8: /* a command that is followed by data, and perhaps the data */
-		(any(2) ? i8042_command_ops : i8042_data_ops).write(&b->i8042, 0, 1, (const uint8_t[]){ 0x60, 0xd2, 0xd4, 0xed, 0xf0, 0xf3 }[any(6)]);
+		(any(2) ? i8042_command_ops : i8042_data_ops)
+			.write(&b->i8042, 0, 1, (const uint8_t[]){ 0x60, 0xd2, 0xd4, 0xed, 0xf0, 0xf3 }[any(6)]);
 		return 0;
 	case 9: { /* an 8259 from the beginning */
 		const struct device_ops *chip = any(2) ? &pic_master_ops : &pic_slave_ops;

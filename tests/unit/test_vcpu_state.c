@@ -194,7 +194,8 @@ static void test_all_fields_arrive(void **state)
 	s.nmi_pending = s.nmi_blocked = true;
 	for (unsigned i = 0; i < sizeof s.fpu.xmm; i++)
 		((uint8_t *)s.fpu.xmm)[i] = (uint8_t)i, ((uint8_t *)s.fpu.st)[i % sizeof s.fpu.st] = (uint8_t)(i * 3);
-	s.fpu.fcw = 0x27f, s.fpu.fsw = 0x3800, s.fpu.ftw = 0x80, s.fpu.fop = 0x7ff, s.fpu.fip = 1ull << 40, s.fpu.fdp = 2, s.fpu.mxcsr = 0x9fc0;
+	s.fpu.fcw = 0x27f, s.fpu.fsw = 0x3800, s.fpu.ftw = 0x80, s.fpu.fop = 0x7ff, s.fpu.fip = 1ull << 40, s.fpu.fdp = 2,
+	s.fpu.mxcsr = 0x9fc0;
 	uint8_t *data = save(&s, &len);
 	vcpu_state_of(&vm, &t);
 	memset(&t.cpu.gpr, 1, sizeof t.cpu - offsetof(struct vcpu, gpr)); /* but for cpu.vm */

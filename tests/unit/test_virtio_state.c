@@ -7,7 +7,7 @@
 #define _GNU_SOURCE
 #include "traffic_driver.h"
 
-/* --- moving -------------------------------------------------------------------------------------------------------------------------------- */
+/* --- moving ------------------------------------------------------------------------------------------------------- */
 
 /* Every page that is not what it was is in the log. */
 static unsigned look_at_log(void)
@@ -127,7 +127,8 @@ static void finish(void)
 		read_output(4096);
 		for (unsigned i = 0; i < QUEUES; i++) {
 			struct queue *q = &queues[i];
-			bool waits = (q->d == NET && q->index == NET_RX) || (q->d == CONSOLE && !q->index) || (q->d == BALLOON && q->index == 2);
+			bool waits = (q->d == NET && q->index == NET_RX) || (q->d == CONSOLE && !q->index) ||
+				     (q->d == BALLOON && q->index == 2);
 
 			collect(q);
 			for (unsigned s = 0; waits && q->index != 2 && s < SLOTS; s++)
@@ -142,9 +143,9 @@ static void finish(void)
 		usleep(200);
 		pthread_mutex_lock(&vm->lock);
 	}
-	fail_msg("frames to the guest: %u of %u, from it %u of %u; bytes out: %u of %u, in: %u of %u; disk %llu of %llu", frames_seen, frames_in,
-		 frames_out, tx_number, out_seen, out_bytes, in_seen, in_bytes, (unsigned long long)queues[1].back,
-		 (unsigned long long)queues[1].given);
+	fail_msg("frames to the guest: %u of %u, from it %u of %u; bytes out: %u of %u, in: %u of %u; disk %llu of %llu",
+		 frames_seen, frames_in, frames_out, tx_number, out_seen, out_bytes, in_seen, in_bytes,
+		 (unsigned long long)queues[1].back, (unsigned long long)queues[1].given);
 }
 
 static void begin(void)
@@ -198,7 +199,7 @@ static void moves_under_load(void **state)
 	}
 }
 
-/* --- what is damaged ---------------------------------------------------------------------------------------------------------------------- */
+/* --- what is damaged ---------------------------------------------------------------------------------------------- */
 
 /* Who knows what it is. */
 static void forget_output(struct vm *v)

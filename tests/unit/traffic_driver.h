@@ -127,7 +127,7 @@ static void wire_frame(void)
 	netback_deliver(wire, frame, len);
 }
 
-/* --- making the VM, on a host where another one may be ---------------------------------------------------------------------------------- */
+/* --- making the VM, on a host where another one may be ------------------------------------------------------------ */
 
 /* The network device's first field behind its virtio_dev is its netback, as the stub of net.c's state: it is found by its user. */
 static struct netback *netback_of(struct virtio_dev *d)
@@ -197,7 +197,7 @@ static void is_now(struct vm *v)
 	wire_paused = wire->head;
 }
 
-/* --- the driver -------------------------------------------------------------------------------------------------------------------------- */
+/* --- the driver --------------------------------------------------------------------------------------------------- */
 
 struct queue {
 	unsigned d, index;
@@ -340,7 +340,7 @@ static int take(struct queue *q, uint32_t *len)
 	return s;
 }
 
-/* --- requests ------------------------------------------------------------------------------------------------------------------------------ */
+/* --- requests ----------------------------------------------------------------------------------------------------- */
 
 static void request(struct queue *q, unsigned s)
 {

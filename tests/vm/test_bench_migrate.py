@@ -24,7 +24,8 @@ class BenchMigrate(unittest.TestCase):
         self.assertEqual(bench_migrate.read("qemu", QEMU), {"total": 9000.0, "pages": 1000.0, "downtime": 120.0, "gap": 150.0})
 
     def test_not_as_it_was(self):
-        for output in (HV.replace("@dst churn 1000 0", "@dst churn 1000 1"), HV.replace("@dst", "@src"), QEMU.replace("downtime", "time down")):
+        for output in (HV.replace("@dst churn 1000 0", "@dst churn 1000 1"), HV.replace("@dst", "@src"),
+                       QEMU.replace("downtime", "time down")):
             with self.assertRaises(ValueError):
                 bench_migrate.read("hv" if "@job" in output else "qemu", output)
 

@@ -1,6 +1,6 @@
-"""The dirty logs of trap and hvm against memory itself: a guest writes in all ways in which hv may have to do it for the guest, round by round
-of a migration that is stepped through. Memory is hashed before and behind each step, page by page: a page that has changed must be in the
-next round. At the end, memory at the other side is what it was here.
+"""The dirty logs of trap and hvm against memory itself: a guest writes in all ways in which hv may have to do it for the guest,
+round by round of a migration that is stepped through. Memory is hashed before and behind each step, page by page: a page
+that has changed must be in the next round. At the end, memory at the other side is what it was here.
 """
 
 import json
