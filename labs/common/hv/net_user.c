@@ -4,8 +4,8 @@
  *
  * The guest is 10.0.2.15 by DHCP, this machine 10.0.2.2, the name server 10.0.2.3. IPv4 only.
  *
- * A guest that moves keeps its address, but not its connections: their other ends are sockets of the process that it came from, which end with
- * it. It learns of that by a reset when it sends. Forwarded ports are taken over.
+ * A guest that moves keeps its address, but not its connections: their other ends are sockets of the process that it came from,
+ * which end with it. It learns of that by a reset when it sends. Forwarded ports are taken over.
  */
 #include "netback.h"
 
@@ -307,16 +307,18 @@ static size_t net_user_save(struct netback *nb, uint8_t *data)
 {
 	struct net_user *u = nb->state;
 	struct piece p = { data, sizeof(uint32_t), NETBACK_STATE_MAX };
+	uint32_t version;
 
 	if (!slirp.state_save || !slirp.state_load || !slirp.state_version)
 		return 0;
-	memcpy(data, &(uint32_t){ (uint32_t)slirp.state_version() }, sizeof(uint32_t));
+	version = (uint32_t)slirp.state_version();
+	memcpy(data, &version, sizeof(version));
 	slirp.state_save(u->slirp, put_bytes, &p);
 	return p.len;
 }
 
-/* Addresses that DHCP has given out. Slirp's format would also have sockets of programs on the host in it (a byte in front of each that is not
- * 0); there are none here, so none is let in: a library need not see what it does not expect. */
+/* Addresses that DHCP has given out. Slirp's format would also have sockets of programs on the host in it (a byte in front of
+ * each that is not 0); there are none here, so none is let in: a library need not see what it does not expect. */
 static void net_user_load(struct netback *nb, const uint8_t *data, size_t len)
 {
 	struct net_user *u = nb->state;
