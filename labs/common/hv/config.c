@@ -75,7 +75,8 @@ int config_match(const struct vm *vm, const struct config *c, char *err, size_t 
 		return differ(err, errlen, "virtio devices", c->ndevices, mine.ndevices);
 	for (unsigned i = 0; i < c->ndevices; i++) {
 		if (strcmp(c->device[i].name, mine.device[i].name)) {
-			snprintf(err, errlen, "device %u of the VM is --%s, and here it is --%s", i, c->device[i].name, mine.device[i].name);
+			snprintf(err, errlen, "device %u of the VM is --%s, and here it is --%s", i, c->device[i].name,
+				 mine.device[i].name);
 			return -EINVAL;
 		}
 		if (c->device[i].rings != mine.device[i].rings) {

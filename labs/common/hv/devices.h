@@ -2,8 +2,9 @@
  * The platform devices. Each has its own .c file and one device_ops; none knows which engine runs.
  * All functions are called with the VM's lock held.
  *
- * Each has an X_state(), which saves it or loads it (state_io.h). It is loaded into a device that is as X_init() leaves it. It drives no line: which
- * levels its lines had is part of the state of the chip at their other end, and an edge must not come twice. Timers are set anew.
+ * Each has an X_state(), which saves it or loads it (state_io.h). It is loaded into a device that is as X_init() leaves it. It
+ * drives no line: which levels its lines had is part of the state of the chip at their other end, and an edge must not come
+ * twice. Timers are set anew.
  */
 #ifndef HV_DEVICES_H
 #define HV_DEVICES_H

@@ -109,7 +109,8 @@ static const char *lock_image(struct disk *d)
 	return strerror(errno);
 }
 
-/* The process that the VM came from ends when it hears that the VM runs here. Until then it does nothing, and nobody else can have the lock. */
+/* The process that the VM came from ends when it hears that the VM runs here. Until then it does nothing, and nobody else can
+ * have the lock. */
 static void lock_again(void *opaque)
 {
 	struct disk *d = opaque;

@@ -106,7 +106,8 @@ void disk_start(struct disk *d);
 void disk_drain(struct disk *d);
 /* Is no request in flight, and everything that was written there for another host to see? If not, it sees to it; ask again soon. */
 bool disk_settled(struct disk *d);
-/* The image is this process's from now on: nothing of it is remembered from before, and the lock is taken as soon as the other one is gone. */
+/* The image is this process's from now on: nothing of it is remembered from before, and the lock is taken as soon as the other
+ * one is gone. */
 void disk_resume(struct disk *d);
 
 /* For the two ways: makes r->call now, and sets r->result. Any thread, without the lock. */

@@ -72,10 +72,11 @@ struct engine_ops {
 	/* What the guest's CPUID answers. 0 or -errno. NULL: nothing that depends on the host. */
 	int (*cpuid_table)(struct vm *vm, struct cpuid_table *out);
 	/* From now on the guest's CPUID answers what it answered where it came from, also where this machine could do more: a guest looks
-	 * once, and the layout of XSAVE's area, for one, depends on it. Behind cpuid_covers(), before cpu_io(). 0 or -errno. NULL as above. */
+	 * once, and the layout of XSAVE's area, for one, depends on it. Behind cpuid_covers(), before cpu_io(). 0 or -errno.
+	 * NULL as above. */
 	int (*cpuid_put)(struct vm *vm, const struct cpuid_table *seen);
-	/* Which pages vCPUs write: on from log_start(); log_fetch() sets (never clears) the bits of those written since then or since it was
-	 * called last, and begins anew. 0 or -errno. */
+	/* Which pages vCPUs write: on from log_start(); log_fetch() sets (never clears) the bits of those written since then or
+	 * since it was called last, and begins anew. 0 or -errno. */
 	int (*log_start)(struct vm *vm);
 	int (*log_fetch)(struct vm *vm, uint64_t *bitmap);
 	void (*log_stop)(struct vm *vm);

@@ -247,7 +247,8 @@ static enum run_result hvm_run(struct vm *vm)
 		}
 		/* An instruction that is let through a watch is alone with it: an event would leave TF in the guest's frame. */
 		h->inject.valid = h->irq_window = h->nmi_window = false;
-		/* From trap, where the jump comes first and the fault then, as on AMD's CPUs: Intel's do not enter a guest that stands there. */
+		/* From trap, where the jump comes first and the fault then, as on AMD's CPUs: Intel's do not enter a guest that
+		 * stands there. */
 		if (v->event.pending && !canonical(v->rip) && (hvm_fetch(v) || deliver_event(v)))
 			break;
 		if (!h->passing || h->again.valid)

@@ -365,7 +365,8 @@ void i8042_state(struct i8042 *k, struct state_io *io)
 	state_check(io, one_of(k->awaits, "\x60\xd1\xd2\xd3\xd4"), "it waits for data of a command that has none");
 	state_check(io, one_of(k->parameter_of, "\xed\xf0\xf3"), "the keyboard waits for a parameter of a command that has none");
 	state_check(io, k->full || !k->replies, "an answer waits for a buffer that is empty");
-	if (!state_check(io, k->head < KEYBOARD_QUEUE && k->count <= KEYBOARD_QUEUE, "the keyboard's queue holds more than it has room for"))
+	if (!state_check(io, k->head < KEYBOARD_QUEUE && k->count <= KEYBOARD_QUEUE,
+			 "the keyboard's queue holds more than it has room for"))
 		k->head = k->count = 0;
 	if (!state_check(io, k->typed <= k->ntext && k->ntext <= sizeof k->text, "more is being typed than there is room for"))
 		k->typed = k->ntext = 0;

@@ -18,8 +18,8 @@ int incoming_take(struct vm *vm);
 /* The VM ends: threads that still served the migration are waited for. Without the lock. */
 void incoming_destroy(struct vm *vm);
 
-/* If the next section is memory that can be mapped instead of read (lazy.c), that is done: 1, and its pages' bits in seen are set. 0: it has
- * to be read; or -errno with s->err. */
+/* If the next section is memory that can be mapped instead of read (lazy.c), that is done: 1, and its pages' bits in seen are
+ * set. 0: it has to be read; or -errno with s->err. */
 int lazy_next(struct vm *vm, struct stream *s, uint64_t *seen);
 
 #endif

@@ -132,9 +132,9 @@ static bool options(struct job *job, char *p, bool migrate, const char **sentenc
 		} else if (migrate && !strcmp(w, "--step")) {
 			m->step = true;
 		} else {
-			*sentence = migrate ? "migrate takes a URI, then --downtime MS, --bandwidth RATE, --mode precopy|postcopy, --timeout S, "
-					      "--compress LEVEL, --step, --detach" :
-					      "save takes a file, then --compress LEVEL, --quit, --detach";
+			*sentence = migrate ? "migrate takes a URI, then --downtime MS, --bandwidth RATE, "
+					      "--mode precopy|postcopy, --timeout S, --compress LEVEL, --step, --detach"
+					    : "save takes a file, then --compress LEVEL, --quit, --detach";
 			return false;
 		}
 	}
@@ -272,9 +272,9 @@ void job_status(struct vm *vm, const char *argument, FILE *out)
 		fprintf(out,
 			",\"postcopy\":{\"follows\":%s,\"urgent\":%llu,\"background\":%llu,\"breaks\":%u,\"broken\":%s,"
 			"\"waits\":%llu,\"wait_ms\":%.3f,\"longest_wait_ms\":%.3f}",
-			m->following ? "true" : "false", (unsigned long long)m->post.urgent, (unsigned long long)m->post.background,
-			m->post.breaks, m->post.broken ? "true" : "false", (unsigned long long)m->post.waits.faults, ms(m->post.waits.total_ns),
-			ms(m->post.waits.longest_ns));
+			m->following ? "true" : "false", (unsigned long long)m->post.urgent,
+			(unsigned long long)m->post.background, m->post.breaks, m->post.broken ? "true" : "false",
+			(unsigned long long)m->post.waits.faults, ms(m->post.waits.total_ns), ms(m->post.waits.longest_ns));
 	fputs("}\n", out);
 	job->seen = job->state != JOB_RUNNING;
 }

@@ -138,7 +138,8 @@ static int put_frequency(struct kvm_engine *e, uint32_t khz, struct state_io *io
 		return -ENOSYS;
 	if (apart * 1000000 <= (uint64_t)khz * TOLERANCE)
 		return 0;
-	/* Without the hardware for it KVM_SET_TSC_KHZ would make a faster counter out of a slower one by setting it forward at each entry. */
+	/* Without the hardware for it KVM_SET_TSC_KHZ would make a faster counter out of a slower one by setting it forward at
+	 * each entry. */
 	if (ioctl(m->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) <= 0) {
 		state_fail(
 			io,

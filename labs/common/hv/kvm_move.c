@@ -116,7 +116,7 @@ int kvm_cpuid_put(struct vm *vm, const struct cpuid_table *seen)
 	return 0;
 }
 
-/* --- which pages vCPUs write ------------------------------------------------------------------------------------------------------------- */
+/* --- which pages vCPUs write -------------------------------------------------------------------------------------- */
 
 /* Slot 0 is all of guest memory, as kvm_create() made it; its flags may change while it is in use (KVM API 4.35). */
 static int set_logging(struct vm *vm, bool on)

@@ -85,7 +85,7 @@ static int put_xsave(struct kvm_cpu *cpu, const struct kvm_cpu_state *s)
 	return CALL(cpu, KVM_SET_XSAVE, s->xsave);
 }
 
-/* --- MSRs ------------------------------------------------------------------------------------------------------------------------------ */
+/* --- MSRs --------------------------------------------------------------------------------------------------------- */
 
 static bool wanted(uint32_t index)
 {
@@ -182,7 +182,7 @@ static int put_msrs(struct kvm_cpu *cpu, const struct kvm_cpu_state *s)
 	return -EINVAL;
 }
 
-/* --- all pieces ---------------------------------------------------------------------------------------------------------------------------- */
+/* --- all pieces --------------------------------------------------------------------------------------------------- */
 
 int kvm_piece_take(struct kvm_cpu *cpu, enum kvm_piece piece, struct kvm_cpu_state *s)
 {

@@ -15,7 +15,8 @@
 
 /* --- a vCPU -------------------------------------------------------------------------------------------------------------------- */
 
-/* RFLAGS: what is always 0, and bit 1, which is always 1 (SDM vol. 1, 3.4.3). A CPU refuses to enter a guest with others (vol. 3, 27.3.1.4). */
+/* RFLAGS: what is always 0, and bit 1, which is always 1 (SDM vol. 1, 3.4.3). A CPU refuses to enter a guest with others (vol.
+ * 3, 27.3.1.4). */
 #define FLAGS_ZERO 0xffffffffffc08028ull
 
 static void regs_io(struct kvm_regs *r, struct state_io *io)
@@ -226,8 +227,8 @@ static void pit_channel_io(struct kvm_pit_channel_state *c, struct state_io *io)
 	SWITCH(io, c->bcd);
 	SWITCH(io, c->gate);
 	state_check(io, c->count <= 0x10000, "it counts from %u", c->count);
-	/* Three bits of the control word, or 0xff: not programmed yet. Bytes are read and written in one of three ways, 0: not said yet, and
-	 * 4: of a counter with two bytes the second is next (8254 data sheet; arch/x86/kvm/i8254.c). */
+	/* Three bits of the control word, or 0xff: not programmed yet. Bytes are read and written in one of three ways, 0: not
+	 * said yet, and 4: of a counter with two bytes the second is next (8254 data sheet; arch/x86/kvm/i8254.c). */
 	state_check(io,
 		    (c->mode < 8 || c->mode == 0xff) && c->read_state <= 4 && c->write_state <= 4 && c->rw_mode <= 3 &&
 			    c->count_latched <= 4,

@@ -27,13 +27,15 @@ int stream_expect(struct stream *s);
 /* Writes one section; the payload is given in pieces. */
 int section_write(struct stream *s, uint16_t type, uint32_t instance, const struct iovec *payload, unsigned n);
 /*
- * Reads the next section whole, before anybody looks into it. Refused with -EPROTO and a sentence in s->err: a length above SECTION_MAX (before
- * anything is allocated or read for it), a wrong CRC, a sequence number that is not the next one, a version other than 1, reserved bits.
+ * Reads the next section whole, before anybody looks into it. Refused with -EPROTO and a sentence in s->err: a length above
+ * SECTION_MAX (before anything is allocated or read for it), a wrong CRC, a sequence number that is not the next one, a version
+ * other than 1, reserved bits.
  * -ENODATA when the stream ends here, with a sentence as well.
  */
 int section_read(struct stream *s, struct section *out);
-/* Writes count pages from gfn on, in as few sections as it takes: runs of zero pages become PAGES_ZERO, others PAGES_RAW (or PAGES_ZSTD when
- * s->zstd is set and the run gets smaller). Each page is looked at once: what a vCPU writes meanwhile must not tear the CRC. */
+/* Writes count pages from gfn on, in as few sections as it takes: runs of zero pages become PAGES_ZERO, others PAGES_RAW (or
+ * PAGES_ZSTD when s->zstd is set and the run gets smaller). Each page is looked at once: what a vCPU writes meanwhile must not
+ * tear the CRC. */
 int pages_write(struct stream *s, const struct guest_mem *mem, uint64_t gfn, uint64_t count);
 /* Puts the pages of a section where they belong: sink gets each page, NULL for one of zeros. -EPROTO with s->err for what does not lie in
  * [0, pages), has no sense, or does not hold what it says. */
@@ -49,7 +51,8 @@ int machine_load(struct vm *vm, struct stream *s, const struct section *first);
 /* The pieces of a vCPU of KVM's, taken and put back in the order that KVM demands: see enum kvm_piece. */
 int kvm_cpu_take(struct kvm_cpu *cpu, struct kvm_cpu_state *state);
 int kvm_cpu_put(struct kvm_cpu *cpu, const struct kvm_cpu_state *state);
-/* Can a machine that offers `have` run a guest that has seen `seen`? 0, or -ENOTSUP with what is missing in err ("CPUID 7.0 EBX bit 5 ..."). */
+/* Can a machine that offers `have` run a guest that has seen `seen`? 0, or -ENOTSUP with what is missing in err ("CPUID 7.0 EBX
+ * bit 5 ..."). */
 int cpuid_covers(const struct cpuid_table *have, const struct cpuid_table *seen, char *err, size_t errlen);
 /* How far the guest's clocks go on (ns) between the stop at the source and the start here; both times are CLOCK_REALTIME in ns, and the two
  * hosts' clocks need not agree. */
@@ -111,7 +114,7 @@ int commit_source(struct migration *m, enum commit_fate *fate);
 /* The destination's side, behind machine_load(): *fate is FATE_RUN or FATE_END. */
 int commit_destination(struct migration *m, enum commit_fate *fate);
 
-/* --- postcopy.c: memory that follows the VM. All say -EPIPE when the connection broke, and it has to be done again over another one ------ */
+/* --- postcopy.c: memory that follows the VM. All say -EPIPE when the connection broke, and it has to be done again over another one --- */
 
 /* The destination: somebody waits for that page. Asks for it, unless it is there or was asked for. Called on a thread that waits for
  * nothing else. */

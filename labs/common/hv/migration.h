@@ -168,8 +168,8 @@ static inline bool page_bit_clear(uint64_t *map, uint64_t gfn)
 	return __atomic_fetch_and(&map[gfn / 64], ~(1ull << gfn % 64), __ATOMIC_ACQ_REL) >> gfn % 64 & 1;
 }
 
-/* The pages of a bitmap, through pages_write(), with its round's numbers; 0, -ECANCELED (the user, or the VM ended), -ETIMEDOUT (m->timeout),
- * or -errno with m->stream.err. */
+/* The pages of a bitmap, through pages_write(), with its round's numbers; 0, -ECANCELED (the user, or the VM ended), -ETIMEDOUT
+ * (m->timeout), or -errno with m->stream.err. */
 int migration_send(struct migration *m, const uint64_t *bitmap);
 /* Begins the next round: waits for the user's step if it is to be stepped through. Sets throttle. */
 int migration_round_begin(struct migration *m);

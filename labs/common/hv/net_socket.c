@@ -1,7 +1,7 @@
 /*
  * A cable between two VMs: a Unix socket that keeps frames apart (SOCK_SEQPACKET). Who comes first listens on the path, the
- * other one connects. Each may go and come again; whoever is left takes the role that is free. A third one waits, and gets a place when one of
- * the two goes; a fourth takes the third one's place.
+ * other one connects. Each may go and come again; whoever is left takes the role that is free. A third one waits, and gets a
+ * place when one of the two goes; a fourth takes the third one's place.
  *
  * So a VM can move to another process: there it joins when it runs, and waits, if the other VM listens, for the end of the process that it
  * came from, a moment later. If that one listened, it is who comes first of the two others. For the guests the cable is plugged in all the

@@ -1,6 +1,6 @@
 /*
- * A tap interface of the host's kernel: what the guest sends comes out of it, as if the guest were on a cable. One process at a time can have
- * it: a VM that moves to another hv on the same host gets it when the one that it came from has ended.
+ * A tap interface of the host's kernel: what the guest sends comes out of it, as if the guest were on a cable. One process at a
+ * time can have it: a VM that moves to another hv on the same host gets it when the one that it came from has ended.
  */
 #include "netback.h"
 

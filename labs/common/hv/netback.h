@@ -64,10 +64,11 @@ struct netback_ops {
 	/* Stops reading from the network, or goes on. */
 	void (*pause)(struct netback *nb, bool paused);
 	void (*close)(struct netback *nb); /* also what open left half done */
-	/* The VM runs here from now on, and the process that it came from ends soon: takes what only one of them can have, as soon as that is
-	 * free. Called once, if the network was opened with o->moving. May be NULL. */
+	/* The VM runs here from now on, and the process that it came from ends soon: takes what only one of them can have, as
+	 * soon as that is free. Called once, if the network was opened with o->moving. May be NULL. */
 	void (*resume)(struct netback *nb);
-	/* What the network itself remembers of the guest, NETBACK_STATE_MAX bytes at most: how many, or 0. May be NULL, as the other one. */
+	/* What the network itself remembers of the guest, NETBACK_STATE_MAX bytes at most: how many, or 0. May be NULL, as the
+	 * other one. */
 	size_t (*save)(struct netback *nb, uint8_t *data);
 	void (*load)(struct netback *nb, const uint8_t *data, size_t len); /* checked like anything that comes from outside */
 };
@@ -111,8 +112,8 @@ void netback_close(struct netback *nb); /* NULL is allowed */
 void netback_ready(struct netback *nb);
 void netback_forget(struct netback *nb);
 
-/* To be saved, and to move (virtio_state.h): frames that wait for the guest, and what the network remembers. It may be another kind of network here
- * than there. link: what the guest knows of the cable. */
+/* To be saved, and to move (virtio_state.h): frames that wait for the guest, and what the network remembers. It may be another
+ * kind of network here than there. link: what the guest knows of the cable. */
 void netback_state(struct netback *nb, struct state_io *io, bool link);
 /* The VM runs here from now on. */
 void netback_resume(struct netback *nb);

@@ -266,7 +266,9 @@ void migrate_away(struct job *job)
 	} else {
 		snprintf(why, sizeof why, "%.150s", m->reason);
 		snprintf(m->reason, sizeof m->reason,
-			 "nobody knows whether the VM runs at %.60s (%.120s): make sure that it does not, and say resume, or quit", m->uri, why);
+			 "nobody knows whether the VM runs at %.60s (%.120s): make sure that it does not, "
+			 "and say resume, or quit",
+			 m->uri, why);
 		m->ended = committed;
 		job_end(job, JOB_STANDING);
 	}

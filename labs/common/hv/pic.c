@@ -344,7 +344,8 @@ void pic_state(struct pic *pic, struct state_io *io)
 {
 	chip_state(&pic->chip[0], elcr_writable[0], io);
 	chip_state(&pic->chip[1], elcr_writable[1], io);
-	state_check(io, (pic->chip[0].lines >> CASCADE & 1) == (request(&pic->chip[1]) >= 0), "the second chip's request is not on the wire");
+	state_check(io, (pic->chip[0].lines >> CASCADE & 1) == (request(&pic->chip[1]) >= 0),
+		    "the second chip's request is not on the wire");
 	/* Not announced again: whoever had to hear of the edge has it in its own state. */
 	if (io->loading)
 		pic->intr = pic_pending(pic);

@@ -470,7 +470,8 @@ static void counter_state(struct pit_counter *c, uint64_t now, struct state_io *
 	state_check(io, ago <= most && c->held <= most, "a counter began in the future");
 	state_check(io, !c->next_valid || (c->counting && !c->halted && periodic(c) && c->null_count), "a count waits for nothing");
 	state_check(io, !c->next_valid || (c->next_count >= least && c->next_count <= 65536), "a next count of %u", c->next_count);
-	state_check(io, !c->next_valid || (c->next_at <= most && c->next_at - c->next_start <= 32768), "a next count at a time that is none");
+	state_check(io, !c->next_valid || (c->next_at <= most && c->next_at - c->next_start <= 32768),
+		    "a next count at a time that is none");
 	/* The last resort: what is below divides by it, also in a VM that never runs. */
 	if (state_failed(io))
 		c->count = 65536;

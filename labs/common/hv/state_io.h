@@ -56,8 +56,8 @@ void state_bool(struct state_io *io, bool *v); /* a byte, 0 or 1; another fails 
 void state_bytes(struct state_io *io, void *p, size_t n);
 /* A point in time of clock_ns(), kept as the distance from now_ns (64-bit two's complement). 0 stands for "none" and stays 0. */
 void state_time(struct state_io *io, uint64_t *ns);
-/* The same for one that is always set. 0 is a time like any other: what began before this host's clock did lies "below" 0, so such times are
- * only ever subtracted from each other. */
+/* The same for one that is always set. 0 is a time like any other: what began before this host's clock did lies "below" 0, so
+ * such times are only ever subtracted from each other. */
 void state_instant(struct state_io *io, uint64_t *ns);
 
 /* A field by its type. Enumerations count as unsigned. */

@@ -1,4 +1,5 @@
-/* `hv stream`: what Lab 5's files do without a virtual machine (stream.c, and the rules in precopy.c, commit.c, state.c), as a script says. */
+/* `hv stream`: what Lab 5's files do without a virtual machine (stream.c, and the rules in precopy.c, commit.c, state.c), as a
+ * script says. */
 #ifndef HV_STREAM_COMMAND_H
 #define HV_STREAM_COMMAND_H
 

@@ -1,10 +1,12 @@
-/* A machine that `hv stream` makes up: no guest runs, and what it would have written is said beforehand, fetch by fetch of its dirty log. */
+/* A machine that `hv stream` makes up: no guest runs, and what it would have written is said beforehand, fetch by fetch of its
+ * dirty log. */
 #ifndef HV_STREAM_PRECOPY_H
 #define HV_STREAM_PRECOPY_H
 
 #include "migration.h"
 
-/* What the log says when it is fetched for the number-th time, from 1 on: these pages were written, and hold bytes from the seed by then. */
+/* What the log says when it is fetched for the number-th time, from 1 on: these pages were written, and hold bytes from the
+ * seed by then. */
 struct planned_write {
 	uint64_t fetch, gfn, count, seed;
 };

@@ -116,8 +116,8 @@ static void room(struct uart *u)
 	console_kick(u->con);
 }
 
-/* The modem's lines. In loop mode the four outputs are wired to the four inputs, which is how Linux finds a real UART; else the other end is
- * always there and ready. */
+/* The modem's lines. In loop mode the four outputs are wired to the four inputs, which is how Linux finds a real UART; else the
+ * other end is always there and ready. */
 static uint8_t modem_lines(uint8_t mcr)
 {
 	if (!(mcr & MCR_LOOP))

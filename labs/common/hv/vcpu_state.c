@@ -25,8 +25,8 @@ static void to_common_form(struct vcpu *v)
 		v->halted = false;
 	else
 		v->event = (struct event){ 0 };
-	/* Intel has the CPL in SS, AMD beside it, and trap cares for it in null selectors as little as AMD does (SDM vol. 3, 24.4.1; APM vol. 2,
-	 * 15.5.1). */
+	/* Intel has the CPL in SS, AMD beside it, and trap cares for it in null selectors as little as AMD does (SDM vol. 3,
+	 * 24.4.1; APM vol. 2, 15.5.1). */
 	v->seg[SS].attr = (uint16_t)((v->seg[SS].attr & ~SEG_DPL) | v->cpl << 5);
 	/* What a CPU adds to these it may have and another may not. */
 	v->dr[6] = dr_value(6, v->dr[6]);

@@ -168,7 +168,8 @@ struct virtio_ops {
 	/* To be saved, and to move (virtio_state.h). NULL: nothing is to be done. */
 	/* Is something of what it has begun still going on in another thread, or in the host's kernel? Asked again and again. */
 	bool (*busy)(struct virtio_dev *d);
-	/* It is not busy: puts back all chains that it has taken (virtqueue_unpop(), the last one first), and remembers how far it had come. */
+	/* It is not busy: puts back all chains that it has taken (virtqueue_unpop(), the last one first), and remembers how far
+	 * it had come. */
 	void (*settle)(struct virtio_dev *d);
 	/* The VM runs here from now on, again or for the first time. Kicks for all its queues follow. */
 	void (*resume)(struct virtio_dev *d);

@@ -183,8 +183,9 @@ void virtio_loaded(struct vm *vm)
 	for (unsigned s = 0; s < vm->nvirtio; s++) {
 		struct virtio_dev *d = vm->virtio[s];
 
-		/* The levels of lines came with the interrupt controllers, so this makes no second edge. But how interrupts travel may be another
-		 * one here than there. Pulses leave nothing that could have come along: one more is the rule, and one too many does no harm. */
+		/* The levels of lines came with the interrupt controllers, so this makes no second edge. But how interrupts
+		 * travel may be another one here than there. Pulses leave nothing that could have come along: one more is the
+		 * rule, and one too many does no harm. */
 		d->pending = d->interrupt_status;
 		irq_set(&d->irq, d->irq_fd < 0 && d->interrupt_status);
 		if (d->irq_fd >= 0 && d->interrupt_status && write(d->irq_fd, &one, sizeof one) != sizeof one)

@@ -138,8 +138,8 @@ struct vm {
 	struct incoming *arrival;  /* where the VM came from, or NULL (incoming.c) */
 	struct job *job;           /* saving or migrating away, or the last that was (job.c); NULL: none yet */
 	struct page_log *page_log; /* which pages were written, or NULL: nobody wants to know (page_log.c) */
-	/* When it was stopped to be saved or moved: by clock_ns() (in this hv's time, when it was loaded) and CLOCK_REALTIME; whether it moves
-	 * while it runs; how far its clocks go on past what they were then. */
+	/* When it was stopped to be saved or moved: by clock_ns() (in this hv's time, when it was loaded) and CLOCK_REALTIME;
+	 * whether it moves while it runs; how far its clocks go on past what they were then. */
 	uint64_t stopped_ns, stopped_real;
 	bool moves;
 	uint64_t gap_ns;

@@ -48,8 +48,8 @@ static uint16_t from_access(uint64_t access)
 /* An event may not come right behind STI or a load of SS. hv knows one kind of shadow, the VMCS two. */
 static void put_shadow(struct vmx *s, const struct vcpu *v, bool tf)
 {
-	/* A guest that comes from elsewhere may be in its NMI handler. Not while the NMI itself is still to go in: then the CPU sets it (SDM
-	 * vol. 3, 26.3.1.5). */
+	/* A guest that comes from elsewhere may be in its NMI handler. Not while the NMI itself is still to go in: then the CPU
+	 * sets it (SDM vol. 3, 26.3.1.5). */
 	bool nmi = s->h->inject.valid && s->h->inject.type == HVM_NMI;
 	uint64_t first = s->h->nmi_blocked && !nmi ? BLOCKING_NMI : 0;
 	uint64_t now = s->first ? first : vmx_read(s, VMCS_INTERRUPTIBILITY), want = now;

@@ -21,8 +21,8 @@ struct written {
 	bool any;
 };
 
-/* A device has written [gpa, gpa + len), which lies in guest memory: said behind the write (guest_written()). With the lock held. The engine
- * hears of it where it wants to. */
+/* A device has written [gpa, gpa + len), which lies in guest memory: said behind the write (guest_written()). With the lock
+ * held. The engine hears of it where it wants to. */
 void written_add(struct vm *vm, uint64_t gpa, uint64_t len);
 /* Hands all pages to the engine's memory_written(), and forgets them. On the vCPU's thread, outside the guest, without the lock. */
 void written_apply(struct vm *vm);
