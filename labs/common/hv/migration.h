@@ -197,8 +197,8 @@ int record_take(struct migration *m);
 /* Connects to m->uri again and asks: NEWS_ANSWER_NO, NEWS_ANSWER_YES or NEWS_SILENCE, after m->stream.wire.patience at most. After an
  * answer the stream is connected to that side. */
 int migration_ask(struct migration *m);
-/* The destination waits for a source that asks, 10 s at most, and tells it whether it has committed. It has not: 0 when the stream is
- * connected again. It has: answers all who ask, until the time is over. -ETIMEDOUT or -ECANCELED. */
+/* The destination waits for a source that asks, and tells it whether it has committed. It has not: 0 when the stream is connected again,
+ * within 10 s. It has: answers all who ask, for 30 s. -ETIMEDOUT or -ECANCELED. */
 int migration_await(struct migration *m, bool committed);
 
 /* --- post-copy, the connection (follow.c) ------------------------------------------------------------------------------------------ */

@@ -7,6 +7,8 @@
 #define AGAIN_MS 50
 #define HEADER_NS (2000 * MS) /* whoever connects has to say at once who he is: others may be waiting behind him */
 #define AWAIT_NS (10000 * MS)
+/* A source whose connection fell silent without an end asks only when its own patience (10 s, outgoing.c) is over, and then for as long. */
+#define COMMITTED_NS (30000 * MS)
 
 static bool cancelled(const struct wire *w)
 {
@@ -114,7 +116,7 @@ int reaccept(struct migration *m, uint64_t limit)
 int migration_await(struct migration *m, bool committed)
 {
 	struct stream *s = &m->stream;
-	uint64_t limit = clock_ns() + AWAIT_NS;
+	uint64_t limit = clock_ns() + (committed ? COMMITTED_NS : AWAIT_NS);
 	struct section sec;
 	int r;
 
