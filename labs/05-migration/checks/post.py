@@ -137,7 +137,22 @@ def once_play(p):
     return play
 
 
+def asked_play(p):
+    """Pages here and there go before their turn, which comes all the same."""
+    first, second = seeds(p)
+    play = begin("--step --bandwidth 1M", first)
+    play.type("D", "w %d 40" % second, "wrote=")
+    play.step("poll S.ctl job | %s" % ENDED)
+    play.step("end S")
+    play.step("await R S end | D end")
+    return play
+
+
 def once_verify(results, params):
+    t = told(results["asked"], asked_play(params["asked"]))
+    failure = t.failure(ONCE_HINT) or judge_once(t, gfns(behind(t.messages())), owed(t.messages()), ONCE_HINT)
+    if failure:
+        return failure
     t = told(results["storm"], once_play(params["storm"]))
     messages = t.messages()
     expected = owed(messages)
@@ -226,7 +241,7 @@ CHECKPOINTS = [
         "5.20", "each page once, and the end", 5,
         "Extension. All pages follow, each exactly once, while the guest writes; then both sides say so, and the source ends.",
         "background() and done() in postcopy.c.",
-        runs=[staging.staged("storm", once_play, numbers)], verify=once_verify, depends=["5.19"]),
+        runs=[staging.staged("storm", once_play, numbers), staging.staged("asked", asked_play, numbers)], verify=once_verify, depends=["5.19"]),
     Checkpoint(
         "5.21", "another connection", 5,
         "Extension. The connection breaks while memory follows: the guest waits for what it needs, and over another connection "
