@@ -27,10 +27,10 @@ WORKERS = 2     # most suites wait for a test host, which uses one processor
 # Those that take longest, the longest first: what is left at the end then keeps both workers busy.
 LONGEST = ("mutants-5", "docs-commands", "tests/vm/equivalence", "tests/vm/migration_faults", "tests/vm/hostile", "mutants-3",
            "slides-demos", "mutants-2", "tests/vm/postcopy", "grade-5-reference", "tests/vm/dirty_log", "tests/vm/kvm_state",
-           "tests/vm/save_engines", "tests/vm/two_hosts", "mutants-4", "fuzz", "mutants-1", "tests/vm/hostile_hvm", "tests/vm/hostile_paging",
-           "docs-and-slides", "tests/vm/stream_fixtures", "tests/grader/testhost", "tests/vm/linux_disk", "tests/vm/linux",
-           "grade-3-reference", "grade-4-reference", "tests/vm/paging_differential", "tests/cli/control", "tests/vm/linux_virtio",
-           "tests/grader/bochs", "tests/vm/differential", "tests/vm/dump_nested")
+           "tests/vm/save_engines", "tests/vm/two_hosts", "mutants-4", "fuzz", "mutants-1", "tests/vm/hostile_hvm",
+           "tests/vm/hostile_paging", "docs-and-slides", "tests/vm/stream_fixtures", "tests/grader/testhost", "tests/vm/linux_disk",
+           "tests/vm/linux", "grade-3-reference", "grade-4-reference", "tests/vm/paging_differential", "tests/cli/control",
+           "tests/vm/linux_virtio", "tests/grader/bochs", "tests/vm/differential", "tests/vm/dump_nested")
 
 worked = {}  # log -> seconds of processor time
 
