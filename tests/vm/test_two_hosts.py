@@ -41,7 +41,7 @@ B_WAITS, B_IS_DONE = 4451, 4452  # ports on which B listens for a moment: its hv
 SMALL = "--mem 4M --engine trap"
 LINUX = "--mem 80M --engine kvm --cpus 2"
 PAGES = 400  # of a small guest
-PLAY_SECONDS = 200
+PLAY_SECONDS, SURVIVOR_SECONDS = 200, 60
 BOOT_SECONDS = 350
 ATTEMPTS = 3  # QEMU 7.2 dies or hangs now and then with nested guests
 ENDED = '"state":"done" | "state":"failed" | "state":"standing"'
@@ -225,7 +225,7 @@ def sources(seeds):
     play.step("rest 2000")
     play.step(f"ask linux.ctl migrate {uri('linux')}")
     for name in ("linux", "broken"):
-        play.step(f"end {name}")
+        play.step(f"poll {name}.ctl job | " + ENDED)
     play.lost = play.step("poll lost.ctl job | " + ENDED)
     play.standing = play.step("poll dark.ctl job | " + ENDED)
     play.type("dark", "h")
@@ -265,17 +265,17 @@ def survivor(seed):
     return play
 
 
-def staged(name):
+def staged(name, seconds):
     return (f"mkdir -p /tmp/{name}; cd /tmp/{name}; cp /work/{name} script; ln -s /work/guest.elf /work/churn.cpio /work/vmlinuz .; "
-            f"stage {PLAY_SECONDS} $PWD /work/hv >told; echo; echo @{name}; gzip -c told | base64; echo @end\n")
+            f"stage {seconds} $PWD /work/hv >told; echo; echo @{name}; gzip -c told | base64; echo @end\n")
 
 
 def wait_for(port):
     return f"until nc {B} {port} </dev/null 2>/dev/null; do sleep 0.2; done\n"
 
 
-SCRIPT_A = wait_for(B_WAITS) + staged("sources") + wait_for(B_IS_DONE) + staged("survivor")
-SCRIPT_B = staged("destinations") + f"nc -l -p {B_IS_DONE} </dev/null\nexec hv run {SMALL} --incoming {uri('dead')}\n"
+SCRIPT_A = wait_for(B_WAITS) + staged("sources", PLAY_SECONDS) + wait_for(B_IS_DONE) + staged("survivor", SURVIVOR_SECONDS)
+SCRIPT_B = staged("destinations", PLAY_SECONDS) + f"nc -l -p {B_IS_DONE} </dev/null\nexec hv run {SMALL} --incoming {uri('dead')}\n"
 
 
 class HostFailed(Exception):
