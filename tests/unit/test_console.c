@@ -442,12 +442,39 @@ static void stuck_reader_can_be_given_up(void **state)
 	close(in[1]);
 }
 
+/* The loop has seen that there is input, and waits for the lock; before it gets it, somebody else who has the pipe has read all of it. */
+static void input_that_another_reader_takes(void **state)
+{
+	int in[2], out[2];
+	char bytes[8];
+
+	(void)state;
+	assert_int_equal(pipe(in) | pipe(out), 0);
+	start(in[0], out[1]);
+	for (unsigned n = 0; n < 50; n++) {
+		pthread_mutex_lock(&lock);
+		assert_int_equal(write(in[1], "theirs", 6), 6);
+		usleep(2000);
+		assert_int_equal(read(in[0], bytes, sizeof bytes), 6);
+		pthread_mutex_unlock(&lock);
+	}
+	/* The loop goes on, and takes what comes then; the flags of the others' descriptor are what they were. */
+	assert_int_equal(fcntl(in[0], F_GETFL) & O_NONBLOCK, 0);
+	assert_int_equal(write(in[1], "ours", 4), 4);
+	for (unsigned n = 0; n < 2000 && __atomic_load_n(&ngot, __ATOMIC_RELAXED) < 4; n++)
+		usleep(1000);
+	assert_memory_equal(got, "ours", 4);
+	close(in[1]);
+	close(out[0]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(pipe_is_passed_on_as_it_is, setup, teardown),
 		cmocka_unit_test_setup_teardown(closed_input_is_an_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(dev_null_is_an_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(input_that_another_reader_takes, setup, teardown),
 		cmocka_unit_test_setup_teardown(input_waits_for_the_receiver, setup, teardown),
 		cmocka_unit_test_setup_teardown(no_receiver_yet, setup, teardown),
 		cmocka_unit_test_setup_teardown(terminal_is_raw_and_restored, setup, teardown),

@@ -2,9 +2,12 @@
 #include "state_io.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define CTRL_A 0x01
@@ -142,6 +145,25 @@ static void end_of_input(struct console *con)
 {
 	con->eof = true;
 	loop_fd_remove(con->loop, con->in_fd);
+	if (con->own_fd >= 0)
+		close(con->own_fd);
+	con->own_fd = -1;
+}
+
+/*
+ * The descriptor is not made non-blocking: the flag would belong to everybody who has it, and outlive us. But of a pipe others may read,
+ * too, behind the poll that saw something in it. So that is opened once more, and that description is ours alone. A terminal's
+ * other readers are in the background, where they do not read.
+ */
+static int own_input(int in_fd)
+{
+	char path[32];
+	struct stat st;
+
+	if (fstat(in_fd, &st) || !S_ISFIFO(st.st_mode))
+		return -1;
+	snprintf(path, sizeof path, "/proc/self/fd/%d", in_fd);
+	return open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 }
 
 static void readable(void *opaque, short revents)
@@ -152,8 +174,8 @@ static void readable(void *opaque, short revents)
 		end_of_input(con);
 		return;
 	}
-	/* The descriptor is not made non-blocking: the flag would belong to everybody who shares the terminal, and outlive
-	 * us. poll(2) has said that a read does not block. On POLLHUP too: it returns what is left, then 0. */
+	/* poll(2) has said that a read does not block, unless somebody else has read meanwhile (own_input()). On POLLHUP it returns what is
+	 * left, then 0. */
 	uint8_t *space = con->pending + con->npending;
 	ssize_t n = read(con->in_fd, space, sizeof(con->pending) - con->npending);
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
@@ -211,7 +233,8 @@ static void try_again(void *opaque)
 int console_start(struct console *con, struct loop *loop, int in_fd, int out_fd)
 {
 	con->loop = loop;
-	con->in_fd = in_fd;
+	con->own_fd = own_input(in_fd);
+	con->in_fd = in_fd = con->own_fd >= 0 ? con->own_fd : in_fd;
 	con->out_fd = out_fd;
 	con->is_tty = isatty(in_fd);
 	con->raw = con->escape = con->eof = con->broken = false;

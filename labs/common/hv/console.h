@@ -23,6 +23,7 @@ struct state_io;
 struct console {
 	struct loop *loop;
 	int in_fd, out_fd;
+	int own_fd; /* in_fd, when it is a pipe that was opened once more, else -1 */
 	bool is_tty, raw; /* raw: saved holds what the terminal was before */
 	bool escape;      /* Ctrl-A was typed, the next key decides */
 	bool eof;         /* no more input will come */
