@@ -101,7 +101,7 @@ static void move(void)
 		state_free(&again);
 		state_free(&saved[d]);
 	}
-	loop_fd_remove(&from->loop, input[0]); /* which here is one terminal for both */
+	loop_fd_remove(&from->loop, from->con.in_fd); /* which here is one terminal for both */
 	load_console(from, to);
 	is_now(to);
 	memset(level, 0, sizeof level);
