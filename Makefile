@@ -284,7 +284,7 @@ unit_sources := $(shell awk 'FNR == 1 && sub("^// sources:", "") { split(FILENAM
 sources_of = $(patsubst $(1):%,%,$(filter $(1):%,$(unit_sources)))
 
 unit: tools $(unit_tests) ## build and run the unit tests (SAN=1: with sanitizers)
-	@failed=0; for t in $(unit_tests); do $$t || failed=1; done; exit $$failed
+	@failed=0; for t in $(unit_tests); do timeout -k 5 200 $$t || { echo "$$t: status $$?"; failed=1; }; done; exit $$failed
 
 define unit_rule
 $(pre)unit/$(1): tests/unit/$(1).c $(foreach s,$(call sources_of,$(1)),$(if $(wildcard labs/common/hv/$(s)),$(pre)frame,$(baseout))/$(s:.c=.o)) Makefile
