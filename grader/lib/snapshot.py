@@ -30,8 +30,8 @@ HEADER = "<8sQQ32s"  # magic, length of the archive behind it, nanoseconds since
 READY = b"TDR1S"  # how the record begins that says: save me (testhost/channel.c)
 BOOT_SECONDS = 240
 SAVE_SECONDS = 60
-ATTEMPTS = 2
-KEPT = 6  # snapshots: more than there are kinds of test host
+ATTEMPTS = 3
+KEPT = 10  # snapshots: more than there are kinds of test host
 PR_SET_PDEATHSIG = 1
 IRQS = (4, 3, 5)  # of the serial ports; by convention the third shares the first one's
 
