@@ -23,6 +23,10 @@ class BenchMigrate(unittest.TestCase):
     def test_qemu(self):
         self.assertEqual(bench_migrate.read("qemu", QEMU), {"total": 9000.0, "pages": 1000.0, "downtime": 120.0, "gap": 150.0})
 
+    def test_without_end(self):
+        got = bench_migrate.read("qemu", QEMU.replace("completed", "active").replace("@dst", "@src"))
+        self.assertEqual(set(got.values()), {float("inf")})
+
     def test_not_as_it_was(self):
         for output in (HV.replace("@dst churn 1000 0", "@dst churn 1000 1"), HV.replace("@dst", "@src"),
                        QEMU.replace("downtime", "time down")):
