@@ -10,8 +10,8 @@ socket, with a limit of bandwidth and of downtime. In turns, and who goes first 
   downtime   as the VMM reports it, ms
   gap        the longest time that the guest was away, by its own clock, ms
 
-and the guest finds every page as it left it, or the run does not count. What has not ended after two minutes is infinite. Then one migration that cannot end: 8000 pages a second over
-32 MiB/s. What the VMM makes of it is printed.
+and the guest finds every page as it left it, or the run does not count. What has not ended after two minutes is infinite.
+Then one migration that cannot end: 8000 pages a second over 32 MiB/s. What the VMM makes of it is printed.
 
 A table of medians is printed, all numbers go to build/bench/migrate.json, or to FILE. Times say something about this machine only: the
 processor of the test host is one in software.
