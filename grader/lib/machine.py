@@ -112,6 +112,9 @@ class Machine:
             raise
         return self
 
+    def not_started(self):
+        """It died before its first job."""
+
     def kill(self):
         if self._process:
             self._process.kill()
@@ -205,6 +208,10 @@ class QemuMachine(Machine):
         chardevs = ["file,path=" + os.path.join(self._dir, "console"), "socket,fd=%d" % theirs.fileno()]
         with theirs, self._qemu.command(self._dir, self._cargo, chardevs, self._boot) as (command, fds, self.booted):
             return self._spawn(command, messages, [theirs.fileno(), *fds])
+
+    def not_started(self):
+        if not self.booted:
+            self._qemu.forget()
 
     def _receive_from(self):
         return self._channel

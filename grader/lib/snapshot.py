@@ -6,6 +6,7 @@ The guest's half is testhost/mailbox.c: what the job needs (an archive, the time
 the kernel was told to leave alone, and is not part of the snapshot.
 
 Where a snapshot cannot be made or would not do, the machine boots, with one archive behind the other. TRAPDOOR_SNAPSHOT=0 asks for that.
+One from which a machine did not get as far as its first job is removed.
 """
 
 import contextlib
@@ -47,6 +48,7 @@ class QemuStart:
 
     def __init__(self, qemu, kernel, base, append, memory_mib, ports):
         self._qemu, self._kernel, self._base, self._append, self._mib, self._ports = qemu, kernel, base, append, memory_mib, ports
+        self._used = None  # the directory of the snapshot that was used last
 
     @contextlib.contextmanager
     def command(self, directory, cargo, chardevs, boot=False):
@@ -116,8 +118,14 @@ class QemuStart:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not os.path.isdir(directory):
                     self._make(home, directory)
+                self._used = directory
                 return [open(os.path.join(directory, name), mode) for name, mode in (("ram", "r+b"), ("state", "rb"))]
         return None  # also when an earlier attempt failed: then the directory is empty
+
+    def forget(self):
+        """The snapshot that was used last did not get as far as a job. The next one who wants it makes another one."""
+        if self._used:
+            shutil.rmtree(self._used, ignore_errors=True)
 
     def _make(self, home, directory):
         """Leaves an empty directory when it does not work, so that it is not tried for ever."""

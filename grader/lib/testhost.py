@@ -189,6 +189,7 @@ class TestHost:
                 continue
             self._log("The test host died: %s\n" % death)
             if running is None:
+                self.machine.not_started()
                 boot_failures += 1
                 if boot_failures >= BOOT_ATTEMPTS:
                     raise GraderError("The test host did not start in %d attempts; the last time: %s." % (boot_failures, death))

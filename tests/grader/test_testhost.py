@@ -156,6 +156,10 @@ class Snapshots(TempDir):
         host, _ = self.run_jobs(str(self.dir), TRAPDOOR_SNAPSHOT="")
         self.assertTrue(host.machine.booted)
         self.assertEqual(host.boots, 2)
+        # It is not kept: the next one makes another, which is good.
+        host, _ = self.run_jobs(str(self.dir), TRAPDOOR_SNAPSHOT="")
+        self.assertFalse(host.machine.booted)
+        self.assertEqual(host.boots, 1)
 
 
 @needs_testhost
