@@ -241,7 +241,8 @@ CHECKPOINTS = [
         "5.20", "each page once, and the end", 5,
         "Extension. All pages follow, each exactly once, while the guest writes; then both sides say so, and the source ends.",
         "background() and done() in postcopy.c.",
-        runs=[staging.staged("storm", once_play, numbers), staging.staged("asked", asked_play, numbers)], verify=once_verify, depends=["5.19"]),
+        runs=[staging.staged("storm", once_play, numbers), staging.staged("asked", asked_play, numbers)],
+        verify=once_verify, depends=["5.19"]),
     Checkpoint(
         "5.21", "another connection", 5,
         "Extension. The connection breaks while memory follows: the guest waits for what it needs, and over another connection "
