@@ -8,7 +8,7 @@ import tempfile
 
 import linuxguest
 from grading import HV
-from model import HV_OK, Checkpoint, Failure, GraderError, Run
+from model import HV_OK, Checkpoint, Failure, Run
 from signatures import describe_end
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", ".."))
@@ -31,15 +31,6 @@ exec /bin/durable /dev/vda %d
 WRITETHROUGH = "echo 'write through' >/sys/block/vda/cache_type"
 
 
-@functools.lru_cache(maxsize=None)
-def _kernel():
-    try:
-        with open(os.path.join(ROOT, "build", "testhost", "vmlinuz"), "rb") as file:
-            return file.read()
-    except OSError:
-        raise GraderError("The guest's kernel is missing (build/testhost/vmlinuz). Run: make testhost") from None
-
-
 def _given(seed):
     """Bytes that nobody knows before."""
     data, state = bytearray(), seed
@@ -59,12 +50,12 @@ def _root_files(params):
         image = os.path.join(directory, "root.img")
         linuxguest.disk(image, MIB, SCRIPT, {"given": _given(params[0])})
         with open(image, "rb") as file:
-            return {"vmlinuz": _kernel(), "guest.cpio": linuxguest.initrd_for_disk(ROOT), "root.img": file.read()}
+            return {"vmlinuz": linuxguest.kernel(ROOT), "guest.cpio": linuxguest.initrd_for_disk(ROOT), "root.img": file.read()}
 
 
 def _record_files(params, before):
     script = DURABLE % (before, params[0])
-    return {"vmlinuz": _kernel(), "records.img": bytes(RECORDS_DISK),
+    return {"vmlinuz": linuxguest.kernel(ROOT), "records.img": bytes(RECORDS_DISK),
             "guest.cpio": linuxguest.initrd(ROOT, script, ["disk"], programs={"bin/durable": linuxguest.durable(ROOT)})}
 
 

@@ -39,11 +39,6 @@ def payload(seed, size):
     return random.Random(seed).randbytes(size)
 
 
-def kernel():
-    with open(os.path.join(ROOT, "build", "testhost", "vmlinuz"), "rb") as file:
-        return file.read()
-
-
 def linux(name, *options):
     """hv with a Linux guest, whose initial RAM disk is the run's file `name`."""
     return ["/bin/hv", "run", "--engine", "kvm", "--mem", "128M", "--timeout", "@SECONDS@", "--stats", "json", *options,
@@ -71,7 +66,7 @@ def user_params(rng):
 
 
 def user_files(p):
-    return {"vmlinuz": kernel(), "initrd": linuxguest.initrd(ROOT, USER % p[1], ["net"]), "payload": payload(p[0], USER_SIZE)}
+    return {"vmlinuz": linuxguest.kernel(ROOT), "initrd": linuxguest.initrd(ROOT, USER % p[1], ["net"]), "payload": payload(p[0], USER_SIZE)}
 
 
 def user_command(p):
@@ -95,7 +90,7 @@ def pair_params(rng):
 
 
 def pair_files(p):
-    files = {"vmlinuz": kernel()}
+    files = {"vmlinuz": linuxguest.kernel(ROOT)}
     for me, seed in ((1, p[0]), (2, p[1])):
         files["initrd%d" % me] = linuxguest.initrd(ROOT, PAIR % {"me": me, "other": 3 - me}, ["net"],
                                                        {"www/file": payload(seed, PAIR_SIZE)})

@@ -8,7 +8,7 @@ import random
 import re
 
 import linuxguest
-from model import Checkpoint, Failure, GraderError, Run
+from model import Checkpoint, Failure, Run
 from staging import Play, told
 from testhost import build_program
 
@@ -47,14 +47,6 @@ def payload(seed):
     return random.Random(seed).randbytes(PIECE * PIECES)
 
 
-def _kernel():
-    try:
-        with open(os.path.join(ROOT, "build", "testhost", "vmlinuz"), "rb") as file:
-            return file.read()
-    except OSError:
-        raise GraderError("The guest's kernel is missing (build/testhost/vmlinuz). Run: make testhost") from None
-
-
 def params(rng):
     return [rng.getrandbits(62), rng.getrandbits(62), rng.getrandbits(62)]
 
@@ -82,7 +74,7 @@ def play(p):
 
 def files(p):
     programs = {"bin/churn": build_program(ROOT, "churn", "churn.c"), "bin/durable": linuxguest.durable(ROOT)}
-    return {"script": play(p).text(), "vmlinuz": _kernel(), "records.img": bytes(RECORDS_DISK),
+    return {"script": play(p).text(), "vmlinuz": linuxguest.kernel(ROOT), "records.img": bytes(RECORDS_DISK),
             "peer": linuxguest.initrd(ROOT, PEER, ["net"], {"file": payload(p[0])}),
             "mover": linuxguest.initrd(ROOT, MOVER % (p[1], p[1]), ["net", "disk"], programs=programs)}
 
