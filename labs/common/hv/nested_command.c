@@ -4,13 +4,10 @@
 #include "nested_command.h"
 #include "engine.h"
 #include "nested_script.h"
+#include "script_file.h"
 #include "vm_life.h"
 
 #include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-
-#define LINE_MAX_LENGTH 256
 
 static void help(void)
 {
@@ -29,76 +26,39 @@ static void help(void)
 	     "nested");
 }
 
-static int bad(const char *fmt, const char *what)
+static int one_line(void *script, char *line)
 {
-	fputs("hv: ", stderr);
-	fprintf(stderr, fmt, what);
-	fputs("; see hv nested --help\n", stderr);
-	return HV_USAGE;
-}
-
-static FILE *open_script(const char *path)
-{
-	FILE *f = fopen(path, "r");
-	struct stat st;
-
-	if (!f) {
-		fprintf(stderr, "hv: %s: %s\n", path, strerror(errno));
-	} else if (fstat(fileno(f), &st) || S_ISDIR(st.st_mode)) {
-		fprintf(stderr, "hv: %s is a directory\n", path);
-		fclose(f);
-		f = NULL;
-	}
-	return f;
+	return script_line(script, line);
 }
 
 /* HV_OK, HV_USAGE, HV_HOST, or what the VM was stopped with. */
 static int run(struct vm *vm, FILE *in, const char *name)
 {
-	char line[LINE_MAX_LENGTH];
 	struct script s;
-	int err = script_create(&s, vm);
+	struct script_reader r = { .command = "nested", .memory = "the tables", .line_max = 256, .vm = vm, .line = one_line, .script = &s,
+				   .number = &s.line, .problem = s.problem, .problem_size = sizeof s.problem };
+	int status = HV_HOST;
 
-	while (!err && fgets(line, sizeof line, in)) {
-		if (!strchr(line, '\n') && !feof(in)) {
-			s.line++;
-			snprintf(s.problem, sizeof s.problem, "the line is longer than %d characters", LINE_MAX_LENGTH - 2);
-			err = -EINVAL;
-		} else {
-			err = script_line(&s, line);
-		}
-	}
-	fflush(stdout);
-	if (err == -EINVAL)
-		fprintf(stderr, "hv: %s, line %u: %s; see hv nested --help\n", name, s.line, s.problem);
-	else if (err == -ENOMEM)
+	if (script_create(&s, vm))
 		fputs("hv: not enough memory for the tables\n", stderr);
-	else if (vm->stopping)
-		fprintf(stderr, "hv: %s, line %u: %s\n", name, s.line, vm->reason);
+	else
+		status = script_read(&r, in, name);
 	script_destroy(&s);
-	return err == -EINVAL ? HV_USAGE : err == -ENOMEM ? HV_HOST : vm->status;
+	return status;
 }
 
 int nested_main(int argc, char **argv)
 {
 	static struct vm vm;
-	const char *name = "standard input";
-	FILE *in = stdin;
+	const char *name;
 
 	if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		help();
 		return HV_OK;
 	}
-	if (argc > 1 && argv[1][0] == '-' && argv[1][1])
-		return bad("there is no option %s", argv[1]);
-	if (argc > 2)
-		return bad("one script is enough: what is \"%s\"", argv[2]);
-	if (argc == 2 && strcmp(argv[1], "-")) {
-		name = argv[1];
-		in = open_script(name);
-		if (!in)
-			return HV_USAGE;
-	}
+	FILE *in = script_open(argc, argv, "nested", &name);
+	if (!in)
+		return HV_USAGE;
 	vm.opt = (struct vm_options){ .engine = engine_trap.name, .mem_size = SCRIPT_MEM, .gdb_port = -1 };
 	vm_init(&vm);
 	vm.phys_bits = 48;
@@ -111,11 +71,5 @@ int nested_main(int argc, char **argv)
 	}
 	int status = run(&vm, in, name);
 	guest_mem_destroy(&vm.mem);
-	if (in != stdin)
-		fclose(in);
-	if (!status && (fflush(stdout) || ferror(stdout))) {
-		fprintf(stderr, "hv: cannot write to stdout: %s\n", strerror(errno));
-		return HV_HOST;
-	}
-	return status;
+	return script_close(in, status);
 }

@@ -2,6 +2,7 @@
  * `hv stream`: reads a script, a line at a time.
  */
 #include "stream_command.h"
+#include "script_file.h"
 #include "stream_script.h"
 #include "vm_life.h"
 
@@ -10,7 +11,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define LINE_MAX_LENGTH 1024
 #define SCRIPT_MEM (16 * MiB)
 
 static void help(void)
@@ -29,49 +29,41 @@ static void help(void)
 	     "hv stream");
 }
 
+static int one_line(void *script, char *line)
+{
+	return stream_script_line(script, line);
+}
+
 /* HV_OK, HV_USAGE, HV_HOST, or what the VM was stopped with. */
 static int run(struct vm *vm, FILE *in, const char *name)
 {
-	char line[LINE_MAX_LENGTH];
 	struct stream_script s;
-	int err = stream_script_create(&s, vm);
+	struct script_reader r = { .command = "stream", .memory = "a stream", .line_max = SCRIPT_LINE_MAX, .vm = vm, .line = one_line,
+				   .script = &s, .number = &s.line, .problem = s.problem, .problem_size = sizeof s.problem };
+	int status = HV_HOST;
 
-	while (!err && fgets(line, sizeof line, in)) {
-		if (!strchr(line, '\n') && !feof(in)) {
-			s.line++;
-			snprintf(s.problem, sizeof s.problem, "the line is longer than %d characters", LINE_MAX_LENGTH - 2);
-			err = -EINVAL;
-		} else {
-			err = stream_script_line(&s, line);
-		}
-	}
-	fflush(stdout);
-	if (err == -EINVAL)
-		fprintf(stderr, "hv: %s, line %u: %s; see hv stream --help\n", name, s.line, s.problem);
-	else if (err == -ENOMEM)
+	if (stream_script_create(&s, vm))
 		fputs("hv: not enough memory for a stream\n", stderr);
-	else if (vm->stopping)
-		fprintf(stderr, "hv: %s, line %u: %s\n", name, s.line, vm->reason);
+	else
+		status = script_read(&r, in, name);
 	stream_script_destroy(&s);
-	return err == -EINVAL ? HV_USAGE : err == -ENOMEM ? HV_HOST : vm->status;
+	return status;
 }
 
 int stream_main(int argc, char **argv)
 {
 	static struct vm vm;
-	const char *name = argc == 2 ? argv[1] : "standard input";
+	const char *name;
 
 	if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		help();
 		return HV_OK;
 	}
-	if (argc > 2 || (argc == 2 && argv[1][0] == '-')) {
-		fprintf(stderr, "hv: what is \"%s\"? see hv stream --help\n", argv[argc - 1]);
+	FILE *in = script_open(argc, argv, "stream", &name);
+	if (!in)
 		return HV_USAGE;
-	}
-	FILE *in = argc == 2 ? fopen(argv[1], "r") : stdin;
-	char *place = argc == 2 ? strdup(argv[1]) : NULL;
-	if (!in || (argc == 2 && (!place || chdir(dirname(place))))) {
+	char *place = in == stdin ? NULL : strdup(name);
+	if (in != stdin && (!place || chdir(dirname(place)))) {
 		fprintf(stderr, "hv: %s: %s\n", name, strerror(errno));
 		return HV_USAGE;
 	}
@@ -84,11 +76,5 @@ int stream_main(int argc, char **argv)
 	}
 	int status = run(&vm, in, name);
 	guest_mem_destroy(&vm.mem);
-	if (in != stdin)
-		fclose(in);
-	if (!status && (fflush(stdout) || ferror(stdout))) {
-		fprintf(stderr, "hv: cannot write to stdout: %s\n", strerror(errno));
-		return HV_HOST;
-	}
-	return status;
+	return script_close(in, status);
 }
