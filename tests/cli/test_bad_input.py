@@ -118,10 +118,13 @@ class Refusals(unittest.TestCase):
                             ("twodim 0x800000000000", "not canonical"), ("cost 0 1", "LEVEL is from 1 to 3"),
                             ("#\n" + "x" * 300, "longer than")):
             self.refused("line %d: [^\n]*%s" % (line.count("\n") + 1, words), "nested", self.file("script", line.encode()))
-        self.refused("No such file", "nested", self.path / "absent")
-        self.refused("is a directory", "nested", self.path)
-        self.refused("no option --fast", "nested", "--fast")
-        self.refused("what is \"b\"", "nested", "a", "b")
+
+    def test_scripts(self):
+        for command in ("nested", "stream"):
+            self.refused("No such file", command, self.path / "absent")
+            self.refused("is a directory", command, self.path)
+            self.refused("no option --fast", command, "--fast")
+            self.refused("what is \"b\"", command, "a", "b")
 
     def test_dumps(self):
         for value in ("rip", "", "-1", "+1", " 1", "0x", "0xg", "1 ", "12x", "ALL", "0x10000000000000000", "99999999999999999999"):
