@@ -66,7 +66,8 @@ def user_params(rng):
 
 
 def user_files(p):
-    return {"vmlinuz": linuxguest.kernel(ROOT), "initrd": linuxguest.initrd(ROOT, USER % p[1], ["net"]), "payload": payload(p[0], USER_SIZE)}
+    initrd = linuxguest.initrd(ROOT, USER % p[1], ["net"])
+    return {"vmlinuz": linuxguest.kernel(ROOT), "initrd": initrd, "payload": payload(p[0], USER_SIZE)}
 
 
 def user_command(p):

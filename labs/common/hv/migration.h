@@ -98,6 +98,7 @@ void page_log_add(struct vm *vm, uint64_t gpa, uint64_t len);
 /* --- a migration, the source's side and the destination's --------------------------------------------------------------------------- */
 
 #define ROUNDS_MAX 256
+#define MIGRATION_TOO_SLOW "it could not be moved in the time that it has"
 struct migration {
 	struct vm *vm;
 	struct stream stream;

@@ -247,7 +247,9 @@ void migrate_away(struct job *job)
 	if (err == -EPIPE)
 		hear_refusal(m);
 	if (err) {
-		fail(job, err == -ETIMEDOUT && !m->stands ? "it could not be moved in the time that it has: " : "");
+		if (err == -ETIMEDOUT && !m->stream.err[0]) /* precopy() has given up */
+			stream_fail(&m->stream, ETIMEDOUT, MIGRATION_TOO_SLOW);
+		fail(job, "");
 		record_close(m);
 		return;
 	}

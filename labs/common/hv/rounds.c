@@ -24,7 +24,7 @@ static int may_go_on(struct migration *m)
 		return stream_fail(&m->stream, ECANCELED, m->cancel ? "it was cancelled" : "the VM has ended");
 	/* Once the vCPUs stand it is nearly done: to give up there would be for nothing. */
 	if (m->timeout && !m->stands && clock_ns() - m->started >= m->timeout)
-		return stream_fail(&m->stream, ETIMEDOUT, "the time is over");
+		return stream_fail(&m->stream, ETIMEDOUT, MIGRATION_TOO_SLOW);
 	return 0;
 }
 
