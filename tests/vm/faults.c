@@ -187,9 +187,9 @@ static void fill_disk(void)
 	if (!save("small/vm", why, sizeof why) || stat("small/vm", &st))
 		complain("it could not be saved: %s", why);
 	uint64_t sum = file_sum("small/vm");
-	/* There is room for a part of the new file. */
-	snprintf(options, sizeof options, "size=%llu",
-		 (unsigned long long)st.st_blocks * 512 + random_below((uint64_t)st.st_size - 4096));
+	/* There is room for a part of the new file. It takes as much as the old one, holes left out, and the size is rounded up to pages. */
+	uint64_t taken = (uint64_t)st.st_blocks * 512;
+	snprintf(options, sizeof options, "size=%llu", (unsigned long long)(taken + random_below(taken - 2 * 4096)));
 	if (mount("small", "small", NULL, MS_REMOUNT, options))
 		complain("the disk does not get small");
 	if (save("small/vm", why, sizeof why))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Saving, one time after another, and what the control socket says of it; a paused VM stays paused on its way; memory that is mapped."""
+"""Jobs one after another, and what the control socket says of them; a paused VM stays paused on its way; memory that is mapped."""
 
 import random
 import sys
@@ -69,6 +69,22 @@ def paused():
     return play
 
 
+def too_slow():
+    """It writes without end, and hardly anything can be sent: it is given up when its time is over."""
+    play = staging.Play()
+    play.vm("S", OPTIONS)
+    play.step("await S ready")
+    play.incoming("D", "unix:link", OPTIONS)
+    play.step("there link")
+    play.step("ask S.ctl migrate unix:link --bandwidth 64K --timeout 1")
+    play.job = play.step("poll S.ctl job | " + ENDED)
+    play.step("type S h")
+    play.step("await S hash")
+    play.step("end D")
+    play.step("ask S.ctl quit")
+    return play
+
+
 class TestJobs(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -76,7 +92,7 @@ class TestJobs(unittest.TestCase):
         cls.seed = host.seed_from_environment(random)
         print(f"jobs: TRAPDOOR_SEED={cls.seed}")
         cls.params = [random.Random(cls.seed).getrandbits(63), PAGES]
-        plays = {"in_a_row": in_a_row(), "paused": paused()}
+        plays = {"in_a_row": in_a_row(), "paused": paused(), "too_slow": too_slow()}
         stage = build_program(str(host.TOP), *TOOLS["/bin/stage"])
         with tempfile.TemporaryDirectory() as directory:
             guest = Path(directory) / "guest.elf"
@@ -119,6 +135,11 @@ class TestJobs(unittest.TestCase):
         told, _ = self.played("paused")
         for name in ("A", "B"):
             self.assertEqual(told[name].values("hash"), [self.hash((77, 50))], name)
+
+    def test_too_slow(self):
+        told, play = self.played("too_slow")
+        self.assertEqual(told.job(play.job)["reason"], "the VM goes on here: it could not be moved in the time that it has")
+        self.assertEqual(told["S"].values("hash"), [self.hash()])
 
 
 if __name__ == "__main__":
