@@ -27,7 +27,7 @@ WARN := -Wall -Wextra
 CFLAGS := -std=gnu17 -O2 -g $(WARN) -Ilabs/common/hv
 LDLIBS := -lZydis -luring -lzstd -lcjson -lm -pthread
 comma := ,
-SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+SANFLAGS := $(if $(SAN),-O1 -fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
 # The sanitizers' own code makes GCC warn of things that are not there (its manual says so), so there warnings are no errors.
 WERROR := $(if $(SAN),,-Werror)
 pre := build/$(if $(SAN),san-)

@@ -1,5 +1,5 @@
 /* The guest of `make bench`: traps and does nothing else. */
-#define TRAPS 50000
+#define TRAPS 20000
 
 	.globl	guest_main
 guest_main:

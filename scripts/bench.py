@@ -10,7 +10,7 @@ import sys
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 ROUNDS = 3  # the fastest counts: what disturbs only ever adds
-TRAPS = 50000
+TRAPS = 20000
 AIM = 1.2
 
 COMMAND = f"for i in {' '.join(map(str, range(ROUNDS)))}; do probe cost {TRAPS}; hv run --stats json bench.elf; done"

@@ -73,6 +73,7 @@ needed_by_labs() { # --check leaves out what is not needed to build and to grade
 			lacks bochs-term "lets Bochs run without a display"
 		# Needed by the tests and by anyone who looks inside a guest.
 		header_from "stdarg.h stddef.h setjmp.h stdint.h cmocka.h" libcmocka-dev "runs the unit tests"
+		header_from zlib.h zlib1g-dev "packs what the tests read from the test host"
 		command_from gdb gdb "looks into a guest, and tests hv's debugger port"
 		command_from cppcheck cppcheck "checks the C code in make lint"
 		{ command -v clang && echo "int main(void) { return 0; }" | clang -fsanitize=address -x c -o /dev/null -; } >/dev/null 2>&1 || lacks clang "lets random drivers loose on the devices (make fuzz)"

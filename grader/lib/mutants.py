@@ -32,7 +32,7 @@ from report import Progress
 from solution import find_solution, lab_directory
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-TOGETHER = 12  # mutants in one boot of the test host
+TOGETHER = 20  # mutants in one boot of the test host
 MARKS = {"passed": ".", "failed": "X", "blocked": "-", "error": "?", "not checked": ""}
 
 

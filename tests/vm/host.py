@@ -1,10 +1,9 @@
 """What the tests of virtual machines share: building, many commands in one boot of the test host, guests on bare QEMU.
 
-Every command's output comes back compressed and in base64, so that a guest may print whatever it likes.
+Every command's output comes back compressed and in base64 (usage.c), so that a guest may print whatever it likes.
 """
 
 import base64
-import gzip
 import os
 import pathlib
 import re
@@ -14,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from dataclasses import dataclass, field
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -34,17 +34,6 @@ CRASH = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|r
                    r"Segmentation fault|Aborted|core dumped|hv: bug")
 
 BOOTS = 3  # of the test host for one set of commands
-
-# One line frames a result, the others are base64. usage.c kills an hv that does not even obey its own --timeout.
-SCRIPT = """
-run() {
-    name=$1 limit=$2; shift 2
-    /bin/usage $limit /tmp/usage "$@" >/tmp/out 2>/tmp/err
-    echo "@case $name $(cat /tmp/usage)"
-    gzip -c /tmp/out | base64; echo "@err"; gzip -c /tmp/err | base64; echo "@end"
-}
-"""
-
 
 @dataclass
 class Command:
@@ -79,25 +68,22 @@ def build(*targets):
             raise RuntimeError(f"make {target} failed:\n{done.stdout}{done.stderr}")
 
 
-def _unpack(text):
-    return gzip.decompress(base64.b64decode(text))
-
-
 def _results(console, commands):
-    pattern = r"^@case (\d+) (exit|signal) (\d+) rss (\d+)\n(.*?)^@err\n(.*?)^@end$"
+    pattern = r"^@case (\d+) (exit|signal) (\d+) rss (\d+) out (\d+)\n(.*)\n@end$"
     names, found = list(commands), {}
-    for number, how, value, rss, out, err in re.findall(pattern, console, re.M | re.S):
-        name = names[int(number)]
-        found[name] = Result(int(value) if how == "exit" else None, _unpack(out), _unpack(err).decode(errors="replace"),
+    for number, how, value, rss, length, packed in re.findall(pattern, console, re.M):
+        name, written = names[int(number)], zlib.decompress(base64.b64decode(packed))
+        out, err = written[: int(length)], written[int(length) :]
+        found[name] = Result(int(value) if how == "exit" else None, out, err.decode(errors="replace"),
                              int(value) if how == "signal" else 0, int(rss), commands[name].argv)
     return found
 
 
 def _boot(commands, files, mem, timeout, which="qemu"):
-    script = SCRIPT
+    script = ""
     for number, (name, command) in enumerate(commands.items()):
         stdin = f"printf %b {shlex.quote(''.join(f'{chr(92)}0{byte:03o}' for byte in command.stdin))} | " if command.stdin else ""
-        script += f"{stdin}run {number} {command.limit} {shlex.join(map(str, command.argv))}\n"
+        script += f"{stdin}/bin/usage {number} {command.limit} {shlex.join(map(str, command.argv))}\n"
     arguments = [word for file in [*files, f"{VM_GUESTS / 'usage'}:/bin/usage"] for word in ("--file", str(file))]
     argv = [TOP / "scripts/testhost-run", "--host", which, "--mem", str(mem), "--timeout", f"{timeout:g}", *arguments, "--", script]
     output, trouble = watch(argv, quiet=max(command.limit for command in commands.values()) + 30)

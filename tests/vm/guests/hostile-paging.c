@@ -415,7 +415,7 @@ static void switches(void)
 		*entry(roots[i], AREA(1), 1) = page | P | W;
 		*at(page) = numbers[i] = random64();
 	}
-	for (unsigned n = 0; n < 10000; n++) {
+	for (unsigned n = 0; n < 3000; n++) {
 		unsigned i = random64() % 64;
 
 		write_cr3(roots[i]);
