@@ -4,6 +4,7 @@
 #include "json.h"
 #include "vm_pause.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,9 +28,17 @@ static bool leaves(const struct job *job)
 	return job->state == JOB_DONE && (!job->m.to_file || job->quit);
 }
 
-void job_end(struct job *job, enum job_state state)
+void job_end(struct job *job, enum job_state state, const char *format, ...)
 {
+	char reason[sizeof job->m.reason]; /* the old one may be a part of it */
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(reason, sizeof reason, format, args);
+	va_end(args);
 	pthread_mutex_lock(&job->vm->lock);
+	snprintf(job->m.reason, sizeof job->m.reason, "%s", reason);
+	job->m.ended = clock_ns();
 	job->state = state;
 	pthread_mutex_unlock(&job->vm->lock);
 	/* The one who asked wants to hear how it ended, and a VM that has gone has nobody to answer. */

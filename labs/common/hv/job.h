@@ -29,15 +29,14 @@ struct job {
 	bool quit;     /* saving: the VM ends behind it */
 	bool detached; /* nobody waits for the last answer */
 	bool seen;     /* somebody has got it */
-	int64_t file_size;
 	char uri[512]; /* or the file */
 };
 
 /* What `save` and `migrate` do, on the job's thread. They end with job_end(). */
 void save_to_file(struct job *job);
 void migrate_away(struct job *job);
-/* How it ended: m->reason is filled. Thread-safe. */
-void job_end(struct job *job, enum job_state state);
+/* How it ended, with a sentence for m->reason. Waits a little, without the lock, until who asked has heard it if the VM is gone then. */
+void job_end(struct job *job, enum job_state state, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* The commands of the control socket. */
 void job_save(struct vm *vm, const char *argument, FILE *out);

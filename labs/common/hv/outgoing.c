@@ -65,11 +65,9 @@ static void fail(struct job *job, const char *what)
 {
 	struct migration *m = &job->m;
 
-	snprintf(m->reason, sizeof m->reason, "the VM goes on here: %s%.250s", what, m->stream.err);
-	m->ended = clock_ns();
 	migration_resume(m);
 	wire_close(&m->stream.wire); /* the other side need not find out by waiting */
-	job_end(job, JOB_FAILED);
+	job_end(job, JOB_FAILED, "the VM goes on here: %s%.250s", what, m->stream.err);
 }
 
 /* --- save ----------------------------------------------------------------------------------------------------------------------- */
@@ -141,11 +139,9 @@ void save_to_file(struct job *job)
 		return;
 	}
 	sync_directory(m->uri);
-	m->ended = clock_ns();
-	snprintf(m->reason, sizeof m->reason, "saved to %.200s", m->uri);
 	if (!job->quit)
 		migration_resume(m);
-	job_end(job, JOB_DONE);
+	job_end(job, JOB_DONE, "saved to %.200s", m->uri);
 	if (job->quit)
 		vm_stop(m->vm, HV_OK, "%s", m->reason);
 }
@@ -202,9 +198,7 @@ static void leave(struct job *job)
 
 	if (m->postcopy)
 		postcopy_follow(m);
-	snprintf(m->reason, sizeof m->reason, "moved to %.200s", m->uri);
-	m->ended = clock_ns();
-	job_end(job, JOB_DONE);
+	job_end(job, JOB_DONE, "moved to %.200s", m->uri);
 	vm_stop(m->vm, HV_OK, "%s", m->reason);
 }
 
@@ -238,7 +232,6 @@ void migrate_away(struct job *job)
 {
 	struct migration *m = &job->m;
 	enum commit_fate fate;
-	char why[160];
 
 	m->id = random_id();
 	m->vm->moves = true;
@@ -266,12 +259,8 @@ void migrate_away(struct job *job)
 		record_close(m);
 		leave(job);
 	} else {
-		snprintf(why, sizeof why, "%.150s", m->reason);
-		snprintf(m->reason, sizeof m->reason,
-			 "nobody knows whether the VM runs at %.60s (%.120s): make sure that it does not, "
-			 "and say resume, or quit",
-			 m->uri, why);
-		m->ended = committed;
-		job_end(job, JOB_STANDING);
+		job_end(job, JOB_STANDING,
+			"nobody knows whether the VM runs at %.60s (%.120s): make sure that it does not, and say resume, or quit",
+			m->uri, m->reason);
 	}
 }
