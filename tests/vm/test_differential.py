@@ -11,7 +11,7 @@ import unittest
 
 import host
 
-SEQUENCES = int(os.environ.get("TRAPDOOR_SEQUENCES") or 2500)
+SEQUENCES = int(os.environ.get("TRAPDOOR_SEQUENCES") or 1500)
 ENGINES = ("trap", "kvm")
 EXPLAINED = 3  # that many differences are explained
 REPLAYS = 3    # of a sequence that differs, on each engine, alone and behind its predecessors

@@ -22,7 +22,7 @@ import edit_output  # noqa: E402
 import elf  # noqa: E402
 from edit_model import ALL, CALM, GLOBAL, NX, OUTSIDE_PAGE, OUTSIDE_TABLE, PGE, SMAP_ALONE, SMX, USER_LEVEL  # noqa: E402
 
-STEPS = int(os.environ.get("TRAPDOOR_STEPS") or 5000)
+STEPS = int(os.environ.get("TRAPDOOR_STEPS") or 3500)
 ROUNDS = int(os.environ.get("TRAPDOOR_ROUNDS") or 3)
 BLOCK = 50
 BATCH = 4  # rounds in one boot of the test host
