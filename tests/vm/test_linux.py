@@ -25,7 +25,7 @@ EXITS = {"violation", "cpuid", "control register", "rdmsr", "wrmsr", "io", "kick
 
 # Somebody who types: what is sent before the guest's driver has opened the port is lost, as on a real serial line.
 TYPING = """
-mkfifo keys
+mkfifo keys; : >screen
 %s --append "console=ttyS0 quiet shell" vmlinuz <keys >screen & hv=$!
 exec 3>keys
 until grep -q '# ' screen; do sleep 0.2; done

@@ -16,7 +16,7 @@ ENGINES = ("kvm", "hvm")
 IMAGES = ("teaching.elf", "teaching64.elf", "teaching.bin")
 MODULES = {"first": b"the first module\n", "second": bytes(range(256)) * 33}
 LINES = ["first with arguments", "second"]
-KEYS = """hv run --engine {engine} --name t --append keys teaching.elf >out 2>&1 & until grep -q ready out; do usleep 50000; done
+KEYS = """: >out; hv run --engine {engine} --name t --append keys teaching.elf >out 2>&1 & until grep -q ready out; do usleep 50000; done
 hv ctl t key 'Hello 1\\n' >/dev/null; until grep -q 'key=1c' out || ! kill -0 $!; do usleep 50000; done; hv ctl t screen
 hv ctl t stats; hv ctl t quit >/dev/null; wait $!; cat out"""
 LINUX = "hv run --engine kvm --mem 256M --initrd initrd.cpio --append 'console=ttyS0 quiet' --timeout 100 vmlinux </dev/null"
