@@ -41,7 +41,7 @@ def in_a_row():
     play.step("ask S.ctl migrate-cancel")
     play.gone = play.step("poll S.ctl job | " + ENDED)
     play.step("type S h")
-    play.step("await S hash")
+    play.step("answer S hash=")
     play.step("ask S.ctl quit")
     return play
 
@@ -63,7 +63,7 @@ def paused():
         play.step(f"type {name} h")
         play.step(f"silent {name} 200")
         play.step(f"ask {name}.ctl resume")
-        play.step(f"await {name} hash")
+        play.step(f"answer {name} hash=")
         play.step(f"type {name} q")
         play.step(f"end {name}")
     return play
@@ -79,7 +79,7 @@ def too_slow():
     play.step("ask S.ctl migrate unix:link --bandwidth 64K --timeout 1")
     play.job = play.step("poll S.ctl job | " + ENDED)
     play.step("type S h")
-    play.step("await S hash")
+    play.step("answer S hash=")
     play.step("end D")
     play.step("ask S.ctl quit")
     return play

@@ -69,7 +69,7 @@ def stepped(play, bandwidth, dirty):
 
 def finish(play):
     play.step("type D h")
-    play.step("await D hash")
+    play.step("answer D hash=")
     play.step("type D q")
     play.step("end D")
     play.step("end S")
@@ -103,7 +103,7 @@ def broken(engine, seed):
     play.step("there @DIR@/a.sock")
     play.step("ask S.ctl migrate-resume " + AGAIN)
     play.job = play.step("poll S.ctl job | " + ENDED)
-    play.step("await D hash")
+    play.step("answer D hash=")
     play.step("type D q")
     play.step("end D")
     play.step("end S")
@@ -131,7 +131,7 @@ def forbidden(engine, seed):
     play.job = play.step("poll S.ctl job | " + ENDED)
     play.step("end D")
     play.step("type S h")
-    play.step("await S hash")
+    play.step("answer S hash=")
     return play
 
 

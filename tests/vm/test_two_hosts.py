@@ -231,7 +231,7 @@ def sources(seeds):
     play.type("dark", "h")
     play.step("silent dark 1000")
     play.step("ask dark.ctl resume")
-    play.step("await dark hash")
+    play.step("answer dark hash=")
     return play
 
 
@@ -244,7 +244,7 @@ def destinations():
         play.step(f"there {name}.ctl")
     play.step(f"start gate /bin/nc -l -p {B_WAITS}")
     for name in ("broken", "lost"):
-        play.step(f"await {name} hash")
+        play.step(f"answer {name} hash=")
     play.type("linux", "go")
     play.step("end linux")
     play.step("end dark")
@@ -261,7 +261,7 @@ def survivor(seed):
     play.step(f"ask dead.ctl migrate {uri('dead')}")
     play.ended = play.step("poll dead.ctl job | " + ENDED)
     play.type("dead", "h")
-    play.step("await dead hash")
+    play.step("answer dead hash=")
     return play
 
 
