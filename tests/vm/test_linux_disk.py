@@ -57,7 +57,8 @@ dd if=/dev/zero of=/dev/vda bs=4k count=1 2>/dev/null || echo "not written"
 # hv dies in the middle. The journal is replayed, which a mount would do, and nothing may be wrong then.
 KILL = r"""
 cp root.img /tmp/d.img; echo kill >/tmp/phase; : >/tmp/empty
-printf 'rm /phase\nwrite /tmp/phase /phase\n%(through)s\n' >/tmp/commands; : >/tmp/screen; debugfs -w -f /tmp/commands /tmp/d.img >/dev/null 2>&1
+printf 'rm /phase\nwrite /tmp/phase /phase\n%(through)s\n' >/tmp/commands; : >/tmp/screen
+debugfs -w -f /tmp/commands /tmp/d.img >/dev/null 2>&1
 %(boot)s </dev/null >/tmp/screen 2>/tmp/err & hv=$!
 until grep -q 'durable %(after)d' /tmp/screen; do usleep 20000; kill -0 $hv 2>/dev/null || break; done
 usleep %(late)d

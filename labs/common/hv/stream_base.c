@@ -64,8 +64,8 @@ bool pages_uncompress(struct stream *s, const void *frame, size_t size, size_t n
 }
 
 /*
- * Polynomial 0x1edc6f41, bits reversed. table[k][b]: what the byte b does to a CRC when k more bytes come behind it, so that eight bytes need
- * eight looks that do not wait for each other ("slicing by 8").
+ * Polynomial 0x1edc6f41, bits reversed. table[k][b]: what the byte b does to a CRC when k more bytes come behind it, so that eight
+ * bytes need eight looks that do not wait for each other ("slicing by 8").
  */
 static uint32_t table[8][256];
 
