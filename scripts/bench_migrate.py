@@ -162,7 +162,8 @@ def never(host):
                          f"{throttle} %, downtime {facts['downtime']['total_ms']:.0f} ms: {facts['reason']}")
         else:
             status = re.search(r"Migration status: (\w+)", output)
-            said[vmm] = f"{status[1] if status else 'no answer'} after {NEVER_SECONDS + 10} s"
+            ms = number(r"total time: (\d+)", output) or (NEVER_SECONDS + 10) * 1000
+            said[vmm] = f"{status[1] if status else 'no answer'} after {ms / 1000:.1f} s, downtime {number(r'downtime: (.*) ms', output) or 0:.0f} ms"
     return said
 
 
