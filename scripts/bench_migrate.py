@@ -163,7 +163,8 @@ def never(host):
         else:
             status = re.search(r"Migration status: (\w+)", output)
             ms = number(r"total time: (\d+)", output) or (NEVER_SECONDS + 10) * 1000
-            said[vmm] = f"{status[1] if status else 'no answer'} after {ms / 1000:.1f} s, downtime {number(r'downtime: (.*) ms', output) or 0:.0f} ms"
+            downtime = number(r"downtime: (\d+) ms", output) or 0
+            said[vmm] = f"{status[1] if status else 'no answer'} after {ms / 1000:.1f} s, downtime {downtime:.0f} ms"
     return said
 
 
