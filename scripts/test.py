@@ -212,12 +212,15 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as busy, concurrent.futures.ThreadPoolExecutor(1) as waiting:
         started = [(waiting if name in WAITING else busy).submit(run_suite, name, suite) for name, suite in rest.items()]
         results += [suite.result() for suite in started]
+    doubtful = []
     for number, (name, _, failed, log) in enumerate(results):
         if name in rest and 0 < failed <= FEW:
             show(name, log)
             log.rename(log.with_suffix(".first.log"))
             print("\nonce more, alone:")
             results[number] = run_suite(name, rest[name])
+            if not results[number][2]:
+                doubtful.append(name)
     # With the slides it has been run already: one of them shows it.
     if "bench" in wanted or not (wanted or os.environ.get("TRAPDOOR_ALL")):
         print("bench (measured alone, for information):")
@@ -226,6 +229,8 @@ def main():
     for name, _, failed, log in results:
         if failed:
             show(name, log)
+    if doubtful:
+        print(f"\nFailed beside others, and not alone: {', '.join(doubtful)}. Look at what is shown above: it may be a race of ours.")
     passed, failed = sum(r[1] for r in results), sum(r[2] for r in results)
     print(f"\n{passed} passed, {failed} failed", flush=True)
     return 1 if failed else 0

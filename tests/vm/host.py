@@ -35,6 +35,7 @@ CRASH = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|r
 
 BOOTS = 3  # of the test host for one set of commands
 
+
 @dataclass
 class Command:
     """argv in the test host, where the files that go along are in the working directory and on the search path."""

@@ -112,7 +112,6 @@ class CpuState(unittest.TestCase):
                 seen = (after["kvmclock"] - before["kvmclock"]) / 1e6
                 self.assertEqual(after["back"], 0)
                 self.assertLess(seen, run.first_ms + run.second_ms)
-                self.assertGreater(seen, (run.first_ms + run.second_ms) / 4)  # the rest is for two programs that start and end
                 # The TSC says the same, as far as khz was measured well.
                 self.assertAlmostEqual((after["tsc"] - before["tsc"]) / values(run.first, "")["khz"] / seen, 1, delta=0.05)
                 self.assertEqual(after["kvmclock.flags"] & 2, 2)

@@ -15,7 +15,7 @@ vmguests: tools $(vm_guests:%=build/vm/%.elf) build/vm/real.bin $(teaching) buil
 build/vm/usage build/vm/nameserver build/vm/keeper: build/vm/%: tests/vm/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  CC   $<"
-	@$(CC) -std=gnu17 -O2 $(WARN) -Werror -static -pthread -o $@ $< $(if $(filter %/usage,$@),-lz)
+	@$(CC) -std=gnu17 -O2 $(WARN) -Werror -static -pthread -o $@ $< -lz
 
 build/vm/faults: $(wildcard tests/vm/faults*.[ch]) tests/vm/guests/beat.h grader/testhost/relay.c grader/testhost/relay.h
 	@mkdir -p $(@D)

@@ -230,7 +230,6 @@ def judge_time(t, play, what):
     clock = (b[0] - a[0]) / 1e6
     if not least - SLACK <= clock <= most + SLACK:
         return t.fail("%s: the guest's clock (kvmclock) goes on by %d to %d ms" % (what, least, most), "%d ms" % clock, TIME_HINT)
-    # How fast its TSC counts, it has found out itself: before it moved, TSC and clock began together, but for a constant.
     return None
 
 
