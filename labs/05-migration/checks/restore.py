@@ -234,7 +234,7 @@ def judge_time(t, play, what):
 
 
 def tsc_verify(t, what):
-    """TSC and clock have the same distance behind it: at the rate that the one has against the other within each look."""
+    """The TSC has gone on, too."""
     a, b = t["A"].values("tsc"), t["B"].values("tsc")
     if len(a) < 1 or len(b) < 1 or b[0] <= a[0]:
         return t.fail("%s: a TSC that goes on" % what, "%s, then %s" % (a, b), TIME_HINT)
